@@ -1,0 +1,1 @@
+"""ecc: profile a device once, prune any PyTorch network to a budget, prove on the device that it holds."""

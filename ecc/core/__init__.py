@@ -1,0 +1,1 @@
+"""The vocabulary all parts share; knows nothing but numpy and torch."""

@@ -1,0 +1,92 @@
+"""Budgets: metric ≤ limit, the limit a fraction of dense or absolute."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from ecc.core.cost import METRICS
+from ecc.core.errors import InputError
+
+__all__ = ["Budget"]
+
+_PREFIX = {"": 1.0, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "m": 1e-3, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_UNIT = {"latency": "s", "energy": "J", "macs": "MAC", "params": ""}
+_EXAMPLE = {"latency": "5ms", "energy": "12mJ", "macs": "1.2GMAC", "params": "1.5M"}
+_NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """metric ≤ limit.
+
+    Attributes:
+        metric: A key of METRICS.
+        limit: A fraction of the dense network's value when ``relative``, else in the metric's SI unit.
+        relative: Which of the two.
+    """
+
+    metric: str
+    limit: float
+    relative: bool = True
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise InputError(f"budget metric {self.metric!r} is unknown; choose from {', '.join(METRICS)}")
+        if not math.isfinite(self.limit) or self.limit <= 0:
+            raise InputError(f"budget limit of {self.metric} must be a positive number, got {self.limit}")
+        if self.relative and self.limit > 1:
+            raise InputError(
+                f"budget {self.metric}={self.limit:g} is above the dense network; give a fraction of dense up to 1, "
+                f"or an absolute limit such as {_EXAMPLE[self.metric]}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read ``METRIC=LIMIT`` or ``METRIC<=LIMIT``; LIMIT is ``0.6``, ``60%``, ``5ms``, ``12mJ``, ``1.2GMAC``.
+
+        Raises:
+            InputError: If it is none of these.
+        """
+        metric, separator, limit = text.replace("≤", "<=").replace("<=", "=").partition("=")
+        metric = metric.strip()
+        if not separator:
+            raise InputError(
+                f"budget {text!r} has no limit; write METRIC=LIMIT, for example latency=0.6 or latency=5ms"
+            )
+        if metric not in METRICS:
+            raise InputError(f"budget {text!r}: metric {metric!r} is unknown; choose from {', '.join(METRICS)}")
+        match = _NUMBER.fullmatch(limit)
+        expected = f"a fraction of dense (0.6, 60%) or an absolute value ({_EXAMPLE[metric]})"
+        if match is None:
+            raise InputError(f"budget {text!r}: {limit.strip()!r} is not a number; give {expected}")
+        number, unit = float(match[1]), match[2]
+        if unit in ("", "%"):
+            return cls(metric, number / 100 if unit else number)
+        base = _UNIT[metric]
+        prefix = unit.removesuffix("s") if metric == "macs" and unit.endswith("MACs") else unit
+        prefix = prefix.removesuffix(base) if base else prefix
+        if prefix not in _PREFIX or (base and not unit.rstrip("s" if metric == "macs" else "").endswith(base)):
+            raise InputError(f"budget {text!r}: unit {unit!r} does not measure {metric}; give {expected}")
+        return cls(metric, number * _PREFIX[prefix], relative=False)
+
+    def absolute(self, dense: float) -> float:
+        """The limit in the metric's SI unit, given the dense network's value.
+
+        Raises:
+            InputError: If an absolute limit is above dense, so that nothing would be pruned.
+        """
+        if self.relative:
+            return self.limit * dense
+        if self.limit > dense:
+            unit = METRICS[self.metric]
+            raise InputError(
+                f"budget {self.metric} ≤ {self.limit:.4g} {unit} is above the dense network's {dense:.4g} {unit}; "
+                "give a smaller limit"
+            )
+        return self.limit
+
+    def __str__(self) -> str:
+        shown = f"{self.limit:.3g} of dense" if self.relative else f"{self.limit:.4g} {METRICS[self.metric]}"
+        return f"{self.metric} ≤ {shown}"

@@ -1,0 +1,48 @@
+"""What can go wrong, and the exit code that the command line gives it.
+
+EccError
+├── InputError         2    the caller's input is wrong; the message names the input and the mend
+├── UnavailableError   3    this machine cannot do it
+│   └── MeterError     3    a sensor is missing or stopped answering
+└── Interrupted      130    stopped by the user; finished work is saved, ``resume`` says how to go on
+"""
+
+from __future__ import annotations
+
+__all__ = ["EccError", "InputError", "Interrupted", "MeterError", "UnavailableError"]
+
+
+class EccError(Exception):
+    """Every error that ecc raises on purpose; its text is one sentence for the user."""
+
+    exit_code = 1
+
+
+class InputError(EccError, ValueError):
+    """The caller's input is wrong; the message names it and how to mend it."""
+
+    exit_code = 2
+
+
+class UnavailableError(EccError, RuntimeError):
+    """This machine cannot do what was asked; the message gives the reason."""
+
+    exit_code = 3
+
+
+class MeterError(UnavailableError):
+    """A sensor is missing or stopped answering."""
+
+
+class Interrupted(EccError):
+    """Stopped by the user; what was finished is saved.
+
+    Attributes:
+        resume: The command or call that goes on from here; empty when a plain repeat does.
+    """
+
+    exit_code = 130
+
+    def __init__(self, message: str, *, resume: str = "") -> None:
+        super().__init__(message)
+        self.resume = resume

@@ -1,0 +1,151 @@
+"""Problem → Solution: what a solver gets and what it gives back.
+
+A solver sees the trainable network with its coupled groups, the data, the loss and the constraints. It cannot reach a
+device or a file; progress and checkpoints go through the ``Progress`` and ``Checkpoint`` that it is handed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+import pandas as pd
+from torch import Tensor, nn
+
+from ecc.core.cost import CostModel
+from ecc.core.errors import InputError
+from ecc.core.widths import Kept, WidthGroup, WidthSpace
+
+__all__ = [
+    "Batches",
+    "Checkpoint",
+    "Constraint",
+    "Problem",
+    "Progress",
+    "Solution",
+    "Solver",
+    "Status",
+    "Task",
+]
+
+Batches = Iterable[tuple[Any, Tensor]]
+"""A loader: yields (inputs, targets); can be iterated again and again. Inputs are a tensor or a tuple of tensors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What the network is for.
+
+    Attributes:
+        train: Training batches.
+        validation: Validation batches; nothing is fitted on them.
+        loss: (outputs, targets) → scalar.
+        score: (all outputs, all targets) → the figure of merit in [0, 1]; accuracy for classification.
+    """
+
+    train: Batches
+    validation: Batches
+    loss: Callable[[Tensor, Tensor], Tensor]
+    score: Callable[[Tensor, Tensor], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """cost(widths) ≤ limit, with the limit in the unit of the cost's metric."""
+
+    cost: CostModel
+    limit: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """Minimise the task's loss over weights and widths, subject to the constraints.
+
+    Attributes:
+        model: The dense, trained network; a solver works on a copy.
+        groups: The prunable groups, in the order of ``space``.
+        space: Admissible widths.
+        task: Data, loss and score.
+        constraints: All must hold at the solution's widths.
+        seed: Of every random choice.
+    """
+
+    model: nn.Module
+    groups: tuple[WidthGroup, ...]
+    space: WidthSpace
+    task: Task
+    constraints: tuple[Constraint, ...]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if tuple(group.name for group in self.groups) != self.space.names:
+            raise InputError("Problem(groups=...) must be the groups of space, in its order")
+        if not self.groups:
+            raise InputError("the network has no prunable group; see the reasons that the width graph gives")
+        for constraint in self.constraints:
+            if constraint.cost.space != self.space:
+                raise InputError(
+                    f"the {constraint.cost.metric} cost model belongs to another network: its groups differ; "
+                    "profile and fit this network"
+                )
+
+
+class Status(Enum):
+    """How a solve ended; the value is the message."""
+
+    MET = ""
+    INFEASIBLE = "no admissible widths meet the budget"
+    MAX_STEPS = "the step limit was reached before the budget; allow more epochs"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """What a solver found.
+
+    Attributes:
+        model: Trained copy of the dense network in which every slice of a dropped unit is zero.
+        kept: Unit indices kept per group.
+        widths: Channels kept per group.
+        predicted: Cost of ``widths`` per metric.
+        status: MET when every constraint holds.
+        history: One row per epoch: ``phase``, ``epoch``, ``loss``, ``score``, cost and dual per metric.
+    """
+
+    model: nn.Module
+    kept: Kept
+    widths: Mapping[str, int]
+    predicted: Mapping[str, float]
+    status: Status
+    history: pd.DataFrame
+
+
+class Progress(Protocol):
+    """Where long work reports how far it is; called often, cheap, never raises."""
+
+    def __call__(self, stage: str, done: float, total: float, note: str = "") -> None:
+        """``done`` of ``total`` units of ``stage`` are finished; ``note`` is one short line of figures."""
+
+
+class Checkpoint(Protocol):
+    """Keeps the state of long work so that an interrupted run goes on where it stopped."""
+
+    def load(self) -> dict[str, Any] | None:
+        """The last saved state (tensors, numbers, strings, nested dicts and lists), or None."""
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace the saved state, atomically."""
+
+
+class Solver(Protocol):
+    """One method; found by ``name``."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+
+    def solve(
+        self, problem: Problem, *, progress: Progress | None = None, checkpoint: Checkpoint | None = None
+    ) -> Solution:
+        """Find weights and widths that meet the constraints at little loss."""

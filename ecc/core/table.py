@@ -1,0 +1,91 @@
+"""The profile: what was measured of one network on one device by one runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ecc.core.layers import Layer
+from ecc.core.widths import WidthSpace
+
+__all__ = ["ProfileTable", "Provenance"]
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What a measurement belongs to; two measurements may be compared only if their ``key`` agrees.
+
+    Attributes:
+        network: Name for people.
+        fingerprint: Hash of the dense architecture (tensor names and shapes, groups), weights excluded.
+        input_shape: Shape of one input batch, batch axis included.
+        device: Name for people.
+        device_fingerprint: Hash of what identifies the device and its settings.
+        runtime: How the network is run: ``eager`` …
+        threads: Intra-op threads of the CPU runtime; 0 on an accelerator.
+        environment: Versions and settings that may matter.
+    """
+
+    network: str
+    fingerprint: str
+    input_shape: tuple[int, ...]
+    device: str
+    device_fingerprint: str
+    runtime: str = "eager"
+    threads: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What must agree for two measurements to be comparable."""
+        return (self.fingerprint, self.input_shape, self.device_fingerprint, self.runtime, self.threads)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value; ``from_json`` is the inverse."""
+        value = asdict(self)
+        value["input_shape"] = list(self.input_shape)
+        value["environment"] = dict(self.environment)
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Provenance:
+        """The inverse of ``to_json``."""
+        known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
+        return cls(**{**known, "input_shape": tuple(int(size) for size in value["input_shape"])})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProfileTable:
+    """Rows of widths with measured metrics.
+
+    Attributes:
+        provenance: What the rows belong to.
+        space: The order of the width columns.
+        layers: The network's layers, the raw material of cost terms.
+        widths: Channels kept, shape (n_rows, n_groups).
+        rows: One row per configuration, same order. For each measured metric M in {latency, energy}: ``M_ratio``
+            (median of the paired ratios to the dense reference), ``M_ratio_low`` and ``M_ratio_high`` (its 95 %
+            interval), ``latency_s`` or ``energy_j`` (the configuration's own median, unpaired); ``flags`` (text, empty
+            when clean), ``n`` (pairs), ``block_ratios`` where a configuration was measured in several blocks.
+        reference: Long-run value of the dense network per metric: {"latency": (value, low, high)}, in s or J.
+    """
+
+    provenance: Provenance
+    space: WidthSpace
+    layers: tuple[Layer, ...]
+    widths: NDArray[np.int64]
+    rows: pd.DataFrame
+    reference: Mapping[str, tuple[float, float, float]]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that were measured."""
+        return tuple(self.reference)

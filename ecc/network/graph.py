@@ -1,0 +1,155 @@
+"""WidthGraph: which channels of a network are coupled, and what each layer's cost scales with. Pure data and queries."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ecc.core.layers import Layer, Side
+from ecc.core.widths import WidthGroup, Widths, WidthSpace
+
+__all__ = ["TensorAxes", "WidthGraph"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorAxes:
+    """A parameter's dense shape and the side of each axis.
+
+    Attributes:
+        shape: Dense sizes.
+        sides: One per axis; the number of elements left is the product of size × fraction.
+    """
+
+    shape: tuple[int, ...]
+    sides: tuple[Side, ...]
+
+    def count(self, relative: Mapping[str, float]) -> int:
+        """Elements left at relative widths."""
+        return round(
+            float(np.prod([size * side.fraction(relative) for size, side in zip(self.shape, self.sides, strict=True)]))
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class WidthGraph:
+    """The coupled channel groups of a network and its layers, for one input shape.
+
+    Attributes:
+        groups: All groups, prunable or not, in order of execution.
+        layers: All layers that cost something, in order of execution.
+        parameters: Shape and sides of every parameter (each shared one once).
+        input_shapes: Shapes of the example inputs, batch axis included.
+        notes: What was met on the way that the user should know, one sentence each.
+    """
+
+    groups: tuple[WidthGroup, ...]
+    layers: tuple[Layer, ...]
+    parameters: Mapping[str, TensorAxes]
+    input_shapes: tuple[tuple[int, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def prunable(self) -> tuple[WidthGroup, ...]:
+        """The groups whose width may change, in the order of ``space``."""
+        return tuple(group for group in self.groups if group.prunable)
+
+    @cached_property
+    def space(self) -> WidthSpace:
+        """Admissible widths of the prunable groups."""
+        return WidthSpace(
+            tuple(group.name for group in self.prunable),
+            tuple(group.width for group in self.prunable),
+            tuple(group.step for group in self.prunable),
+        )
+
+    def group(self, name: str) -> WidthGroup:
+        """The group of that name.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise KeyError(name)
+
+    def relative(self, widths: Widths) -> dict[str, float]:
+        """Widths as fractions of dense, per prunable group.
+
+        Raises:
+            InputError: If a width is not admissible.
+        """
+        vector = self.space.vector(widths)
+        return dict(zip(self.space.names, (vector / np.array(self.space.dense)).tolist(), strict=True))
+
+    def macs(self, widths: Widths | None = None) -> int:
+        """Multiply-accumulates of one example at widths (dense when None)."""
+        relative = self.relative(widths or {})
+        return round(
+            sum(layer.macs * layer.reads.fraction(relative) * layer.writes.fraction(relative) for layer in self.layers)
+        )
+
+    def params(self, widths: Widths | None = None) -> int:
+        """Parameters at widths (dense when None)."""
+        relative = self.relative(widths or {})
+        return sum(axes.count(relative) for axes in self.parameters.values())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the dense architecture: parameter names and shapes, groups, layers; weights and batch excluded."""
+        value = {
+            "parameters": {name: list(axes.shape) for name, axes in self.parameters.items()},
+            "groups": [[group.name, group.width, group.step, group.prunable] for group in self.groups],
+            "layers": [[layer.name, layer.macs] for layer in self.layers],
+        }
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+    def table(self) -> pd.DataFrame:
+        """One row per group: name, width, step, prunable, layers, reason."""
+        return pd.DataFrame(
+            [
+                {
+                    "name": group.name,
+                    "width": group.width,
+                    "step": group.step,
+                    "prunable": group.prunable,
+                    "layers": " ".join(group.layers),
+                    "reason": group.reason,
+                }
+                for group in self.groups
+            ],
+            columns=["name", "width", "step", "prunable", "layers", "reason"],
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Groups, MACs and parameters as the interface of ``ecc graph`` names them."""
+        return {
+            "groups": [
+                {
+                    "name": group.name,
+                    "width": group.width,
+                    "prunable": group.prunable,
+                    "step": group.step,
+                    "layers": list(group.layers),
+                    "reason": group.reason,
+                }
+                for group in self.groups
+            ],
+            "macs": self.macs(),
+            "params": self.params(),
+            "fingerprint": self.fingerprint,
+            "notes": list(self.notes),
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"WidthGraph({len(self.prunable)} prunable of {len(self.groups)} groups, "
+            f"{len(self.layers)} layers, {self.macs():,} MACs, {self.params():,} parameters)"
+        )
