@@ -1,0 +1,1 @@
+"""Networks by name, defined here from their papers; one family per file."""
