@@ -1,0 +1,253 @@
+"""Manifest: what an artefact is, as a value and as JSON.
+
+The *slim recipe* in it is portable: the dense network (spec, options, fingerprint) and the unit indices kept per group
+are enough to build the compact module again, anywhere, before its weights are loaded.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecc.artefact.fields import Fields, Scalar
+from ecc.core.cost import METRICS
+from ecc.core.errors import InputError
+from ecc.core.widths import Kept, Widths
+
+__all__ = ["FILE_NAME", "KIND", "SCHEMA", "BudgetRecord", "FileRecord", "Manifest"]
+
+SCHEMA = 1
+"""Version of the manifest's form; raised when an older reader could misread it."""
+
+KIND = "ecc-artefact"
+"""Value of ``kind`` in every manifest."""
+
+FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+"""What a file of an artefact may be called: one plain component, never a path."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_WHERE = "manifest.json"
+_MOST_ELEMENTS = 1 << 31  # of one input batch: a hostile shape must not ask for terabytes
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """What a file must hold: its SHA-256 in hex and its size in bytes."""
+
+    sha256: str
+    bytes: int
+
+    @classmethod
+    def from_json(cls, fields: Fields) -> FileRecord:
+        """From a JSON object of the same names.
+
+        Raises:
+            InputError: If it is not such a record.
+        """
+        record = cls(fields.text("sha256"), fields.whole("bytes"))
+        if not _SHA256.fullmatch(record.sha256):
+            raise InputError("a file's sha256 in the manifest is not 64 hex digits; the manifest is damaged")
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRecord:
+    """One budget and how it ended, in the metric's SI unit.
+
+    Attributes:
+        metric: A key of METRICS.
+        limit: What was asked for, absolute.
+        dense: Value of the dense network.
+        predicted: Value of the result by the cost model.
+        measured: Value of the result on the device; None when it was not measured.
+        low: Lower end of the 95 % interval of ``measured``.
+        high: Upper end of it.
+        met: Whether the budget holds; None when that was not measured.
+        confidence: Probability that it holds, in [0, 1].
+        reason: Why it was not measured; empty when it was.
+    """
+
+    metric: str
+    limit: float
+    dense: float
+    predicted: float
+    measured: float | None = None
+    low: float | None = None
+    high: float | None = None
+    met: bool | None = None
+    confidence: float | None = None
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise InputError(f"budget metric {self.metric!r} is unknown; choose from {', '.join(METRICS)}")
+
+    @classmethod
+    def from_json(cls, value: object) -> BudgetRecord:
+        """From a JSON object of the same names (the interface's); names beyond those are ignored.
+
+        Raises:
+            InputError: If it is not such a record.
+        """
+        fields = Fields(value, "a budget of the manifest")
+        return cls(
+            metric=fields.text("metric"),
+            limit=fields.number("limit"),
+            dense=fields.number("dense"),
+            predicted=fields.number("predicted"),
+            measured=fields.optional_number("measured"),
+            low=fields.optional_number("low"),
+            high=fields.optional_number("high"),
+            met=fields.optional_flag("met"),
+            confidence=fields.optional_number("confidence"),
+            reason=fields.text("reason", ""),
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Manifest:
+    """What was made, of what, how and where.
+
+    Attributes:
+        method: Name of the solver.
+        model: How the dense network is made, a MODEL of the command line; empty when it was given as an object.
+        options: KEY=VALUE pairs of its factory.
+        weights: Where the dense weights came from, for people.
+        data: The DATA of the command line that it was trained and scored on; empty when loaders were given.
+        network: Name for people.
+        fingerprint: Hash of the dense architecture (``WidthGraph.fingerprint``).
+        input_shapes: Shapes of the example inputs, batch axis included.
+        input_dtypes: Their dtypes (``float32``, ``int64`` …).
+        dense: Channels per prunable group of the dense network.
+        widths: Channels kept per prunable group.
+        kept: Unit indices kept; a group that is not named keeps all of its units.
+        budgets: How each budget ended.
+        accuracy_dense: Score of the dense network on the test data, in [0, 1]; None when it was not computed.
+        accuracy: Score of the result; None when it was not computed.
+        nonzero_fraction: Parameters left as a fraction of dense.
+        rounds: Epochs or steps that the method took.
+        seconds: Wall time of the compression.
+        seed: Of every random choice.
+        device: Name of the device that the budgets are for.
+        device_fingerprint: Hash of it and its settings; empty when no device was involved.
+        runtime: How the network was run on it; empty when no device was involved.
+        threads: Intra-op threads of a CPU runtime; 0 on an accelerator or without a device.
+        environment: Versions and settings that may matter.
+        settings: Settings of the method and of training.
+        created: When, in ISO 8601 with its zone.
+    """
+
+    method: str
+    model: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+    weights: str = ""
+    data: str = ""
+    network: str
+    fingerprint: str
+    input_shapes: tuple[tuple[int, ...], ...]
+    input_dtypes: tuple[str, ...]
+    dense: Widths
+    widths: Widths
+    kept: Kept
+    budgets: tuple[BudgetRecord, ...] = ()
+    accuracy_dense: float | None = None
+    accuracy: float | None = None
+    nonzero_fraction: float | None = None
+    rounds: int = 0
+    seconds: float = 0.0
+    seed: int = 0
+    device: str = ""
+    device_fingerprint: str = ""
+    runtime: str = ""
+    threads: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Scalar] = field(default_factory=dict)
+    created: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.input_shapes) != len(self.input_dtypes):
+            raise InputError("the manifest must give one dtype per input shape")
+        for shape in self.input_shapes:
+            if min(shape, default=1) < 1 or math.prod(shape) > _MOST_ELEMENTS:
+                raise InputError(f"the manifest's input shape {shape} is empty or too large")
+        if set(self.dense) != set(self.widths):
+            raise InputError("the manifest's dense widths and kept widths must name the same groups")
+        for name in self.kept:
+            if name not in self.dense:
+                raise InputError(f"the manifest keeps units of {name!r}, which is not one of its groups")
+        for name, dense in self.dense.items():
+            _check_group(name, dense, self.widths[name], self.kept.get(name))
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value; ``from_json`` is the inverse."""
+        value = {name: getattr(self, name) for name in (one.name for one in fields(self))}
+        for name in ("options", "dense", "widths", "environment", "settings"):
+            value[name] = dict(value[name])
+        value["input_shapes"] = [list(shape) for shape in self.input_shapes]
+        value["input_dtypes"] = list(self.input_dtypes)
+        value["kept"] = {name: units.tolist() for name, units in self.kept.items()}
+        value["budgets"] = [{one.name: getattr(budget, one.name) for one in fields(budget)} for budget in self.budgets]
+        return {"kind": KIND, "schema": SCHEMA, **value}
+
+    @classmethod
+    def from_json(cls, fields: Fields) -> Manifest:
+        """The inverse of ``to_json``; names that this version does not know are ignored.
+
+        Raises:
+            InputError: If it is not the manifest of an artefact, is of a newer schema, or is damaged.
+        """
+        if fields.text("kind", "") != KIND:
+            raise InputError("manifest.json is not that of an artefact; give a folder that ecc compress has written")
+        if (schema := fields.whole("schema")) != SCHEMA:
+            raise InputError(f"the artefact has schema {schema} and this program reads {SCHEMA}; upgrade ecc-compress")
+        kept, dense, widths = fields.inner("kept"), fields.inner("dense"), fields.inner("widths")
+        options, environment = fields.inner("options"), fields.inner("environment")
+        return cls(
+            method=fields.text("method"),
+            model=fields.text("model"),
+            options={name: options.text(name) for name in options},
+            weights=fields.text("weights"),
+            data=fields.text("data"),
+            network=fields.text("network"),
+            fingerprint=fields.text("fingerprint"),
+            input_shapes=tuple(
+                Fields({"input": shape}, _WHERE).wholes("input") for shape in fields.items("input_shapes")
+            ),
+            input_dtypes=fields.texts("input_dtypes"),
+            dense={name: dense.whole(name, 1) for name in dense},
+            widths={name: widths.whole(name, 1) for name in widths},
+            kept={name: np.array(kept.wholes(name), dtype=np.int64) for name in kept},
+            budgets=tuple(BudgetRecord.from_json(budget) for budget in fields.items("budgets")),
+            accuracy_dense=fields.optional_number("accuracy_dense"),
+            accuracy=fields.optional_number("accuracy"),
+            nonzero_fraction=fields.optional_number("nonzero_fraction"),
+            rounds=fields.whole("rounds"),
+            seconds=fields.number("seconds"),
+            seed=fields.whole("seed", -(1 << 62)),
+            device=fields.text("device"),
+            device_fingerprint=fields.text("device_fingerprint"),
+            runtime=fields.text("runtime"),
+            threads=fields.whole("threads"),
+            environment={name: environment.text(name) for name in environment},
+            settings=fields.scalars("settings"),
+            created=fields.text("created"),
+        )
+
+
+def _check_group(name: str, dense: int, width: int, kept: NDArray[np.int64] | None) -> None:
+    """Refuse widths and kept units that cannot belong together."""
+    if kept is None:
+        if width != dense:
+            raise InputError(f"the manifest does not say which units of group {name!r} are kept")
+        return
+    step = width // len(kept) if len(kept) else 0
+    if step < 1 or step * len(kept) != width or dense % step or width > dense:
+        raise InputError(f"the manifest keeps {len(kept)} units of group {name!r}, but its width is {width} of {dense}")
+    if kept[0] < 0 or kept[-1] >= dense // step or bool((np.diff(kept) <= 0).any()):
+        raise InputError(f"the manifest's kept units of group {name!r} are not distinct, sorted and within the group")
