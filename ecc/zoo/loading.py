@@ -28,12 +28,12 @@ class LoadedModel:
     """A network and what is known of its input.
 
     Attributes:
-        module: The network, with fresh weights, in eval mode.
+        module: The network, in eval mode.
         name: For people and file names.
         input_shape: One example, no batch axis; None when only the user knows.
         input_dtype: float32, or int64 for token ids.
         vocabulary: Token ids are below this; 0 for other inputs.
-        task: Name of the data that the network is for; empty when unknown.
+        data: Name of the data that the network is for; empty when unknown.
     """
 
     module: nn.Module
@@ -41,7 +41,7 @@ class LoadedModel:
     input_shape: tuple[int, ...] | None = None
     input_dtype: torch.dtype = torch.float32
     vocabulary: int = 0
-    task: str = ""
+    data: str = ""
 
     def example(self, batch: int = 1, *, seed: int = 0) -> Tensor:
         """Random inputs of shape (batch, *input_shape): normal values, or token ids.
@@ -58,16 +58,27 @@ class LoadedModel:
         return torch.randn(shape, generator=generator, dtype=self.input_dtype)
 
 
-def load_model(spec: str, options: Mapping[str, str] | None = None) -> LoadedModel:
-    """Make the network that MODEL names, with fresh weights from torch's global generator.
+def load_model(
+    spec: str, options: Mapping[str, str] | None = None, *, weights: str | Path | None = None
+) -> LoadedModel:
+    """Make the network that MODEL names; fresh weights come from torch's global generator.
 
     Args:
         spec: ``zoo:NAME``, ``package.module:factory`` or ``file.py:factory``.
         options: Keyword arguments of the factory as text; read as int, float, bool or text.
+        weights: A file for ``load_weights``.
 
     Raises:
-        InputError: If there is no such network, or it cannot be made; the message says why and how to mend it.
+        InputError: If there is no such network, it cannot be made, or the weights do not fit; the message says why and
+            how to mend it.
     """
+    loaded = _make(spec, options)
+    if weights is not None:
+        load_weights(loaded.module, weights)
+    return loaded
+
+
+def _make(spec: str, options: Mapping[str, str] | None) -> LoadedModel:
     values = {name: parse_value(value) for name, value in (options or {}).items()}
     where, _, name = spec.rpartition(":")
     if where == "zoo":
@@ -86,7 +97,7 @@ def _from_zoo(name: str, values: Mapping[str, Any]) -> LoadedModel:
     entry = NETWORKS[name]
     module: nn.Module = call("model", f"zoo:{name}", entry.factory, values)
     vocabulary = int(values.get("vocabulary", entry.vocabulary)) if entry.vocabulary else 0
-    return LoadedModel(module.eval(), name, entry.shape(values), entry.input_dtype, vocabulary, entry.task)
+    return LoadedModel(module.eval(), name, entry.shape(values), entry.input_dtype, vocabulary, entry.data)
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:

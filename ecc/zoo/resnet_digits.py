@@ -68,7 +68,7 @@ class DigitsResNet(nn.Module):
         self.head = nn.Linear(2 * width, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of shape (batch, num_classes) from images of shape (batch, in_channels, 8, 8)."""
