@@ -1,0 +1,1 @@
+"""Costs of a network as functions of its widths: fitted to a profile, or counted."""

@@ -1,0 +1,161 @@
+"""Samples: the rows of a profile that a cost model is fitted to, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ecc.core.cost import METRICS
+from ecc.core.errors import InputError
+from ecc.core.layers import Layer
+from ecc.core.table import ProfileTable, Provenance
+from ecc.core.widths import WidthSpace
+
+__all__ = ["FEWEST", "Samples"]
+
+FEWEST = 10
+"""Rows below which nothing is fitted: too few to hold any out."""
+
+_ONE_ORIGIN = ("device_fingerprint", "runtime", "threads", "fingerprint")
+_Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """Widths and the paired ratios measured at them.
+
+    Attributes:
+        metric: ``latency`` or ``energy``.
+        provenance: What was measured.
+        space: The order of the width columns.
+        layers: The network's layers.
+        reference: The dense network's value in SI units: (value, low, high), 95 % interval.
+        widths: Channels, shape (n_rows, n_groups).
+        ratio: Metric relative to the dense network, shape (n_rows,), positive.
+        noise: Standard deviation of the logarithm of each ratio, shape (n_rows,).
+    """
+
+    metric: str
+    provenance: Provenance
+    space: WidthSpace
+    layers: tuple[Layer, ...]
+    reference: tuple[float, float, float]
+    widths: NDArray[np.float64]
+    ratio: NDArray[np.float64]
+    noise: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, table: ProfileTable, metric: str) -> Samples:
+        """The rows of a table for one metric.
+
+        Raises:
+            InputError: If the metric was not measured, rows are too few, not finite or of several origins, or if a
+                width or the metric never varies.
+        """
+        if metric not in table.metrics or f"{metric}_ratio" not in table.rows:
+            measured = ", ".join(table.metrics) or "nothing"
+            raise InputError(
+                f"{metric} of {table.provenance.network} was not measured on {table.provenance.device} "
+                f"(the profile holds {measured}); profile it where a {metric} meter is available"
+            )
+        if len(table) < FEWEST:
+            raise InputError(
+                f"the profile holds {len(table)} rows, a fit needs at least {FEWEST}; profile more samples"
+            )
+        _refuse_mixed(table)
+        widths = np.asarray(table.widths, dtype=np.float64)
+        ratio = _column(table.rows, f"{metric}_ratio")
+        _refuse_broken(table, metric, widths, ratio)
+        _refuse_constant(table.space, metric, widths, ratio)
+        reference = _checked_reference(metric, table.reference[metric])
+        noise = _noise(table.rows, metric)
+        return cls(metric, table.provenance, table.space, table.layers, reference, widths, ratio, noise)
+
+    def __len__(self) -> int:
+        return len(self.ratio)
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Samples:
+        """Those rows only."""
+        return replace(self, widths=self.widths[rows], ratio=self.ratio[rows], noise=self.noise[rows])
+
+
+def _refuse_mixed(table: ProfileTable) -> None:
+    for column in _ONE_ORIGIN:
+        if column in table.rows and table.rows[column].nunique(dropna=False) > 1:
+            values = ", ".join(str(value) for value in table.rows[column].unique()[:3])
+            raise InputError(f"the profile mixes rows of several origins ({column}: {values}); fit each one alone")
+
+
+def _refuse_broken(table: ProfileTable, metric: str, widths: NDArray[np.float64], ratio: NDArray[np.float64]) -> None:
+    if widths.shape != (len(ratio), len(table.space)):
+        raise InputError(
+            f"the profile has widths of shape {widths.shape} for {len(ratio)} rows and {len(table.space)} groups; "
+            "profile this network again"
+        )
+    bad = np.flatnonzero(~(np.isfinite(ratio) & (ratio > 0)))
+    if len(bad):
+        raise InputError(
+            f"{len(bad)} of {len(ratio)} profile rows have no positive {metric} ratio (first: row {bad[0]}); "
+            "drop them or measure them again"
+        )
+    outside = ~((widths >= 1) & (widths <= np.array(table.space.dense))).all(axis=1)
+    if outside.any():
+        raise InputError(f"profile row {int(np.argmax(outside))} has widths outside the network; profile it again")
+
+
+def _refuse_constant(space: WidthSpace, metric: str, widths: NDArray[np.float64], ratio: NDArray[np.float64]) -> None:
+    if not len(space):
+        raise InputError("the network has no prunable group, so its cost is constant; there is nothing to fit")
+    for column, name in enumerate(space.names):
+        if space.dense[column] > space.step[column] and np.ptp(widths[:, column]) == 0:
+            raise InputError(
+                f"group {name!r} was only measured at width {widths[0, column]:.0f}; profile with widths that vary"
+            )
+    if np.ptp(ratio) == 0:
+        raise InputError(f"all profile rows have the same {metric}; a meter that does not move cannot be fitted")
+
+
+def _checked_reference(metric: str, reference: tuple[float, float, float]) -> tuple[float, float, float]:
+    value, low, high = (float(number) for number in reference)
+    if not (np.isfinite([value, low, high]).all() and 0 < low <= value <= high):
+        raise InputError(
+            f"the profile's dense {metric} is {value:g} {METRICS[metric]} with interval [{low:g}, {high:g}]; "
+            "measure the dense network again"
+        )
+    return value, low, high
+
+
+def _column(rows: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """A column of numbers, NaN where a row or the table has none."""
+    values = pd.to_numeric(rows[name], errors="coerce") if name in rows else np.full(len(rows), np.nan)
+    return np.array(values, dtype=np.float64)
+
+
+def _noise(rows: pd.DataFrame, metric: str) -> NDArray[np.float64]:
+    """Noise of each row's log ratio: from its interval, or from repeated blocks where those show more.
+
+    The interval of a row says how well its median is known within its blocks. Rows measured in several blocks also show
+    how much blocks differ; that pooled spread applies to every row, by the number of its blocks.
+    """
+    low, high = _column(rows, f"{metric}_ratio_low"), _column(rows, f"{metric}_ratio_high")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        within = np.log(high / low) / (2 * _Z95)
+    within = np.where(np.isfinite(within) & (within >= 0), within, np.nan)
+    column = f"{metric}_block_ratios" if f"{metric}_block_ratios" in rows else "block_ratios"
+    cells = list(rows[column]) if column in rows else [None] * len(rows)
+    logs = [_logarithms(cell) for cell in cells]
+    freedom = sum(len(block) - 1 for block in logs if len(block) > 1)
+    if not freedom:
+        return within
+    pooled = np.sqrt(sum(float(((block - block.mean()) ** 2).sum()) for block in logs if len(block) > 1) / freedom)
+    return np.fmax(within, pooled / np.sqrt([max(len(block), 1) for block in logs]))
+
+
+def _logarithms(cell: object) -> NDArray[np.float64]:
+    """The logarithms of a row's block ratios; empty where the row has none."""
+    values = np.asarray(cell if isinstance(cell, list | tuple | np.ndarray) else [], dtype=np.float64)
+    return np.asarray(np.log(values[np.isfinite(values) & (values > 0)]), dtype=np.float64)

@@ -1,0 +1,112 @@
+"""Terms: the products of group widths that a network's cost is a sum of, each product once.
+
+A layer that computes contributes reads × writes; every layer also contributes each of its sides alone, because moving
+its activations, a depthwise filter or a norm costs in proportion to one side. Terms belong to the real graph (which
+group a layer reads and which it writes), never to neighbours in a list of widths, so that residual adds and
+concatenations are represented exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecc.core.layers import Layer, Side
+from ecc.core.widths import WidthSpace
+
+__all__ = ["Term", "TermSet", "terms_of"]
+
+Factors = tuple[Side, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A product of sides with its coefficient.
+
+    Attributes:
+        name: For people, unique in a model: ``conv1 × conv2``.
+        sides: The factors; their product is 1 at dense widths.
+        value: What the term costs at dense widths, in the unit of the model.
+    """
+
+    name: str
+    sides: Factors
+    value: float
+
+
+@dataclass(frozen=True, eq=False)
+class TermSet:
+    """The distinct products of a network, before they have coefficients.
+
+    Attributes:
+        names: One per product, distinct.
+        factors: The sides of each product, same order.
+        macs: Dense multiply-accumulates of each product, shape (n_terms,).
+        fixed_macs: Dense multiply-accumulates of layers that no width changes.
+    """
+
+    names: tuple[str, ...]
+    factors: tuple[Factors, ...]
+    macs: NDArray[np.float64]
+    fixed_macs: float
+
+    def with_values(self, values: Sequence[float] | NDArray[np.float64]) -> tuple[Term, ...]:
+        """The products with coefficients, same order."""
+        return tuple(
+            Term(name, factors, float(value))
+            for name, factors, value in zip(self.names, self.factors, values, strict=True)
+        )
+
+
+def terms_of(space: WidthSpace, layers: Sequence[Layer]) -> TermSet:
+    """The distinct products of layers: reads × writes where MACs are spent, and each side alone.
+
+    Products that are equal for all widths are one term; groups outside ``space`` count as dense.
+    """
+    macs: dict[Factors, float] = {}
+    for layer in layers:
+        reads, writes = (_factors(space, side) for side in (layer.reads, layer.writes))
+        product = tuple(sorted(reads + writes, key=_order))
+        if layer.macs:
+            macs[product] = macs.get(product, 0.0) + layer.macs
+        for alone in (reads, writes):
+            macs.setdefault(alone, 0.0)
+    fixed = macs.pop((), 0.0)
+    return TermSet(_names(macs), tuple(macs), np.array(list(macs.values()), dtype=np.float64), fixed)
+
+
+def _factors(space: WidthSpace, side: Side) -> Factors:
+    """The side as a sorted product of simplest sides: one per group, or one sum; none when it is constant."""
+    shares: dict[tuple[str, ...], list[float]] = {}
+    for share, groups in side.parts:
+        shares.setdefault(tuple(sorted(name for name in groups if name in space.names)), []).append(share)
+    parts = tuple(sorted((round(math.fsum(values), 12), groups) for groups, values in shares.items()))
+    if len(parts) == 1:
+        return tuple(Side(((1.0, (name,)),)) for name in parts[0][1])
+    return (Side(parts),)
+
+
+def _order(side: Side) -> tuple[tuple[float, tuple[str, ...]], ...]:
+    return side.parts
+
+
+def _names(products: Mapping[Factors, float]) -> tuple[str, ...]:
+    """A readable name per product; equal ones (sums that differ only in shares) are numbered."""
+    names: list[str] = []
+    seen: dict[str, int] = {}
+    for factors in products:
+        name = " × ".join(_side_name(side) for side in factors)
+        seen[name] = seen.get(name, 0) + 1
+        names.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
+    return tuple(names)
+
+
+def _side_name(side: Side) -> str:
+    parts = ["·".join(groups) or "fixed" for _, groups in side.parts]
+    if len(parts) == 1:
+        return parts[0]
+    return f"({' + '.join(parts)})" if len(parts) <= 3 else f"({parts[0]} + … + {parts[-1]}, {len(parts)} parts)"
