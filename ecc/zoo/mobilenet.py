@@ -1,7 +1,7 @@
 """MobileNets: V1 (Howard et al., arXiv 1704.04861) and V2 (Sandler et al., CVPR 2018, key layout of torchvision).
 
-V1 has no layout that all share; here convolutions have no bias, a batch norm follows each, activations are ReLU, and keys
-are ``features.0`` (stem), ``features.{1…13}.{depthwise,bn1,pointwise,bn2}`` and ``classifier``.
+V1 has no layout that all share; here convolutions have no bias, a batch norm follows each, activations are ReLU, and
+keys are ``features.0`` (stem), ``features.{1…13}.{depthwise,bn1,pointwise,bn2}`` and ``classifier``.
 """
 
 from __future__ import annotations
