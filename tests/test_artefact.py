@@ -241,6 +241,8 @@ def test_a_read_only_place_is_refused_before_long_work(tmp_path: Path) -> None:
 def test_values_that_cannot_be_read_back_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds a value that JSON cannot"):
         write(tmp_path / "out", seconds=float("nan"))
+    with pytest.raises(InputError, match="has no plain text 'device'"):
+        write(tmp_path / "out", device="\x1b[2J")
     with pytest.raises(InputError, match=r"'\.\./evil' cannot be a file of an artefact"):
         artefact.save(tmp_path / "out", manifest(), {}, history=HISTORY, attachments={"../evil": b""})
     assert os.listdir(tmp_path) == []
@@ -306,6 +308,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "negative size": (lambda v: v["files"]["history.csv"].update(bytes=-1), "no whole number 'bytes'"),
     "text for number": (lambda v: v.update(seconds="12"), "has no finite number 'seconds'"),
     "flag for number": (lambda v: v.update(seconds=True), "has no finite number 'seconds'"),
+    "beyond floats": (lambda v: v.update(seconds=10**400), "has no finite number 'seconds'"),
     "infinite": (lambda v: v.update(seconds=float("inf")), "Infinity is not a number"),
     "too long": (lambda v: v.update(network="x" * 100_000), "has no plain text 'network' of sensible length"),
     "terminal codes": (lambda v: v.update(device="\x1b[2J"), "has no plain text 'device'"),

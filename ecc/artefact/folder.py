@@ -26,10 +26,10 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ecc.artefact.fields import parse_object
 from ecc.artefact.manifest import FILE_NAME, FileRecord, Manifest
 from ecc.core.cost import METRICS, CostModel
 from ecc.core.errors import InputError
+from ecc.core.fields import parse_object
 
 __all__ = ["Artefact", "check_target", "inspect", "read", "replace_files", "save"]
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecc.artefact.fields import Fields, Scalar
 from ecc.core.cost import METRICS
 from ecc.core.errors import InputError
+from ecc.core.fields import Fields, Scalar
 from ecc.core.widths import Kept, Widths
 
 __all__ = ["FILE_NAME", "KIND", "SCHEMA", "BudgetRecord", "FileRecord", "Manifest"]

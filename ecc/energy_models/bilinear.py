@@ -21,9 +21,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ecc.artefact.fields import Fields
 from ecc.core.cost import METRICS, as_vector
 from ecc.core.errors import InputError
+from ecc.core.fields import Fields
 from ecc.core.layers import Side, SumOfProducts
 from ecc.core.table import ProfileTable, Provenance
 from ecc.core.widths import Widths, WidthSpace

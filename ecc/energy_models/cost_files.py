@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from ecc.artefact.fields import Fields, parse_object
 from ecc.core.cost import METRICS
 from ecc.core.errors import InputError
+from ecc.core.fields import Fields, parse_object
 from ecc.core.layers import Side
 from ecc.core.table import Provenance
 from ecc.core.widths import WidthSpace

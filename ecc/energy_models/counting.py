@@ -12,9 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ecc.artefact.fields import Fields
 from ecc.core.cost import METRICS, as_vector
 from ecc.core.errors import InputError
+from ecc.core.fields import Fields
 from ecc.core.layers import Layer, Side, SumOfProducts
 from ecc.core.widths import Widths, WidthSpace
 from ecc.energy_models.cost_files import as_side, metric_of, objects, refuse_large, space_of, write_cost

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -17,6 +17,7 @@ Scalar = str | int | float | bool | None
 
 _MOST = 1 << 20  # entries of any list or object
 _LARGEST = (1 << 63) - 1  # of any whole number
+_GREATEST = sys.float_info.max  # of any number; a whole number beyond it has no float
 _LONGEST = 1 << 12  # characters of any text
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # would drive a terminal, or cannot be encoded
 
@@ -30,7 +31,7 @@ def parse_object(text: bytes, where: str) -> Fields:
     try:
         value = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not readable JSON ({error}); write the artefact again") from error
+        raise InputError(f"{where} is not readable JSON ({error}); write it again") from error
     return Fields(value, where)
 
 
@@ -65,7 +66,7 @@ class Fields:
     def number(self, name: str) -> float:
         """A finite number."""
         value = self._value.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -_GREATEST <= value <= _GREATEST:
             raise self._error(f"has no finite number {name!r}")
         return float(value)
 
