@@ -1,0 +1,1 @@
+"""Solvers: Problem → Solution, one method a file, and the training loop that all of them share."""

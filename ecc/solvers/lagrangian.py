@@ -1,0 +1,139 @@
+r"""The augmented Lagrangian of ECC (CVPR 2019), its exact proximal step and its width step, without units.
+
+.. math::
+    L = l(W) + \sum_g \tfrac{\rho}{2}\,\mathrm{hinge}_g^2 + \sum_g y_g \frac{\varphi_g - s_g}{N_g}
+        + \sum_q \tfrac{\rho}{2}[E_q(s) - B_q]_+^2 + \sum_q z_q (E_q(s) - B_q),
+    \qquad \mathrm{hinge}_g = \Big[\frac{\varphi_g - s_g}{N_g}\Big]_+
+
+Per group g: N units when dense, φ units whose weights are not zero, s the bound on them (continuous, in units), y its
+dual.
+Per constraint q: E the cost and B the limit, both relative to dense, z the dual.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ecc.solvers.limits import Limits
+
+__all__ = ["CodeForm", "Form", "PaperForm", "descend_widths", "proximal_step"]
+
+_MARGIN = 1e-3  # how far the floor of z lifts the gradient of the cheapest group above zero
+_MOVES = 8  # of s after one step of the weights
+_LONGEST = 0.05  # change of a relative width in one move
+
+
+class Form(Protocol):
+    """How the quadratic part of the bound φ ≤ s enters the width step, and how y sees the bound."""
+
+    def pull(self, phi: Tensor, s: Tensor, dense: Tensor) -> Tensor:
+        """Derivative of the quadratic part by -s/N, over rho: shape (n_groups,)."""
+
+    def slack(self, phi: Tensor, s: Tensor, dense: Tensor) -> Tensor:
+        """What y ascends along, shape (n_groups,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaperForm:
+    """As in the paper: the sum of squared hinges; y ascends along φ - s."""
+
+    def pull(self, phi: Tensor, s: Tensor, dense: Tensor) -> Tensor:
+        """Each group's own hinge."""
+        return ((phi - s) / dense).clamp(min=0)
+
+    def slack(self, phi: Tensor, s: Tensor, dense: Tensor) -> Tensor:
+        """(φ - s)/N."""
+        return (phi - s) / dense
+
+
+@dataclass(frozen=True, slots=True)
+class CodeForm:
+    """As in the public code: the square of the sum of hinges; y ascends along φ - floor(s)."""
+
+    def pull(self, phi: Tensor, s: Tensor, dense: Tensor) -> Tensor:
+        """The sum of all hinges, for every group whose hinge is open."""
+        hinges = ((phi - s) / dense).clamp(min=0)
+        return hinges.sum() * (hinges > 0)
+
+    def slack(self, phi: Tensor, s: Tensor, dense: Tensor) -> Tensor:
+        """(φ - floor(s))/N."""
+        return (phi - s.floor()) / dense
+
+
+def proximal_step(energy: Tensor, dense: Tensor, s: Tensor, y: Tensor, rho: float) -> tuple[Tensor, Tensor]:
+    r"""Units that the proximal step keeps, and the duals it caps.
+
+    Per group it minimises over the kept set, exactly: the energy of the dropped units + :math:`\tfrac{\rho}{2}
+    [(\varphi - s)/N]_+^2 + y \varphi / N`. The optimum is a prefix of the falling energies: the r-th unit stays
+    while its energy is at least what keeping it adds. Before that y is capped so that at least floor(s) units stay.
+
+    Args:
+        energy: Unit energies Σ D·w²/(2α) in falling order, padded with 0, shape (n_groups, most units).
+        dense: N, shape (n_groups,).
+        s: Bounds in units, at least 1, shape (n_groups,).
+        y: Duals, shape (n_groups,).
+
+    Returns:
+        φ (whole numbers) and the capped y.
+    """
+    rank = torch.arange(1, energy.shape[1] + 1, dtype=torch.float64)
+    n, bound = dense[:, None], s[:, None]
+    added = rho / 2 * (((rank - bound) / n).clamp(min=0).square() - ((rank - 1 - bound) / n).clamp(min=0).square())
+    least = s.floor().long()
+    cap = dense * (energy - added).gather(1, (least - 1)[:, None]).squeeze(1)
+    y = torch.minimum(y, cap.clamp(min=0))
+    stays = (energy >= added + y[:, None] / n) & (rank <= n)
+    phi = stays.long().cumprod(1).sum(1)
+    return torch.maximum(phi, least).double(), y
+
+
+def descend_widths(
+    s: Tensor, z: Tensor, y: Tensor, phi: Tensor, limits: Limits, current: Tensor, rho: float, form: Form
+) -> tuple[Tensor, Tensor]:
+    """Move s down the gradient of the Lagrangian until the costs at s meet the limits of this step.
+
+    The stabilisers of the public code, without units: z is lifted until at least one group's gradient is positive, so
+    that s always moves; s only shrinks; it stops at the lowest widths. Instead of a step size and a clip in units, a
+    move ends where the limit is met to first order, and changes no relative width by more than 0.05.
+
+    Args:
+        s: Bounds in units, shape (n_groups,); ``y`` and ``phi`` likewise.
+        z: Duals of the constraints, shape (n_constraints,).
+        current: Relative limits of this step, shape (n_constraints,).
+
+    Returns:
+        New s and z.
+    """
+    for _ in range(_MOVES):
+        costs, slopes = limits.slopes(s)
+        over = (costs - current).clamp(min=0)
+        free = s > limits.lowest
+        if not bool((over > 1e-12).any()) or not bool(free.any()):
+            break
+        rest = -rho * form.pull(phi, s, limits.dense) - y + rho * over @ slopes
+        z = _lift(z, rest, slopes, over, free)
+        direction = (rest + z @ slopes).clamp(min=0) * free
+        if not bool((direction > 0).any()):  # on a flat step of a stepped cost all groups give way
+            direction = free.double()
+        direction = direction / direction.max()
+        fall = slopes @ direction
+        length = (over / fall.clamp(min=1e-12)).max().clamp(max=_LONGEST)
+        s = torch.maximum(s - length * direction * limits.dense, limits.lowest)
+    return s, z
+
+
+def _lift(z: Tensor, rest: Tensor, slopes: Tensor, over: Tensor, free: Tensor) -> Tensor:
+    """Each violated constraint's dual, at least so large that one group that lowers it has a positive gradient."""
+    z = z.clone()
+    for q in range(len(z)):
+        cheaper = free & (slopes[q] > 0)
+        if over[q] <= 0 or not bool(cheaper.any()):
+            continue
+        others = rest + z @ slopes - z[q] * slopes[q]
+        floor = ((-others).clamp(min=0) + _MARGIN)[cheaper] / slopes[q][cheaper]
+        z[q] = torch.maximum(z[q], floor.min())
+    return z

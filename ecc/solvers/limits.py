@@ -1,0 +1,178 @@
+"""The constraints of a problem without units, and the greedy moves that keep them.
+
+Costs are divided by their dense values, so that no solver depends on joules or milliseconds. Widths are in units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ecc.core.cost import METRICS
+from ecc.core.errors import InputError
+from ecc.core.problem import Problem, Solution, Status
+from ecc.core.widths import Kept
+from ecc.solvers.sparsity import Sparsity
+
+__all__ = ["Limits", "Ranking", "solution"]
+
+
+class Limits:
+    """The constraints of a problem, for vectors of units kept per group.
+
+    Args:
+        problem: Its constraints and groups.
+        min_fraction: Least fraction of each group's units; at least one unit is always kept.
+
+    Attributes:
+        names: One per constraint: its metric, numbered from the second of the same metric on.
+        limits: Of the relative costs, shape (n_constraints,).
+        dense: Units of each group, shape (n_groups,).
+        lowest: Fewest units of each group, shape (n_groups,).
+
+    Raises:
+        InputError: If the lowest widths exceed a limit, or a cost model has no positive dense value.
+    """
+
+    def __init__(self, problem: Problem, min_fraction: float = 0.0) -> None:
+        space = problem.space
+        self._constraints = problem.constraints
+        self._step = torch.tensor(space.step, dtype=torch.float64)
+        self.dense = torch.tensor(space.dense, dtype=torch.float64) / self._step
+        self.lowest = (self.dense * min_fraction - 1e-9).ceil().clamp(min=1)
+        seen: list[str] = []
+        self.names: list[str] = []
+        for constraint in problem.constraints:
+            metric = constraint.cost.metric
+            seen.append(metric)
+            self.names.append(metric if seen.count(metric) == 1 else f"{metric}@{seen.count(metric)}")
+            if not 0 < constraint.cost.dense < float("inf"):
+                raise InputError(
+                    f"the {metric} cost model gives the dense network {constraint.cost.dense}; fit it on sound data"
+                )
+        self._scale = torch.tensor([c.cost.dense for c in problem.constraints], dtype=torch.float64)
+        self._absolute = torch.tensor([c.limit for c in problem.constraints], dtype=torch.float64)
+        self.limits = self._absolute / self._scale
+        self._check_reachable(min_fraction)
+
+    def __len__(self) -> int:
+        return len(self._constraints)
+
+    def values(self, units: Tensor) -> Tensor:
+        """Each cost in its metric's unit: units kept, shape (…, n_groups) → (…, n_constraints)."""
+        widths = units.to(torch.float64) * self._step
+        costs = [constraint.cost(widths).to(torch.float64) for constraint in self._constraints]
+        return torch.stack(costs, -1) if costs else torch.zeros((*units.shape[:-1], 0), dtype=torch.float64)
+
+    def costs(self, units: Tensor) -> Tensor:
+        """Each cost relative to dense, at units that may be fractions: shape (…, n_groups) → (…, n_constraints)."""
+        return self.values(units) / self._scale
+
+    def slopes(self, units: Tensor) -> tuple[Tensor, Tensor]:
+        """Relative costs, shape (n_constraints,), and derivatives by relative widths, (n_constraints, n_groups)."""
+        with torch.enable_grad():
+            variable = units.detach().clone().requires_grad_()
+            costs = self.costs(variable)
+            rows = [torch.autograd.grad(cost, variable, retain_graph=True, allow_unused=True)[0] for cost in costs]
+        slopes = [torch.zeros_like(self.dense) if row is None else row * self.dense for row in rows]
+        return costs.detach(), torch.stack(slopes) if slopes else torch.zeros((0, len(self.dense)), dtype=torch.float64)
+
+    @torch.no_grad()
+    def met(self, units: Tensor) -> Tensor:
+        """Whether every constraint holds: units kept, shape (…, n_groups) → (…), bool. A NaN cost does not hold."""
+        return (self.values(units) <= self._absolute).all(-1)
+
+    @torch.no_grad()
+    def figures(self, units: Tensor) -> dict[str, float]:
+        """Columns of a history: each cost relative to dense, and the worst violation relative to its limit."""
+        costs = self.costs(units)
+        excess = ((costs - self.limits) / self.limits).clamp(min=0)
+        return dict(zip(self.names, costs.tolist(), strict=True)) | {"violation": max(excess.tolist(), default=0.0)}
+
+    @torch.no_grad()
+    def _check_reachable(self, min_fraction: float) -> None:
+        smallest = self.values(self.lowest)
+        for constraint, value, limit in zip(self._constraints, smallest.tolist(), self._absolute.tolist(), strict=True):
+            if value <= limit:
+                continue
+            metric, unit, dense = constraint.cost.metric, METRICS[constraint.cost.metric], constraint.cost.dense
+            floor = f"at least {min_fraction:.3g} of every group" if min_fraction else "one unit in every group"
+            raise InputError(
+                f"budget {metric} ≤ {limit:.4g} {unit} ({limit / dense:.3g} of dense) cannot be reached: the smallest "
+                f"admissible network ({floor}) still needs {value:.4g} {unit} ({value / dense:.3g} of dense); "
+                "give a limit above that"
+            )
+
+
+class Ranking:
+    """The units of each group by importance; a width keeps a prefix of it.
+
+    Args:
+        importance: One tensor (units,) per group; equal values rank by index.
+    """
+
+    def __init__(self, importance: Sequence[Tensor]) -> None:
+        orders = [torch.sort(values.double().cpu(), descending=True, stable=True) for values in importance]
+        self._order = [order.indices for order in orders]
+        self.sorted: Tensor = nn.utils.rnn.pad_sequence([order.values for order in orders], batch_first=True)
+        """Importances in falling order, padded with 0, shape (n_groups, most units)."""
+
+    def kept(self, units: Tensor) -> list[Tensor]:
+        """The kept unit indices of each group, sorted."""
+        return [order[: int(count)].sort().values for order, count in zip(self._order, units.tolist(), strict=True)]
+
+    def masks(self, units: Tensor) -> list[Tensor]:
+        """The same as bool masks of shape (units,)."""
+        masks = [torch.zeros(len(order), dtype=torch.bool) for order in self._order]
+        for mask, chosen in zip(masks, self.kept(units), strict=True):
+            mask[chosen] = True
+        return masks
+
+    def shrink(self, units: Tensor, limits: Limits) -> Tensor:
+        """Drop units, each time the one that loses least importance per relative cost saved, until all limits hold."""
+        units = units.clone()
+        ones = torch.eye(len(units), dtype=torch.float64)
+        while not limits.met(units):
+            groups = (units > limits.lowest).nonzero().flatten()
+            now = limits.costs(units)
+            over = (now - limits.limits).clamp(min=0)
+            saved = torch.minimum((now - limits.costs(units - ones[groups])).clamp(min=0), over)
+            relief = (saved / over.clamp(min=1e-300)).sum(-1)
+            loss = self.sorted[groups, units[groups].long() - 1]
+            # A step of a stepped cost may save nothing: then the least important unit goes.
+            best = torch.argmax(relief / (loss + 1e-300)) if bool((relief > 0).any()) else torch.argmin(loss)
+            units[groups[best]] -= 1
+        return units
+
+    def grow(self, units: Tensor, limits: Limits) -> Tensor:
+        """Add units while a limit allows one, each time the one of most importance per relative cost."""
+        units = units.clone()
+        ones = torch.eye(len(units), dtype=torch.float64)
+        while True:
+            groups = (units < limits.dense).nonzero().flatten()
+            groups = groups[limits.met(units + ones[groups])]
+            if not len(groups):
+                return units
+            added = (limits.costs(units + ones[groups]) - limits.costs(units)).clamp(min=0).sum(-1)
+            gain = self.sorted[groups, units[groups].long()]
+            units[groups[torch.argmax(gain / (added + 1e-12))]] += 1
+
+
+def solution(
+    problem: Problem, model: nn.Module, limits: Limits, ranking: Ranking, units: Tensor, history: pd.DataFrame
+) -> Solution:
+    """Zero the dropped units of ``model``, a copy of the problem's network, and say what it costs."""
+    chosen = ranking.kept(units)
+    kept: Kept = {
+        name: np.asarray(indices.numpy(), dtype=np.int64)
+        for name, indices in zip(problem.space.names, chosen, strict=True)
+    }
+    Sparsity(model, problem.groups).zero(kept)
+    widths = {name: len(kept[name]) * step for name, step in zip(problem.space.names, problem.space.step, strict=True)}
+    predicted = dict(zip(limits.names, limits.values(units).tolist(), strict=True))
+    status = Status.MET if bool(limits.met(units)) else Status.INFEASIBLE
+    return Solution(model, kept, widths, predicted, status, history)

@@ -1,0 +1,147 @@
+"""Unit energies and masks: how much weight the units of coupled groups hold, and how units are zeroed.
+
+A group's units live in slices of many tensors. Where they lie is compiled once into index tensors, so that a step of a
+solver costs one reduction and one fill per tensor that reads a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ecc.core.errors import InputError
+from ecc.core.widths import Kept, Slot, WidthGroup
+
+__all__ = ["Sparsity"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """The slices of one tensor that a group's units own: ``indices`` (units, k) along ``axis``."""
+
+    group: int
+    tensor: Tensor
+    axis: int
+    indices: Tensor
+
+
+class Sparsity:
+    """The unit slices of a model's groups.
+
+    A unit's *readers* are its slices of weights that consume it (``read`` slots of two or more axes): when they are
+    zero the rest of the network does not see the unit, which is what ECC counts as a dropped channel. A group that no
+    weight reads is judged by the weights that write it.
+
+    Args:
+        model: Holds the tensors; parameters that occur under several names are counted once.
+        groups: Their slots name tensors of ``model``.
+
+    Attributes:
+        units: Units per group when dense.
+        weights: The tensors that energies are taken from, each once.
+
+    Raises:
+        InputError: If a slot does not fit the model.
+    """
+
+    def __init__(self, model: nn.Module, groups: Sequence[WidthGroup]) -> None:
+        tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+        tensors |= dict(model.named_buffers(remove_duplicate=False))
+        self.units: tuple[int, ...] = tuple(group.units for group in groups)
+        self._names = tuple(group.name for group in groups)
+        self._all: list[_Place] = []
+        self._readers: list[_Place] = []
+        self._silent: list[_Place] = []
+        for number, group in enumerate(groups):
+            slots = _distinct(group, tensors)
+            places = {id(slot): _place(number, group, slot, tensors) for slot in slots}
+            readers = [slot for slot in slots if slot.role == "read" and tensors[slot.tensor].ndim >= 2]
+            writers = [slot for slot in slots if slot.role == "write"]
+            weights = readers or [slot for slot in writers if tensors[slot.tensor].ndim >= 2] or writers
+            self._readers += [places[id(slot)] for slot in weights]
+            # A variance stays: the channel is zero anyway, and a zero variance would divide by eps alone.
+            zeroed = [slot for slot in slots if not slot.tensor.endswith("running_var")]
+            self._all += [places[id(slot)] for slot in zeroed]
+            self._silent += [places[id(slot)] for slot in (readers or zeroed)]
+        self.weights = tuple(dict.fromkeys(place.tensor for place in self._readers))
+
+    @torch.no_grad()
+    def energies(self, scale: Mapping[Tensor, Tensor] | None = None) -> list[Tensor]:
+        """Sum over each unit's readers of D·w²; one tensor of shape (units,) per group, float32 or wider.
+
+        Args:
+            scale: D, per parameter and of its shape; 1 for a parameter that is not in it.
+        """
+        totals = [torch.zeros(units) for units in self.units]
+        reduced: dict[tuple[Tensor, int], Tensor] = {}
+        for place in self._readers:
+            key = (place.tensor, place.axis)
+            if key not in reduced:
+                wide = place.tensor if place.tensor.dtype == torch.float64 else place.tensor.float()
+                squares = wide.square()
+                if scale is not None and place.tensor in scale:
+                    squares = squares * scale[place.tensor]
+                others = [axis for axis in range(place.tensor.ndim) if axis != place.axis]
+                reduced[key] = squares.sum(others) if others else squares
+            share = reduced[key][place.indices].sum(1)
+            totals[place.group] = totals[place.group].to(share) + share
+        return totals
+
+    def silence(self, keep: Sequence[Tensor]) -> None:
+        """Zero the readers of dropped units only, so that a unit can grow back; ``keep`` is bool (units,) per group."""
+        _fill(self._silent, keep)
+
+    def zero(self, kept: Kept) -> None:
+        """Zero every slice of dropped units: weights, biases, scales, shifts, running means.
+
+        Args:
+            kept: Unit indices kept; a group that is not named keeps all.
+        """
+        keep = []
+        for name, units in zip(self._names, self.units, strict=True):
+            mask = torch.ones(units, dtype=torch.bool)
+            if name in kept:
+                mask.zero_()
+                mask[torch.from_numpy(np.asarray(kept[name], dtype=np.int64))] = True
+            keep.append(mask)
+        _fill(self._all, keep)
+
+
+def _distinct(group: WidthGroup, tensors: Mapping[str, Tensor]) -> list[Slot]:
+    """The group's slots, those of a tensor that goes by several names once."""
+    seen: dict[tuple[int, int, str, bytes], Slot] = {}
+    for slot in group.slots:
+        if slot.tensor not in tensors:
+            raise InputError(
+                f"group {group.name!r} lies in tensor {slot.tensor!r}, which the model does not have; "
+                "trace this model again"
+            )
+        key = (id(tensors[slot.tensor]), slot.axis, slot.role, np.ascontiguousarray(slot.indices).tobytes())
+        seen.setdefault(key, slot)
+    return list(seen.values())
+
+
+def _place(number: int, group: WidthGroup, slot: Slot, tensors: Mapping[str, Tensor]) -> _Place:
+    tensor = tensors[slot.tensor]
+    indices = np.asarray(slot.indices, dtype=np.int64).reshape(len(slot.indices), -1)
+    fits = slot.axis < tensor.ndim and len(indices) == group.units
+    if not fits or (indices.size and not 0 <= indices.min() <= indices.max() < tensor.shape[slot.axis]):
+        raise InputError(
+            f"group {group.name!r} does not fit tensor {slot.tensor!r} of shape {tuple(tensor.shape)}; "
+            "trace this model again"
+        )
+    return _Place(number, tensor, slot.axis, torch.from_numpy(indices).to(tensor.device))
+
+
+@torch.no_grad()
+def _fill(places: Sequence[_Place], keep: Sequence[Tensor]) -> None:
+    drop = [(~mask).nonzero().flatten().cpu() for mask in keep]
+    for place in places:
+        dropped = drop[place.group]
+        if len(dropped):
+            rows = place.indices[dropped.to(place.indices.device)].flatten()
+            place.tensor.index_fill_(place.axis, rows, 0)
