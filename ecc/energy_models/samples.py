@@ -152,7 +152,8 @@ def _noise(rows: pd.DataFrame, metric: str) -> NDArray[np.float64]:
     if not freedom:
         return within
     pooled = np.sqrt(sum(float(((block - block.mean()) ** 2).sum()) for block in logs if len(block) > 1) / freedom)
-    return np.fmax(within, pooled / np.sqrt([max(len(block), 1) for block in logs]))
+    between = pooled / np.sqrt([max(len(block), 1) for block in logs])
+    return np.asarray(np.fmax(within, between), dtype=np.float64)
 
 
 def _logarithms(cell: object) -> NDArray[np.float64]:
