@@ -64,7 +64,7 @@ class BudgetRecord:
         metric: A key of METRICS.
         limit: What was asked for, absolute.
         dense: Value of the dense network.
-        predicted: Value of the result by the cost model.
+        predicted: Value of the result by the cost model; None when there was no model.
         measured: Value of the result on the device; None when it was not measured.
         low: Lower end of the 95 % interval of ``measured``.
         high: Upper end of it.
@@ -76,7 +76,7 @@ class BudgetRecord:
     metric: str
     limit: float
     dense: float
-    predicted: float
+    predicted: float | None = None
     measured: float | None = None
     low: float | None = None
     high: float | None = None
@@ -100,7 +100,7 @@ class BudgetRecord:
             metric=fields.text("metric"),
             limit=fields.number("limit"),
             dense=fields.number("dense"),
-            predicted=fields.number("predicted"),
+            predicted=fields.optional_number("predicted"),
             measured=fields.optional_number("measured"),
             low=fields.optional_number("low"),
             high=fields.optional_number("high"),

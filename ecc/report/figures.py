@@ -1,0 +1,230 @@
+"""Figures, each a pure function from a value to a matplotlib Figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from ecc.core.cost import METRICS
+from ecc.core.widths import Widths
+from ecc.energy_models.judging import Fit
+from ecc.fronts import Front, Point
+from ecc.report.style import COLOURS, INK, MARKERS, MUTED, TRACK, axis_label, canvas, plain, scale
+
+__all__ = ["DENSE", "front", "history", "learning_curve", "residuals", "widths"]
+
+DENSE = "dense"
+"""The method name of the uncompressed network among a front's points."""
+
+_WIDTH_IN = 9.2
+_ROWS_PER_COLUMN = 32  # of the widths figure; more groups make more columns
+
+
+def widths(dense: Widths, kept: Widths) -> Figure:
+    """Channels before (grey) and after (coloured) per group, as fractions of dense with the counts beside.
+
+    Args:
+        dense: Channels per group of the dense network.
+        kept: Channels per group of the result; a group that is not named is dense.
+    """
+    names = list(dense)
+    columns = 2 if len(names) > _ROWS_PER_COLUMN else 1
+    rows = max(math.ceil(len(names) / columns), 1)
+    longest = 26 if columns == 2 else 44
+    with canvas(_WIDTH_IN, 0.75 + 0.2 * rows, 1, columns) as (figure, axes):
+        for column, ax in enumerate(axes):
+            part = names[column * rows : (column + 1) * rows]
+            _width_bars(ax, part, dense, kept, longest)
+            ax.set_ylim(rows - 0.4, -0.6)  # equal bars in every column, the first group on top
+        figure.supxlabel("channels kept, as a fraction of dense", fontsize=10)
+    return figure
+
+
+def _width_bars(ax: Axes, names: Sequence[str], dense: Widths, kept: Widths, longest: int) -> None:
+    """One column of bars."""
+    place = np.arange(len(names))
+    left = [kept.get(name, dense[name]) for name in names]
+    ax.barh(place, 1.0, height=0.72, color=TRACK)
+    ax.barh(
+        place, [width / dense[name] for name, width in zip(names, left, strict=True)], height=0.72, color=COLOURS[0]
+    )
+    for y, (name, width) in enumerate(zip(names, left, strict=True)):
+        ax.text(
+            1.02, y, f"{width} / {dense[name]}", va="center", fontsize=8, color=INK if width < dense[name] else MUTED
+        )
+    ax.set_yticks(place, [plain(name, longest, keep="end") for name in names], fontsize=8)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlim(0, 1.22)
+    ax.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.grid(visible=False)
+    ax.spines[["left", "bottom"]].set_visible(False)
+
+
+def history(frame: pd.DataFrame) -> Figure:
+    """Loss, score, costs relative to dense, and duals over the epochs; what the frame does not hold is left out.
+
+    Args:
+        frame: One row per epoch: ``phase``, ``epoch``, ``loss``, ``score``, and per metric M the cost ``M`` and the
+            dual ``z_M``.
+    """
+    metrics = [metric for metric in METRICS if metric in frame]
+    panels = [
+        ("training loss", ["loss"], False),
+        ("validation score", ["score"], True),
+        ("cost, relative to dense", metrics, True),
+        ("dual variables", [f"z_{metric}" for metric in METRICS], False),
+    ]
+    shown = [(title, [name for name in names if _has_numbers(frame, name)], share) for title, names, share in panels]
+    shown = [panel for panel in shown if panel[1]]
+    columns = 2 if len(shown) > 1 else 1
+    rows = max(math.ceil(len(shown) / columns), 1)
+    with canvas(_WIDTH_IN, 0.3 + 2.4 * rows, rows, columns) as (figure, axes):
+        for ax, (title, names, share) in zip(axes, shown, strict=False):
+            _history_panel(ax, frame, names)
+            ax.set_title(title)
+            if share:
+                ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+        for ax in axes[len(shown) :]:
+            ax.set_visible(False)
+    return figure
+
+
+def _has_numbers(frame: pd.DataFrame, name: str) -> bool:
+    return name in frame and bool(np.isfinite(pd.to_numeric(frame[name], errors="coerce")).any())
+
+
+def _history_panel(ax: Axes, frame: pd.DataFrame, names: Sequence[str]) -> None:
+    """Curves over the row number; a dotted line where the phase changes."""
+    epoch = np.arange(1, len(frame) + 1)
+    for i, name in enumerate(names):
+        values = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=float)
+        seen = np.isfinite(values)
+        marker = MARKERS[i] if seen.sum() <= 60 else ""
+        label = name.removeprefix("z_")
+        ax.plot(epoch[seen], values[seen], color=COLOURS[i], marker=marker, markersize=3.5, label=label)
+    if len(names) > 1:
+        ax.legend()
+    if "phase" in frame:
+        phase = frame["phase"].astype(str).to_numpy()
+        starts = [0, *np.flatnonzero(phase[1:] != phase[:-1]) + 1]
+        low, high = ax.get_ylim()
+        if len(starts) > 1:
+            ax.set_ylim(low, high + 0.12 * (high - low))  # a strip of its own for the names
+        for start in starts if len(starts) > 1 else []:
+            ax.axvline(epoch[start] - 0.5, color=MUTED, linestyle=":", linewidth=1)
+            ax.annotate(
+                plain(phase[start], 16),
+                (epoch[start] - 0.5, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, -2),
+                textcoords="offset points",
+                va="top",
+                fontsize=8,
+                color=MUTED,
+            )
+    ax.set_xlim(0.5, len(frame) + 0.5)
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def residuals(fit: Fit) -> Figure:
+    """Predicted against measured on held-out rows, and the relative residuals beside the noise floor."""
+    measured = fit.residuals["measured"].to_numpy(dtype=float) * fit.cost.dense
+    predicted = fit.residuals["predicted"].to_numpy(dtype=float) * fit.cost.dense
+    factor, unit = scale(fit.cost.unit, [*measured, *predicted])
+    label = axis_label(fit.cost.metric, unit)
+    measured, predicted = measured * factor, predicted * factor
+    cloud: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 4, "color": COLOURS[0], "alpha": 0.6}
+    with canvas(_WIDTH_IN, 3.7, 1, 2) as (figure, (left, right)):
+        ends = np.array([min(measured.min(), predicted.min()), max(measured.max(), predicted.max())])
+        left.fill_between(ends, ends * 0.9, ends * 1.1, color=TRACK, linewidth=0, label="within ±10 %")
+        left.plot(ends, ends, color=MUTED, linewidth=1)
+        left.plot(measured, predicted, **cloud)
+        left.set_ylabel(f"predicted {label}")
+        left.set_title("predicted and measured")
+        left.legend(loc="upper left")
+
+        right.axhline(0, color=MUTED, linewidth=1)
+        if np.isfinite(fit.noise_floor):
+            floor = 100 * fit.noise_floor
+            right.axhspan(-floor, floor, color=COLOURS[4], alpha=0.3, linewidth=0, label=f"noise floor, {floor:.1f} %")
+            right.legend(loc="best")
+        right.plot(measured, 100 * (predicted / measured - 1), **cloud)
+        right.set_ylabel("error, % of measured")
+        right.set_title("relative error")
+        for ax in (left, right):
+            ax.set_xlabel(f"measured {label}")
+    return figure
+
+
+def learning_curve(fit: Fit) -> Figure:
+    """Held-out error over the number of rows fitted to, beside the noise floor that no model can beat."""
+    samples = [samples for samples, _ in fit.learning_curve]
+    with canvas(_WIDTH_IN / 2, 3.2) as (figure, (ax,)):
+        ax.plot(
+            samples,
+            [100 * mape for _, mape in fit.learning_curve],
+            color=COLOURS[0],
+            marker="o",
+            label="held-out error",
+        )
+        if np.isfinite(fit.noise_floor):
+            ax.axhline(100 * fit.noise_floor, color=COLOURS[4], linestyle="--", label="noise floor")
+        ax.set_ylim(bottom=0)
+        ax.set_xlabel("configurations measured")
+        ax.set_ylabel("mean absolute error, %")
+        ax.set_title("how much measuring is enough")
+        ax.legend()
+    return figure
+
+
+def front(front: Front) -> Figure:
+    """Accuracy against cost with its intervals; dominated points are faint, a step joins the others."""
+    ends = [value for point in front.points for value in (point.x, point.x_low, point.x_high) if value is not None]
+    factor, unit = scale(front.unit, ends)
+    methods = [method for method in dict.fromkeys(point.method for point in front.points) if method != DENSE]
+    with canvas(_WIDTH_IN, 4.4) as (figure, (ax,)):
+        points = list(zip(front.points, front.dominated, strict=True))
+        best = sorted((point.x * factor, point.accuracy) for point, lost in points if not lost)
+        if len(best) > 1:
+            ax.step(*zip(*best, strict=True), where="post", color=MUTED, linewidth=1, zorder=1)
+        for i, method in enumerate(methods):
+            look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 8}
+            _scatter(ax, method, [pair for pair in points if pair[0].method == method], factor, look)
+        look = {"color": INK, "marker": "*", "markersize": 13}
+        _scatter(ax, DENSE, [pair for pair in points if pair[0].method == DENSE], factor, look)
+        ax.set_xlabel(axis_label(front.x, unit))
+        ax.set_ylabel("accuracy")
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+        ax.margins(0.08, 0.12)
+        handles, labels = ax.get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 6))
+    return figure
+
+
+def _scatter(ax: Axes, method: str, points: Sequence[tuple[Point, bool]], factor: float, look: dict[str, Any]) -> None:
+    """One method's points with their intervals; the legend shows it once, never faint."""
+    for point, lost in points:
+        low, high = (end if end is not None and math.isfinite(end) else point.x for end in (point.x_low, point.x_high))
+        reach = [[(point.x - low) * factor], [(high - point.x) * factor]]
+        ax.errorbar(
+            point.x * factor,
+            point.accuracy,
+            xerr=reach if high > low else None,
+            alpha=0.35 if lost else 1.0,
+            capsize=3,
+            linestyle="",
+            markeredgecolor="white",
+            **look,
+        )
+    if points:
+        ax.plot([], [], linestyle="", label=plain(method, 24), markeredgecolor="white", **look)
