@@ -1,0 +1,1 @@
+"""Widths → seconds and joules, measured on a device."""

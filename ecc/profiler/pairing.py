@@ -1,0 +1,165 @@
+"""Pairs: a network measured in turn with a reference, so that what slows the host slows both.
+
+On shared hosts the speed of a core switches between levels within seconds; the ratio of two neighbouring runs does not.
+The median of such ratios is what is modelled; its interval is made of order statistics and needs no assumption
+about the shape of the noise.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from torch import nn
+
+from ecc.core.meter import Meter, Runnable, Runtime
+
+__all__ = ["Estimate", "Pairs", "Ready", "alternate", "estimate", "median_interval", "ready"]
+
+Floats = NDArray[np.float64]
+
+_LEAD_IN_S = 0.5e-3  # untimed run before each window, in which the caches forget the other network …
+_LEAD_IN_SHARE = 0.1  # … or this share of the window where that is longer (a power sensor lags)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A network that has been warmed up.
+
+    Attributes:
+        run: Does k inferences.
+        inference_s: Roughly how long one takes.
+    """
+
+    run: Runnable
+    inference_s: float
+
+    def repeats(self, window_s: float) -> int:
+        """Inferences that fill a window."""
+        return max(1, math.ceil(window_s / self.inference_s))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs:
+    """Neighbouring readings of a configuration and the reference, per inference.
+
+    Attributes:
+        values: Seconds or joules of the configuration, shape (n,).
+        references: The same of the reference, shape (n,).
+        cpu_s: CPU time that the process spent per inference of the configuration, shape (n,).
+        flags: Words of the readings that were of lesser quality, sorted.
+    """
+
+    values: Floats
+    references: Floats
+    cpu_s: Floats
+    flags: tuple[str, ...] = ()
+
+    @property
+    def ratios(self) -> Floats:
+        """Configuration / reference, shape (n,)."""
+        return self.values / self.references
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What pairs say about a configuration.
+
+    Attributes:
+        n: Number of pairs.
+        ratio: Median of the paired ratios to the reference.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        value: Median of the configuration's own readings, unpaired, in s or J per inference.
+        reference: Median of the reference's readings beside them.
+    """
+
+    n: int
+    ratio: float
+    low: float
+    high: float
+    value: float
+    reference: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the interval, relative to the ratio; infinite when one pair was all."""
+        return (self.high - self.low) / 2 / self.ratio
+
+
+def ready(runtime: Runtime, module: nn.Module, inputs: Any, *, seconds: float, runs: int) -> Ready:
+    """Prepare a network and run it until both ``seconds`` and ``runs`` are reached."""
+    run = runtime.prepare(module, inputs)
+    run(1)  # allocates and chooses kernels: not the time of anything
+    runtime.synchronise()
+    start, times, fastest = time.perf_counter(), 0, math.inf
+    while times < runs or time.perf_counter() - start < seconds:
+        before = time.perf_counter()
+        run(1)
+        runtime.synchronise()
+        fastest = min(fastest, time.perf_counter() - before)
+        times += 1
+    return Ready(run, max(fastest, 1e-7))
+
+
+def alternate(network: Ready, reference: Ready, meter: Meter, n: int, rng: np.random.Generator) -> Pairs:
+    """Measure n pairs; who goes first changes from pair to pair, from a random start, so that order cancels."""
+    window_s = meter.shortest_window_s
+    flags: set[str] = set()
+    readings = np.empty((n, 3))
+    network_first = bool(rng.integers(2))
+    for pair in range(n):
+        order = (0, 1) if network_first else (1, 0)
+        for column in order:
+            subject = (network, reference)[column]
+            repeats = subject.repeats(window_s)
+            subject.run(subject.repeats(max(_LEAD_IN_S, _LEAD_IN_SHARE * window_s)))
+            cpu_s = time.process_time()
+            meter.begin()
+            subject.run(repeats)
+            reading = meter.end()
+            if column == 0:
+                readings[pair, 2] = (time.process_time() - cpu_s) / repeats
+            readings[pair, column] = reading.value / repeats
+            flags.update(reading.flag.split())
+        network_first = not network_first
+    return Pairs(readings[:, 0], readings[:, 1], readings[:, 2], tuple(sorted(flags)))
+
+
+def median_interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
+    """Interval of the median of positive values.
+
+    Between two order statistics; below six values, where these do not reach 95 %, the t-interval of the logarithms; for
+    one value (0, inf).
+    """
+    n = len(values)
+    if n < 2:
+        return 0.0, math.inf
+    rank = int(stats.binom.ppf((1 - level) / 2, n, 0.5))  # P(fewer than rank of n below the median) <= (1 - level) / 2
+    if rank >= 1:
+        ordered = np.sort(values)
+        return float(ordered[rank - 1]), float(ordered[n - rank])
+    logs = np.log(values)
+    half = float(stats.t.ppf((1 + level) / 2, n - 1) * logs.std(ddof=1) / math.sqrt(n))
+    return float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))
+
+
+def estimate(blocks: Sequence[Pairs]) -> Estimate:
+    """Pool the pairs of all blocks of one configuration."""
+    ratios = np.concatenate([pairs.ratios for pairs in blocks])
+    low, high = median_interval(ratios)
+    middle = float(np.median(ratios))
+    return Estimate(
+        n=len(ratios),
+        ratio=middle,
+        low=min(low, middle),
+        high=max(high, middle),
+        value=float(np.median(np.concatenate([pairs.values for pairs in blocks]))),
+        reference=float(np.median(np.concatenate([pairs.references for pairs in blocks]))),
+    )

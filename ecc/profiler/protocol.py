@@ -1,0 +1,254 @@
+"""Protocol: in which order networks are measured, how often, and when it is enough.
+
+``profile`` measures many widths of one network in randomised complete blocks; ``compare`` measures a few finished
+networks as precisely as asked. Both time each network in turn with the dense reference, pair by pair (see ``pairing``).
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ecc.core.errors import InputError
+from ecc.core.meter import Meter, Runtime
+from ecc.core.problem import Progress
+from ecc.core.table import ProfileTable, Provenance
+from ecc.core.widths import Widths
+from ecc.network.graph import WidthGraph
+from ecc.profiler.devices import current_device
+from ecc.profiler.host import quiet
+from ecc.profiler.pairing import Estimate, Pairs, Ready, alternate, estimate, median_interval, ready
+from ecc.profiler.runtimes.eager import Eager
+from ecc.profiler.session import Session
+from ecc.profiler.store import Store
+from ecc.profiler.tables import Drift, drift, noise
+from ecc.profiler.window import Window
+
+__all__ = ["Comparison", "ProfileResult", "compare", "profile"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProfileResult:
+    """A profile and how it came about.
+
+    Attributes:
+        table: Everything that the store holds now.
+        measured: Rows (configuration × block × metric) that were measured now.
+        reused: Configurations of the design that the store already knew.
+        noise: Median relative half-width of the 95 % intervals, per metric.
+        drift: Change of the reference over all visits, per metric; None where there are too few.
+        seconds: Wall time.
+    """
+
+    table: ProfileTable
+    measured: int
+    reused: int
+    noise: Mapping[str, float]
+    drift: Mapping[str, Drift | None]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """A network against the reference, measured in turn.
+
+    Attributes:
+        estimates: Per metric, the paired ratio with its interval, and the medians of both.
+        intervals: Per metric, the 95 % interval of the network's own median, in s or J.
+        flags: Per metric, words on what was wrong; ``noisy`` when the interval asked for was not reached in time.
+    """
+
+    estimates: Mapping[str, Estimate]
+    intervals: Mapping[str, tuple[float, float]]
+    flags: Mapping[str, tuple[str, ...]]
+
+
+def profile(
+    model: nn.Module,
+    graph: WidthGraph,
+    inputs: Any,
+    design: Sequence[Widths],
+    meters: Sequence[Meter],
+    *,
+    window: Window | None = None,
+    runtime: Runtime | None = None,
+    store: Store | str | Path | None = None,
+    progress: Progress | None = None,
+    seed: int = 0,
+    network: str = "",
+    build: Callable[[Widths], nn.Module] | None = None,
+) -> ProfileResult:
+    """Measure each width vector against the dense network, in randomised complete blocks.
+
+    Args:
+        model: The dense network; left as it is.
+        graph: Its width graph.
+        inputs: Tensor, tuple or dict of tensors that ``forward`` takes; the batch that is timed; figures are per call.
+        design: Width vectors.
+        meters: One per metric.
+        window: How long to measure.
+        runtime: How the network is run; eager on the CPU by default.
+        store: Where rows are kept; rows that are there already are not measured again. In memory by default.
+        progress: Told after each visit.
+        seed: Of the order of measurement.
+        network: Name for people.
+        build: Makes the network at given widths; slims ``model`` by default.
+    Raises:
+        InputError: If the store belongs to another profile or cannot be written, or the network does not run on inputs.
+        MeterError: If a meter stops answering; rows measured so far stay in the store.
+        Interrupted: On Ctrl-C; rows measured so far stay in the store.
+    """
+    if not design or not meters:
+        raise InputError("profile(design, meters) needs at least one configuration and one meter")
+    plan = window or Window()
+    runner = runtime or Eager()
+    maker = build or _slimmer(model, graph)
+    where = _provenance(network or type(model).__name__, graph, inputs, runner, plan)
+    owned = not isinstance(store, Store)
+    keeper = store if isinstance(store, Store) else Store.open(store)
+    start = time.perf_counter()
+    try:
+        keeper.check(where, graph.space)
+        session = Session(keeper, graph, where, maker, inputs, runner, tuple(meters), plan, progress, seed)
+        reused = session.measure(design)
+        table, visits = keeper.table(), keeper.visits()
+    finally:
+        if owned:
+            keeper.close()
+    return ProfileResult(
+        table=table,
+        measured=session.measured,
+        reused=reused,
+        noise={metric: noise(table, metric) for metric in table.metrics},
+        drift={metric: drift([visit for visit in visits if visit.metric == metric]) for metric in table.metrics},
+        seconds=time.perf_counter() - start,
+    )
+
+
+def compare(
+    reference: nn.Module,
+    candidates: Sequence[nn.Module],
+    inputs: Any,
+    meters: Sequence[Meter],
+    *,
+    window: Window | None = None,
+    runtime: Runtime | None = None,
+    progress: Progress | None = None,
+    seed: int = 0,
+) -> list[Comparison]:
+    """Measure finished networks against a reference, all in turn, until each ratio is known well enough.
+
+    Args:
+        reference: What the ratios refer to, usually the dense network. No network is changed.
+        candidates: The networks to compare with it.
+        inputs: Tensor, tuple or dict of tensors that ``forward`` takes.
+        meters: One per metric.
+        window: ``rel_half_width`` and ``max_s`` say when to stop; ±1 % or 60 s by default.
+    Returns:
+        One comparison per candidate, same order.
+    Raises:
+        MeterError: If a meter stops answering.
+    """
+    if not candidates or not meters:
+        raise InputError("compare(candidates, meters) needs at least one network and one meter")
+    plan = window or Window(rel_half_width=0.01, max_s=60.0)
+    runner = runtime or Eager()
+    rng = np.random.default_rng(seed)
+    series: list[dict[str, list[Pairs]]] = [{meter.metric: [] for meter in meters} for _ in candidates]
+    with quiet(plan.threads):
+        base = _copied(runner, reference, inputs, plan.device_warm_up_s, plan)
+        start = time.perf_counter()
+        while (vague := _vague(series, plan)) and (elapsed := time.perf_counter() - start) < plan.max_s:
+            if progress is not None:
+                progress("compare", elapsed, plan.max_s, f"{len(vague)} intervals are still wide")
+            base = _copied(runner, reference, inputs, plan.warm_up_s, plan)
+            for candidate in rng.permutation(sorted({index for index, _ in vague})):
+                network = _copied(runner, candidates[candidate], inputs, plan.warm_up_s, plan)
+                for meter in meters:
+                    if (candidate, meter.metric) in vague:
+                        pairs = alternate(network, base, meter, plan.pairs_of(meter), rng)
+                        series[candidate][meter.metric].append(pairs)
+            gc.collect()  # networks may be cycles, and collection is off
+    if progress is not None:
+        progress("compare", plan.max_s, plan.max_s)
+    return [_comparison(metrics, plan) for metrics in series]
+
+
+def _copied(runtime: Runtime, module: nn.Module, inputs: Any, seconds: float, window: Window) -> Ready:
+    """A warm copy; fresh for each visit, because where a network lies in memory decides a little over its speed."""
+    return ready(runtime, copy.deepcopy(module), inputs, seconds=seconds, runs=window.warm_up_runs)
+
+
+def _vague(series: Sequence[Mapping[str, list[Pairs]]], window: Window) -> set[tuple[int, str]]:
+    """Candidates and metrics that were visited less often than ``blocks``, or whose interval is still too wide."""
+    return {
+        (candidate, metric)
+        for candidate, metrics in enumerate(series)
+        for metric, visits in metrics.items()
+        if len(visits) < window.blocks or estimate(visits).half_width > window.rel_half_width
+    }
+
+
+def _comparison(metrics: Mapping[str, list[Pairs]], window: Window) -> Comparison:
+    estimates = {metric: estimate(blocks) for metric, blocks in metrics.items()}
+    flags = {metric: {flag for pairs in blocks for flag in pairs.flags} for metric, blocks in metrics.items()}
+    for metric, found in estimates.items():
+        if found.half_width > window.rel_half_width:
+            flags[metric].add("noisy")
+    return Comparison(
+        estimates=estimates,
+        intervals={
+            metric: median_interval(np.concatenate([pairs.values for pairs in blocks]))
+            for metric, blocks in metrics.items()
+        },
+        flags={metric: tuple(sorted(words)) for metric, words in flags.items()},
+    )
+
+
+def _slimmer(model: nn.Module, graph: WidthGraph) -> Callable[[Widths], nn.Module]:
+    from ecc.network.slimming import slim
+
+    return partial(slim, model, graph, check=False)
+
+
+def _provenance(network: str, graph: WidthGraph, inputs: Any, runtime: Runtime, window: Window) -> Provenance:
+    device = current_device(runtime.device)
+    first = _first_tensor(inputs)
+    environment = {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "system": platform.platform(),
+        "dtype": str(first.dtype).removeprefix("torch."),
+        **device.settings,
+    }
+    return Provenance(
+        network=network,
+        fingerprint=graph.fingerprint,
+        input_shape=tuple(first.shape),
+        device=device.name,
+        device_fingerprint=device.fingerprint,
+        runtime=runtime.name,
+        threads=window.threads if device.kind == "cpu" else 0,
+        environment=environment,
+    )
+
+
+def _first_tensor(inputs: Any) -> Tensor:
+    values = (
+        inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple | list) else [inputs]
+    )
+    for value in values:
+        if isinstance(value, Tensor):
+            return value
+    raise InputError("inputs hold no tensor; give an example of what the network's forward takes")

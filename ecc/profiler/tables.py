@@ -1,0 +1,168 @@
+"""Rows → table: what all blocks together say about each configuration, the reference and the device's drift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from ecc.core.layers import Layer
+from ecc.core.table import ProfileTable, Provenance
+from ecc.core.widths import Widths, WidthSpace
+from ecc.profiler.host import Disturbance
+from ecc.profiler.pairing import Pairs, estimate, median_interval
+
+__all__ = ["NOISY", "UNITS", "Drift", "Visit", "drift", "long_run", "noise", "tabulate"]
+
+UNITS: Mapping[str, str] = {"latency": "s", "energy": "J"}
+"""The metrics that are measured, and their units."""
+
+NOISY = 0.02
+"""Relative half-width of the 95 % interval above which a row is flagged ``noisy``."""
+
+_BATCHES = 20  # neighbouring readings of the reference are alike; that many batches of them are nearly independent
+_STEAL = 0.1  # share of a visit given to others, above which it is flagged
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Visit:
+    """One configuration measured by one meter in one block.
+
+    Attributes:
+        widths: The configuration.
+        block: Number of the block, from 0.
+        position: Place in the block's order.
+        metric: A key of UNITS.
+        pairs: The readings.
+        started: Unix time at which it began.
+        seconds: How long it took, warm-up excluded.
+        disturbance: Counters of the host over that time.
+    """
+
+    widths: Widths
+    block: int
+    position: int
+    metric: str
+    pairs: Pairs
+    started: float
+    seconds: float
+    disturbance: Disturbance
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Words on what was wrong with the readings."""
+        steal_s = self.disturbance.steal_s
+        stolen = steal_s is not None and self.seconds > 0.1 and steal_s > _STEAL * self.seconds
+        return (*self.pairs.flags, "steal") if stolen else self.pairs.flags
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Relative change of the reference from the first to the last reading, with its 95 % interval."""
+
+    change: float
+    low: float
+    high: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.low > 0 or self.high < 0
+
+
+def tabulate(
+    provenance: Provenance, space: WidthSpace, layers: Sequence[Layer], visits: Sequence[Visit]
+) -> ProfileTable:
+    """Pool the visits of each configuration, in the order of first measurement.
+
+    Beside the columns that ProfileTable names there are, for each metric M, ``M_n`` and ``M_block_ratios`` (median
+    ratio per block, a list); ``n`` and ``block_ratios`` repeat those of the first metric. Metrics that were not
+    measured are NaN. ``cpu_s`` is the process CPU time of one inference; ``steal_s`` and ``switches`` are sums over
+    the visits.
+
+    Raises:
+        InputError: If a visit's widths do not belong to the space.
+    """
+    metrics = [metric for metric in UNITS if any(visit.metric == metric for visit in visits)]
+    grouped: dict[tuple[int, ...], list[Visit]] = {}
+    for visit in visits:
+        grouped.setdefault(tuple(space.vector(visit.widths).tolist()), []).append(visit)
+    rows = pd.DataFrame([_row(group, metrics) for group in grouped.values()])
+    widths: NDArray[np.int64] = np.array(list(grouped), dtype=np.int64).reshape(len(grouped), len(space))
+    reference = {metric: long_run([visit for visit in visits if visit.metric == metric]) for metric in metrics}
+    return ProfileTable(provenance, space, tuple(layers), widths, rows, reference)
+
+
+def _row(visits: Sequence[Visit], metrics: Sequence[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    flags = {flag for visit in visits for flag in visit.flags}
+    for metric in metrics:
+        mine = [visit for visit in visits if visit.metric == metric]
+        columns = (
+            f"{metric}_ratio",
+            f"{metric}_ratio_low",
+            f"{metric}_ratio_high",
+            f"{metric}_{UNITS[metric].lower()}",
+        )
+        if not mine:
+            row |= dict.fromkeys(columns, float("nan")) | {f"{metric}_n": 0, f"{metric}_block_ratios": []}
+            continue
+        pooled = estimate([visit.pairs for visit in mine])
+        row |= dict(zip(columns, (pooled.ratio, pooled.low, pooled.high, pooled.value), strict=True))
+        row[f"{metric}_n"] = pooled.n
+        row[f"{metric}_block_ratios"] = [float(np.median(visit.pairs.ratios)) for visit in mine]
+        if pooled.half_width > NOISY:
+            flags.add("noisy")
+    steals = [visit.disturbance.steal_s for visit in visits if visit.disturbance.steal_s is not None]
+    switches = [visit.disturbance.switches for visit in visits if visit.disturbance.switches is not None]
+    row["n"] = row[f"{metrics[0]}_n"]
+    row["block_ratios"] = row[f"{metrics[0]}_block_ratios"]
+    row["cpu_s"] = float(np.median(np.concatenate([visit.pairs.cpu_s for visit in visits])))
+    row["steal_s"] = sum(steals) if steals else float("nan")
+    row["switches"] = sum(switches) if switches else float("nan")
+    row["flags"] = " ".join(sorted(flags))
+    return row
+
+
+def _batches(visits: Sequence[Visit]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Times and medians of the reference in up to 20 batches of neighbouring visits."""
+    ordered = sorted(visits, key=lambda visit: visit.started)
+    chunks = np.array_split(np.arange(len(ordered)), min(_BATCHES, len(ordered)))
+    times = [float(np.mean([ordered[i].started for i in chunk])) for chunk in chunks]
+    middles = [float(np.median(np.concatenate([ordered[i].pairs.references for i in chunk]))) for chunk in chunks]
+    return np.array(times), np.array(middles)
+
+
+def long_run(visits: Sequence[Visit]) -> tuple[float, float, float]:
+    """Median of the reference over all visits of one metric, with the 95 % interval over batches in time."""
+    middle = float(np.median(np.concatenate([visit.pairs.references for visit in visits])))
+    if len(visits) == 1:
+        low, high = median_interval(visits[0].pairs.references)
+    else:
+        low, high = median_interval(_batches(visits)[1])
+    return middle, min(low, middle), max(high, middle)
+
+
+def drift(visits: Sequence[Visit]) -> Drift | None:
+    """Theil–Sen slope of the reference's logarithm over the visits of one metric, times their span; None if too few."""
+    if len(visits) < 3:
+        return None
+    times, middles = _batches(visits)
+    span = times[-1] - times[0]
+    if span <= 0:
+        return None
+    slope, _, low, high = stats.theilslopes(np.log(middles), times)
+    change, lowest, highest = (float(np.expm1(value * span)) for value in (slope, low, high))
+    return Drift(change, lowest, highest)
+
+
+def noise(table: ProfileTable, metric: str) -> float:
+    """Median relative half-width of the rows' 95 % intervals."""
+    rows = table.rows
+    half = (rows[f"{metric}_ratio_high"] - rows[f"{metric}_ratio_low"]) / 2 / rows[f"{metric}_ratio"]
+    return float(half.median())

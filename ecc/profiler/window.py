@@ -1,0 +1,57 @@
+"""How long to measure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ecc.core.errors import InputError
+from ecc.core.meter import Meter
+
+__all__ = ["Window"]
+
+_LONG_WINDOW_S = 0.1  # a meter whose windows are longer is read a few times, not many
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How long to measure.
+
+    Attributes:
+        device_warm_up_s: Load before anything is read, until clocks settle.
+        warm_up_s: Load before the first pair of each visit to a configuration.
+        warm_up_runs: Inferences before it, at least.
+        blocks: Visits to each configuration.
+        pairs: Pairs (configuration, reference) per visit where a window is short (latency).
+        long_pairs: Pairs per visit where a window takes seconds (energy).
+        rel_half_width: Configurations whose 95 % interval is wider than this share of the ratio get more visits …
+        max_blocks: … up to this many.
+        max_s: No such additional visits after this time, and end of each comparison.
+        threads: Intra-op threads of the CPU while it measures.
+    """
+
+    device_warm_up_s: float = 1.0
+    warm_up_s: float = 0.005
+    warm_up_runs: int = 3
+    blocks: int = 3
+    pairs: int = 10
+    long_pairs: int = 1
+    rel_half_width: float = 0.02
+    max_blocks: int = 6
+    max_s: float = 600.0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("warm_up_runs", "blocks", "pairs", "long_pairs", "max_blocks", "threads"):
+            if getattr(self, name) < 1:
+                raise InputError(f"Window({name}=...) must be at least 1, got {getattr(self, name)}")
+        for name in ("device_warm_up_s", "warm_up_s"):
+            if not 0 <= getattr(self, name) < 1e6:
+                raise InputError(f"Window({name}=...) must be a number of seconds from 0, got {getattr(self, name)}")
+        if not 0 < self.rel_half_width < 1:
+            raise InputError(f"Window(rel_half_width=...) must be in (0, 1), got {self.rel_half_width}")
+        if not self.max_s > 0:
+            raise InputError(f"Window(max_s=...) must be positive, got {self.max_s}")
+
+    def pairs_of(self, meter: Meter) -> int:
+        """Pairs per visit with that meter."""
+        return self.long_pairs if meter.shortest_window_s > _LONG_WINDOW_S else self.pairs
