@@ -11,10 +11,22 @@ from ecc.core.errors import InputError
 
 __all__ = ["Budget"]
 
-_PREFIX = {"": 1.0, "n": 1e-9, "u": 1e-6, "µ": 1e-6, "m": 1e-3, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-_UNIT = {"latency": "s", "energy": "J", "macs": "MAC", "params": ""}
+_PREFIX = {
+    "n": 1e-9,
+    "u": 1e-6,
+    "µ": 1e-6,
+    "μ": 1e-6,
+    "m": 1e-3,
+    "": 1.0,
+    "k": 1e3,
+    "K": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+}
+_UNITS = {"latency": ("s",), "energy": ("J",), "macs": ("MAC", "MACs"), "params": ("", "params")}
 _EXAMPLE = {"latency": "5ms", "energy": "12mJ", "macs": "1.2GMAC", "params": "1.5M"}
-_NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)\s*")
+_LIMIT = re.compile(r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*(|[^\d\s]\S*)")  # a number and perhaps a unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,30 +58,28 @@ class Budget:
     def parse(cls, text: str) -> Budget:
         """Read ``METRIC=LIMIT`` or ``METRIC<=LIMIT``; LIMIT is ``0.6``, ``60%``, ``5ms``, ``12mJ``, ``1.2GMAC``.
 
+        A number without a unit is a fraction of dense. Spaces are free; counts may be written out (``90000 params``).
+
         Raises:
             InputError: If it is none of these.
         """
-        metric, separator, limit = text.replace("≤", "<=").replace("<=", "=").partition("=")
-        metric = metric.strip()
+        metric, separator, limit = (part.strip() for part in re.sub("<=|≤", "=", text).partition("="))
+        where = f"budget {text[:60]!r}"
         if not separator:
-            raise InputError(
-                f"budget {text!r} has no limit; write METRIC=LIMIT, for example latency=0.6 or latency=5ms"
-            )
+            raise InputError(f"{where} has no limit; write METRIC=LIMIT, for example latency=0.6 or latency=5ms")
         if metric not in METRICS:
-            raise InputError(f"budget {text!r}: metric {metric!r} is unknown; choose from {', '.join(METRICS)}")
-        match = _NUMBER.fullmatch(limit)
+            raise InputError(f"{where}: metric {metric[:60]!r} is unknown; choose from {', '.join(METRICS)}")
         expected = f"a fraction of dense (0.6, 60%) or an absolute value ({_EXAMPLE[metric]})"
+        match = _LIMIT.fullmatch(limit)
         if match is None:
-            raise InputError(f"budget {text!r}: {limit.strip()!r} is not a number; give {expected}")
+            raise InputError(f"{where}: {limit[:60]!r} is not a number; give {expected}")
         number, unit = float(match[1]), match[2]
         if unit in ("", "%"):
             return cls(metric, number / 100 if unit else number)
-        base = _UNIT[metric]
-        prefix = unit.removesuffix("s") if metric == "macs" and unit.endswith("MACs") else unit
-        prefix = prefix.removesuffix(base) if base else prefix
-        if prefix not in _PREFIX or (base and not unit.rstrip("s" if metric == "macs" else "").endswith(base)):
-            raise InputError(f"budget {text!r}: unit {unit!r} does not measure {metric}; give {expected}")
-        return cls(metric, number * _PREFIX[prefix], relative=False)
+        scales = {prefix + base: scale for base in _UNITS[metric] for prefix, scale in _PREFIX.items()}
+        if unit not in scales:
+            raise InputError(f"{where}: unit {unit[:60]!r} does not measure {metric}; give {expected}")
+        return cls(metric, number * scales[unit], relative=False)
 
     def absolute(self, dense: float) -> float:
         """The limit in the metric's SI unit, given the dense network's value.

@@ -91,6 +91,8 @@ class WidthSpace:
     def __post_init__(self) -> None:
         if not len(self.names) == len(self.dense) == len(self.step):
             raise InputError("WidthSpace(names, dense, step) must have equal lengths")
+        if len(set(self.names)) != len(self.names):
+            raise InputError("WidthSpace(names=...) must be distinct")
         for name, dense, step in zip(self.names, self.dense, self.step, strict=True):
             if step < 1 or dense < step or dense % step:
                 raise InputError(f"WidthSpace: group {name!r} has width {dense}, not a multiple of its step {step}")
@@ -111,7 +113,7 @@ class WidthSpace:
         values = []
         for name, dense, step in zip(self.names, self.dense, self.step, strict=True):
             width = widths.get(name, dense)
-            if width != int(width) or not step <= width <= dense or width % step:
+            if not step <= width <= dense or width % step:  # also refuses NaN and fractions
                 choices = f"{step}, {2 * step} … {dense}" if dense > 2 * step else f"{step} to {dense} by {step}"
                 raise InputError(f"width {width} of group {name!r} is not admissible; choose from {choices}")
             values.append(int(width))

@@ -27,6 +27,4 @@ def load(path: str | Path) -> CostModel:
             return CountCost.from_fields(fields)
     except InputError as error:
         raise InputError(f"cost model {str(path)!r} is damaged or not from this program: {error}") from error
-    except OverflowError as error:
-        raise InputError(f"cost model {str(path)!r} holds a number that is too large; it is damaged") from error
     raise InputError(f"cost model {str(path)!r} has the form {form!r}; this program reads bilinear and count")
