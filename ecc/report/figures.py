@@ -117,7 +117,9 @@ def _history_panel(ax: Axes, frame: pd.DataFrame, names: Sequence[str]) -> None:
         starts = [0, *np.flatnonzero(phase[1:] != phase[:-1]) + 1]
         low, high = ax.get_ylim()
         if len(starts) > 1:
-            ax.set_ylim(low, high + 0.12 * (high - low))  # a strip of its own for the names
+            ticks = [tick for tick in ax.get_yticks() if low <= tick <= high]
+            ax.set_yticks(ticks)
+            ax.set_ylim(low, high + 0.12 * (high - low))  # a strip without ticks for the names
         for start in starts if len(starts) > 1 else []:
             ax.axvline(epoch[start] - 0.5, color=MUTED, linestyle=":", linewidth=1)
             ax.annotate(
@@ -197,7 +199,7 @@ def front(front: Front) -> Figure:
         if len(best) > 1:
             ax.step(*zip(*best, strict=True), where="post", color=MUTED, linewidth=1, zorder=1)
         for i, method in enumerate(methods):
-            look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 8}
+            look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 7}
             _scatter(ax, method, [pair for pair in points if pair[0].method == method], factor, look)
         look = {"color": INK, "marker": "*", "markersize": 13}
         _scatter(ax, DENSE, [pair for pair in points if pair[0].method == DENSE], factor, look)
@@ -220,8 +222,8 @@ def _scatter(ax: Axes, method: str, points: Sequence[tuple[Point, bool]], factor
             point.x * factor,
             point.accuracy,
             xerr=reach if high > low else None,
-            alpha=0.35 if lost else 1.0,
-            capsize=3,
+            alpha=0.45 if lost else 1.0,
+            capsize=4,
             linestyle="",
             markeredgecolor="white",
             **look,

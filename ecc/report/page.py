@@ -79,7 +79,7 @@ def render(report: Report) -> str:
         "quantity": quantity,
         "verdict": _verdict,
     }
-    environment.globals["UNITS"] = METRICS
+    environment.globals |= {"DENSE": figures.DENSE, "UNITS": METRICS}
     template = environment.from_string(resources.files("ecc.report").joinpath("page.html").read_text(encoding="utf-8"))
     drawn = {name: Markup(to_svg(figure)) for name, figure in _draw(report).items()}
     return template.render(report=report, figures=drawn)
