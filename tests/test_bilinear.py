@@ -178,6 +178,18 @@ def test_terms_span_the_mac_count_of_any_layers(triples, widths):
     assert len(set(products.names)) == len(products.names)
 
 
+def test_groups_that_are_not_prunable_count_as_dense_and_make_no_terms(tmp_path):
+    space = WidthSpace(("p", "q"), (8, 8), (1, 1))
+    layers = (
+        Layer("a", "conv", side("outside"), side("p"), 10),
+        Layer("b", "conv", side("p", "outside"), side("q"), 5),
+    )
+    assert set(terms_of(space, layers).names) == {"p", "q", "p × q"}
+    table = simulated_profile(30, net=(space, layers), cost=lambda w: 0.2 + 0.4 * w[:, 0] + 0.4 * w[:, 0] * w[:, 1])
+    fit(table, "latency").save(tmp_path / "cost.json")
+    assert load(tmp_path / "cost.json").space == space
+
+
 def test_layers_with_equal_products_share_one_term():
     space, layers = residual_net()
     products = terms_of(space, layers)
