@@ -20,7 +20,7 @@ class Uniform:
     """One common width fraction, the largest that meets every constraint; the units of largest L2 norm stay.
 
     Widths are whole units, so the fraction alone would leave part of the budget unused in narrow networks: what is left
-    goes to groups in the order of the network, one unit more each, where it fits.
+    goes to the groups that rounding set back most, one unit more each, where it fits.
     """
 
     name: str = "uniform"
@@ -56,7 +56,7 @@ def _largest_fraction(limits: Limits) -> Tensor:
 
 
 def _fill_up(units: Tensor, limits: Limits) -> Tensor:
-    for group in range(len(units)):
+    for group in (units / limits.dense).argsort(stable=True).tolist():
         more = units.clone()
         more[group] += 1
         if more[group] <= limits.dense[group] and limits.met(more):

@@ -1,0 +1,149 @@
+import itertools
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from solver_toy import digits_task, mlp, problem, residual
+
+from ecc.solvers.lagrangian import CodeForm, PaperForm, descend_widths, proximal_step
+from ecc.solvers.limits import Limits
+
+TASK = digits_task()
+
+
+def objective(kept, energies, n, s, y, rho):
+    """What the proximal step of one group minimises (core of ECC's W step)."""
+    dropped = sum(e for i, e in enumerate(energies) if i not in kept)
+    return dropped + rho / 2 * max(0.0, (len(kept) - s) / n) ** 2 + y * len(kept) / n
+
+
+@st.composite
+def groups(draw):
+    n = draw(st.integers(1, 7))
+    energies = draw(st.lists(st.floats(0, 3), min_size=n, max_size=n))
+    return sorted(energies, reverse=True), draw(st.floats(1, n)), draw(st.floats(0, 20)), draw(st.floats(0.01, 100))
+
+
+@settings(max_examples=200, deadline=None)
+@given(group=groups())
+def test_the_proximal_step_is_the_best_of_all_subsets(group):
+    energies, s, y, rho = group
+    n = len(energies)
+    as_tensor = torch.tensor([energies], dtype=torch.float64)
+    phi, capped = proximal_step(
+        as_tensor, torch.tensor([n]).double(), torch.tensor([s]).double(), torch.tensor([y], dtype=torch.float64), rho
+    )
+    dual = capped.item()
+    found = objective(set(range(int(phi))), energies, n, s, dual, rho)
+    subsets = itertools.chain.from_iterable(itertools.combinations(range(n), k) for k in range(n + 1))
+    best = min(objective(set(kept), energies, n, s, dual, rho) for kept in subsets)
+    assert found == pytest.approx(best, rel=1e-9, abs=1e-9)
+    assert phi >= int(s)
+    assert 0 <= dual <= y
+
+
+@settings(max_examples=100, deadline=None)
+@given(group=groups(), more=st.floats(0, 10))
+def test_a_larger_dual_never_keeps_more_units(group, more):
+    energies, s, y, rho = group
+    energy, n = torch.tensor([energies], dtype=torch.float64), torch.tensor([len(energies)]).double()
+    bound = torch.tensor([s], dtype=torch.float64)
+    phi, _ = proximal_step(energy, n, bound, torch.tensor([y], dtype=torch.float64), rho)
+    fewer, _ = proximal_step(energy, n, bound, torch.tensor([y + more], dtype=torch.float64), rho)
+    assert fewer <= phi
+
+
+def test_groups_of_different_sizes_do_not_mix():
+    wide, narrow = [5.0, 4, 3, 2, 1, 0.5], [0.9, 0.1]
+    together = torch.nn.utils.rnn.pad_sequence([torch.tensor(wide), torch.tensor(narrow)], batch_first=True).double()
+    s, y = torch.tensor([2.5, 1.0]).double(), torch.tensor([3.0, 0.5]).double()
+    phi, capped = proximal_step(together, torch.tensor([6.0, 2.0]).double(), s, y, 10.0)
+    for g, (energies, n) in enumerate([(wide, 6.0), (narrow, 2.0)]):
+        alone = proximal_step(
+            torch.tensor([energies]).double(), torch.tensor([n]).double(), s[g : g + 1], y[g : g + 1], 10.0
+        )
+        assert (phi[g], capped[g]) == (alone[0][0], alone[1][0])
+
+
+def lagrangian(form, sigma, dense, phi, y, z, limits, current, rho):
+    """L as a function of relative widths, written down in full."""
+    hinges = (phi / dense - sigma).clamp(min=0)
+    quadratic = hinges.square().sum() if form == "paper" else hinges.sum().square()
+    over = limits.costs(sigma * dense) - current
+    return (
+        rho / 2 * quadratic
+        + (y * (phi / dense - sigma)).sum()
+        + rho / 2 * over.clamp(min=0).square().sum()
+        + (z * over).sum()
+    )
+
+
+@pytest.mark.parametrize(("form", "made"), [("paper", PaperForm()), ("code", CodeForm())])
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_the_width_step_goes_down_the_gradient_of_the_lagrangian(form, made, data):
+    network = residual()
+    limits = Limits(problem(network, TASK, 0.5, 0.6, costs=(network[2], network[2])))
+    numbers = st.floats(0.05, 1)
+    dense = limits.dense
+    s = torch.tensor(data.draw(st.lists(numbers, min_size=3, max_size=3)), dtype=torch.float64) * (dense - 1) + 1
+    assume(bool((s > 1).all()))
+    phi = (s + torch.tensor(data.draw(st.lists(st.floats(0, 3), min_size=3, max_size=3)))).round().clamp(max=8)
+    assume(bool(((phi - s).abs() > 1e-6).all()))  # off the kink of the hinge
+    y = torch.tensor(data.draw(st.lists(numbers, min_size=3, max_size=3)), dtype=torch.float64)
+    z = torch.tensor([50.0, 40.0], dtype=torch.float64)  # large: the floor of z does not act
+    current = limits.costs(s) - 1e-7  # one short move
+    moved, _ = descend_widths(s, z, y, phi, limits, current, 10.0, made)
+    sigma = (s / dense).requires_grad_()
+    (gradient,) = torch.autograd.grad(lagrangian(form, sigma, dense, phi, y, z, limits, current, 10.0), sigma)
+    downhill = gradient.clamp(min=0)
+    step = (s - moved) / dense
+    assert step.max() > 0
+    torch.testing.assert_close(step / step.max(), downhill / downhill.max(), rtol=1e-3, atol=1e-3)
+
+
+def test_the_forms_differ_exactly_where_the_public_code_differs_from_the_paper():
+    phi, s, dense = (torch.tensor(v).double() for v in ([5.0, 4.0, 3.0], [3.5, 2.25, 3.0], [10.0, 5.0, 4.0]))
+    paper, code = PaperForm(), CodeForm()
+    torch.testing.assert_close(paper.pull(phi, s, dense), torch.tensor([0.15, 0.35, 0.0]).double())
+    torch.testing.assert_close(code.pull(phi, s, dense), torch.tensor([0.5, 0.5, 0.0]).double())
+    torch.testing.assert_close(paper.slack(phi, s, dense), torch.tensor([0.15, 0.35, 0.0]).double())
+    torch.testing.assert_close(code.slack(phi, s, dense), torch.tensor([0.2, 0.4, 0.0]).double())
+
+
+def test_without_resistance_narrow_groups_are_not_emptied_first():
+    """Trap T5 of the public code, whose widths count channels."""
+    network = mlp(4, 64)
+    limits = Limits(problem(network, TASK, 0.3))
+    zero = torch.zeros(2, dtype=torch.float64)
+    s, _ = descend_widths(
+        limits.dense, torch.zeros(1).double(), zero, limits.dense * 0, limits, limits.limits, 10.0, PaperForm()
+    )
+    assert s[0] / 4 > 0.3
+
+
+def test_widths_fall_until_the_limit_is_met_and_no_further_than_the_floor():
+    network = mlp()
+    limits = Limits(problem(network, TASK, 0.4), min_fraction=0.25)
+    s, z, y = limits.dense, torch.zeros(1).double(), torch.zeros(2).double()
+    for _ in range(40):
+        s, z = descend_widths(s, z, y, s, limits, limits.limits, 10.0, PaperForm())
+    assert limits.costs(s)[0] == pytest.approx(0.4, abs=1e-6)
+    assert (s >= limits.lowest).all()
+    nothing = torch.zeros(1).double()
+    for _ in range(200):
+        s, z = descend_widths(s, z, y, s, limits, nothing, 10.0, PaperForm())
+    assert torch.equal(s, limits.lowest)
+
+
+def test_s_moves_however_strongly_the_weights_resist():
+    network = mlp()
+    limits = Limits(problem(network, TASK, 0.4))
+    y = torch.tensor([1e4, 1e6], dtype=torch.float64)
+    s, z = descend_widths(
+        limits.dense, torch.zeros(1).double(), y, limits.dense, limits, limits.limits, 10.0, PaperForm()
+    )
+    assert s[0] < limits.dense[0]
+    assert s[1] == limits.dense[1]  # the group of less resistance gives way
+    assert z[0] > 1e3
