@@ -133,6 +133,10 @@ def _import_file(kind: str, spec: str, path: Path) -> ModuleType:
 
 
 def _import_module(kind: str, spec: str, name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise InputError(
+            f"{kind} {spec!r}: {name!r} is no module name; write package.module:factory or file.py:factory"
+        )
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

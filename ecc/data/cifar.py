@@ -108,7 +108,7 @@ def _labels(path: Path, labels: NDArray[Any], count: int) -> NDArray[np.uint8]:
 def _binary(path: Path) -> _Part:
     try:
         size = path.stat().st_size
-        check(path, size == 10_000 * _RECORD, f"it has {size} bytes instead of {10_000 * _RECORD}")
+        check(path, size > 0 and size % _RECORD == 0, f"its {size} bytes are not whole records of {_RECORD}")
         records = np.fromfile(path, np.uint8).reshape(-1, _RECORD)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({reason(error)}); get the file again") from error
@@ -129,8 +129,8 @@ def _decode(path: Path, stream: NDArray[Any], offset: NDArray[Any], label: NDArr
             with Image.open(io.BytesIO(stream[start:stop].tobytes()), formats=["JPEG"]) as image:
                 check(path, image.size == (32, 32), f"image {i} is not 32×32 pixels")  # before anything is unpacked
                 images[i] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-        except (OSError, ValueError, SyntaxError) as error:
-            if isinstance(error, InputError):
-                raise
+        except InputError:
+            raise
+        except Exception as error:  # a damaged image makes Pillow raise almost anything
             raise InputError(f"{path} is damaged: image {i} is no JPEG; get the file again") from error
     return images, labels

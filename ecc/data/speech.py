@@ -74,7 +74,7 @@ def log_mel(clips: NDArray[np.float32]) -> NDArray[np.float32]:
 def _check(path: Path, arrays: dict[str, NDArray[Any]], clips: int) -> None:
     samples = arrays["samples"]
     check(path, samples.dtype == np.int16 and samples.ndim == 1, "its samples are no row of 16-bit integers")
-    check(path, arrays["sample_rate"].shape == () and int(arrays["sample_rate"]) == RATE, f"its rate is not {RATE} Hz")
+    check(path, np.array_equal(arrays["sample_rate"], RATE), f"its rate is not {RATE} Hz")
     for name in ("label", "index"):
         values = arrays[name]
         whole = values.shape == (clips,) and np.issubdtype(values.dtype, np.integer)

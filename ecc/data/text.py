@@ -94,7 +94,7 @@ def banking77(data_dir: Path, batch_size: int) -> Data:
 
 
 def stsb(data_dir: Path, batch_size: int) -> Data:
-    """Sentence pairs (2, 32) with their similarity in [0, 1], in the official parts; scored by Spearman's correlation."""
+    """Sentence pairs (2, 32) with their similarity in [0, 1], in the official parts; the score is Spearman's."""
     rows = {}
     for name, part in (("train", "train"), ("validation", "dev"), ("test", "test")):
         path = locate(data_dir, "text", f"stsb_en_{part}.csv")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -25,6 +24,8 @@ class TensorBatches:
 
     Shuffles with torch's global generator, which the training loop seeds per epoch, so that a resumed run sees the same
     order.
+
+    When it shuffles, a last batch of one example joins the batch before it: batch norm cannot train on a single one.
 
     Args:
         inputs: Examples along the first axis, in any dtype; ``transform`` makes a batch of them fit the network.
@@ -52,11 +53,16 @@ class TensorBatches:
 
     def __len__(self) -> int:
         """Number of batches."""
-        return math.ceil(len(self.inputs) / self.batch_size)
+        batches, rest = divmod(len(self.inputs), self.batch_size)
+        single = rest == 1 and batches > 0 and self.shuffle
+        return batches + (rest > 0 and not single)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.inputs)) if self.shuffle else torch.arange(len(self.inputs))
-        for index in torch.split(order, self.batch_size):
+        batches = list(torch.split(order, self.batch_size))
+        if len(batches) > len(self):
+            batches[-2:] = [torch.cat(batches[-2:])]
+        for index in batches:
             inputs = self.inputs[index]
             yield inputs if self.transform is None else self.transform(inputs), self.targets[index]
 
@@ -99,19 +105,22 @@ class Data:
         """Real inputs of shape (batch, …): the first validation examples, from the start again when there are fewer.
 
         Raises:
-            InputError: If ``batch`` is not positive.
+            InputError: If ``batch`` is not positive, or there is no validation example.
         """
         if batch < 1:
             raise InputError(f"batch must be at least 1, got {batch}")
         taken: list[tuple[Tensor, ...]] = []
-        several = False
-        while sum(len(parts[0]) for parts in taken) < batch:
-            for inputs, _ in self.validation:
-                several = not isinstance(inputs, Tensor)
-                taken.append(tuple(inputs) if several else (inputs,))
-                if sum(len(parts[0]) for parts in taken) >= batch:
-                    break
-        columns = tuple(torch.cat(column)[:batch] for column in zip(*taken, strict=True))
+        several, count = False, 0
+        for inputs, targets in self.validation:
+            several = not isinstance(inputs, Tensor)
+            taken.append(tuple(inputs) if several else (inputs,))
+            count += len(targets)
+            if count >= batch:
+                break
+        if not count:
+            raise InputError(f"data {self.name!r} has no validation example; its validation loader must yield some")
+        index = torch.arange(batch) % count
+        columns = tuple(torch.cat(column)[index] for column in zip(*taken, strict=True))
         return columns if several else columns[0]
 
 

@@ -127,15 +127,24 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
             f"weights {path} are of another network: {' and '.join(filter(None, told))}; "
             "give the weights of this network, or the options it was built with"
         )
-    wrong = [name for name, tensor in state.items() if tensor.shape != own[name].shape]
+    wrong = [name for name, tensor in state.items() if not _fits(tensor, own[name])]
     if wrong:
         name = wrong[0]
         raise InputError(
-            f"weights {path}: {len(wrong)} of {len(state)} tensors have another shape, first {name} with "
-            f"{tuple(state[name].shape)} where the network has {tuple(own[name].shape)}; "
+            f"weights {path}: {len(wrong)} of {len(state)} tensors do not fit, first {name} with "
+            f"{_described(state[name])} where the network has {_described(own[name])}; "
             "build the network with the options of the weights"
         )
     module.load_state_dict(state, strict=False)
+
+
+def _fits(tensor: Tensor, own: Tensor) -> bool:
+    same_kind = tensor.is_floating_point() == own.is_floating_point() and tensor.is_complex() == own.is_complex()
+    return tensor.shape == own.shape and same_kind and tensor.layout == torch.strided and not tensor.is_quantized
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
 
 
 def _count(names: list[str], fault: str) -> str:
