@@ -110,6 +110,25 @@ def test_few_rows_are_drawn_to_the_macs_model_instead_of_into_noise():
     assert np.mean(errors[0.03]) < np.mean(errors[0.0])
 
 
+def test_rows_that_know_they_are_noisy_count_less():
+    rest = simulated_profile(200, noise=0.0, seed=99)
+    truth = made_up_cost(rest.widths / 64) * 0.004
+    errors = {"told": [], "untold": []}
+    for seed in range(6):
+        table = simulated_profile(60, noise=0.01, seed=seed)
+        bad = np.exp(np.random.default_rng(seed).normal(0, 0.4, 15))
+        rows = table.rows.copy()
+        rows.loc[:14, "latency_ratio"] *= bad
+        untold = replace(table, rows=rows)
+        told = replace(
+            table, rows=rows.assign(latency_ratio_low=rows["latency_ratio"] * np.exp([-0.8] * 15 + [-0.02] * 45))
+        )
+        for name, spoilt in (("told", told), ("untold", untold)):
+            predicted = fit(spoilt, "latency")(torch.from_numpy(rest.widths)).numpy()
+            errors[name].append(np.abs(predicted / truth - 1).mean())
+    assert np.mean(errors["told"]) < 0.7 * np.mean(errors["untold"])
+
+
 def test_interior_optimum_equals_weighted_least_squares_of_statsmodels():
     statsmodels = pytest.importorskip("statsmodels.api")
     generator = np.random.default_rng(0)
@@ -126,13 +145,14 @@ def test_shrunken_fit_is_the_minimum_of_its_objective(rows):
     features = np.column_stack([np.ones(rows), generator.uniform(0.1, 1, (rows, 8))])
     macs = np.array([0.0, 5, 4, 3, 2, 1, 0, 0, 0])
     target = generator.uniform(0.2, 1, rows)
-    found = shrunken_nnls(features, target, macs, noise=0.05)
+    weights = generator.uniform(0.3, 1, rows)
+    found = shrunken_nnls(features, target, weights, macs, noise=0.05)
     base, slope = relative_nnls(np.column_stack([np.ones(rows), features @ (macs / 15)]), target)
     prior = slope * macs / 15 + np.eye(9)[0] * base
     spread = np.maximum(prior, 1 / 9)
 
     def objective(a):
-        fitted = ((features @ a / target - 1) ** 2).sum() + 9 * (a.sum() - 1) ** 2
+        fitted = (weights**2 * (features @ a / target - 1) ** 2).sum() + 9 * (a.sum() - 1) ** 2
         return fitted + 0.05**2 * (((a - prior) / spread) ** 2).sum()
 
     start = np.full(9, 0.1)

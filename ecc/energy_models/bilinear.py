@@ -272,8 +272,9 @@ def fit(table: ProfileTable, metric: str, *, noise: float = 0.03) -> BilinearCos
     """Fit a bilinear model to all rows of a profile; ``judging.judge`` also says how good it is.
 
     Args:
-        noise: Relative error expected of a row; sets how strongly few rows are drawn towards a MACs-only model, see
-            ``shrunken_nnls``. 0 is plain non-negative least squares.
+        noise: Relative error to expect even of a row measured without noise, because no form is perfect. Rows that are
+            noisier than this count less, and few rows are drawn towards a MACs-only model (``shrunken_nnls``). 0 is
+            plain non-negative least squares.
 
     Raises:
         InputError: If the rows cannot carry a fit; see Samples.of.
@@ -287,7 +288,9 @@ def fit_samples(samples: Samples, *, noise: float = 0.03) -> BilinearCost:
     evaluate = SumOfProducts(samples.space, products.factors)
     features = np.column_stack([np.ones(len(samples)), evaluate(torch.tensor(samples.widths)).numpy()])
     macs = np.concatenate([[products.fixed_macs], products.macs])
-    shares = shrunken_nnls(features, samples.ratio, macs, noise=noise)
+    spread = np.hypot(noise, np.nan_to_num(samples.noise))  # what the form cannot express, and what the row cannot know
+    weights = np.divide(noise, spread, out=np.ones(len(samples)), where=spread > 0) if noise else np.ones(len(samples))
+    shares = shrunken_nnls(features, samples.ratio, weights, macs, noise=noise)
     dense = samples.reference[0]
     low, high = samples.widths.min(axis=0), np.array(samples.space.dense)  # the dense network is always measured
     return BilinearCost(

@@ -18,22 +18,23 @@ def relative_nnls(features: Floats, target: Floats) -> Floats:
     return _nnls(features / target[:, None], np.ones(len(target)))
 
 
-def shrunken_nnls(features: Floats, target: Floats, macs: Floats, *, noise: float) -> Floats:
+def shrunken_nnls(features: Floats, target: Floats, weights: Floats, macs: Floats, *, noise: float) -> Floats:
     r"""Coefficients of relative cost, drawn towards what MACs alone would predict.
 
-    Minimises, over a ≥ 0, :math:`\sum_i (x_i a / y_i - 1)^2 + \sigma^2 \sum_j ((a_j - p_j) / \tau_j)^2` with one more
-    row for the dense network, whose ratio is 1 by definition. The prior p is the fit of constant + MACs; each
+    Minimises, over a ≥ 0, :math:`\sum_i w_i^2 (x_i a / y_i - 1)^2 + \sigma^2 \sum_j ((a_j - p_j) / \tau_j)^2` with one
+    more row for the dense network, whose ratio is 1 by definition. The prior p is the fit of constant + MACs; each
     coefficient may leave it by about its own size or a mean share, whichever is more. With many rows the data decide;
     with fewer rows than terms the model is never worse than MACs by much.
 
     Args:
         features: Products at the rows' widths, 1 when dense; the first column is the constant. Shape (n, p).
         target: Ratios to dense, shape (n,).
+        weights: 1 for a row without noise of its own, less for others, shape (n,).
         macs: Dense MACs of each column, shape (p,).
-        noise: σ, the relative error expected of a row; 0 leaves the prior out.
+        noise: σ, the relative error expected of a row of weight 1; 0 leaves the prior out.
     """
-    rows = np.vstack([features / target[:, None], np.full((1, features.shape[1]), _ANCHOR)])
-    aim = np.append(np.ones(len(target)), _ANCHOR)
+    rows = np.vstack([features * (weights / target)[:, None], np.full((1, features.shape[1]), _ANCHOR)])
+    aim = np.append(weights, _ANCHOR)
     if noise == 0:
         return _nnls(rows, aim)
     share = macs / macs.sum() if macs.sum() else macs
