@@ -1,4 +1,4 @@
-"""WidthGraph: which channels of a network are coupled, and what each layer's cost scales with. Pure data and queries."""
+"""WidthGraph: which channels of a network are coupled, and what each layer's cost scales with; data and queries."""
 
 from __future__ import annotations
 
@@ -11,11 +11,49 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from ecc.core.layers import Layer, Side
 from ecc.core.widths import WidthGroup, Widths, WidthSpace
 
-__all__ = ["TensorAxes", "WidthGraph"]
+__all__ = ["InputSpec", "TensorAxes", "WidthGraph"]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What an example input looked like, so that another can be drawn.
+
+    Attributes:
+        shape: Sizes, batch axis included.
+        dtype: Name as in torch: ``float32``, ``int64`` …
+        low: Smallest value seen.
+        high: Largest value seen.
+        keyword: Name of the argument; empty for a positional one.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    low: float
+    high: float
+    keyword: str = ""
+
+    @classmethod
+    def of(cls, tensor: Tensor, keyword: str = "") -> InputSpec:
+        """The description of a tensor; of one without values (on the meta device) its range is taken as [0, 1]."""
+        low, high = 0.0, 1.0
+        if tensor.numel() and not tensor.is_meta and not tensor.is_complex():
+            low, high = float(tensor.min()), float(tensor.max())
+        return cls(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), low, high, keyword)
+
+    def draw(self, generator: torch.Generator, device: torch.device) -> Tensor:
+        """A random tensor of this description, uniform in its range."""
+        dtype = getattr(torch, self.dtype)
+        unit = torch.rand(self.shape, generator=generator, dtype=torch.float64)
+        if dtype.is_floating_point or dtype.is_complex:
+            low, high = (self.low, self.high) if self.low < self.high else (self.low - 1, self.high + 1)
+            return (low + unit * (high - low)).to(device, dtype)
+        return (self.low + unit * (self.high + 1 - self.low)).floor().clamp(max=self.high).to(device, dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +85,7 @@ class WidthGraph:
         parameters: Shape and sides of every parameter (each shared one once).
         input_shapes: Shapes of the example inputs, batch axis included.
         notes: What was met on the way that the user should know, one sentence each.
+        inputs: The example inputs, described well enough to draw others.
     """
 
     groups: tuple[WidthGroup, ...]
@@ -54,6 +93,15 @@ class WidthGraph:
     parameters: Mapping[str, TensorAxes]
     input_shapes: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...] = ()
+    inputs: tuple[InputSpec, ...] = ()
+
+    def example(self, *, seed: int = 0, device: torch.device | str = "cpu") -> tuple[Tensor, ...] | dict[str, Tensor]:
+        """Random inputs like the ones that were traced: a tuple, or a dict if they were keyword arguments."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = [spec.draw(generator, torch.device(device)) for spec in self.inputs]
+        if self.inputs and self.inputs[0].keyword:
+            return {spec.keyword: tensor for spec, tensor in zip(self.inputs, drawn, strict=True)}
+        return tuple(drawn)
 
     @cached_property
     def prunable(self) -> tuple[WidthGroup, ...]:

@@ -1,0 +1,205 @@
+"""Axes: how each operator carries channel labels from its inputs to its outputs.
+
+``RULES`` maps the name of an operator to the function that ties labels and gives the axes of its outputs. An operator
+without a rule fixes the channels of everything that it touches. A new operator is one function in one of the family
+files that ``RULES`` is put together from.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ecc.network.axes_elementwise import ELEMENTWISE
+from ecc.network.axes_layers import LAYERS
+from ecc.network.axes_movement import MOVEMENT
+from ecc.network.axes_sequence import SEQUENCE
+from ecc.network.capture import Capture, is_item, live, mutates
+from ecc.network.values import PLAIN, Axes, Axis, Call, Ledger, Value, values_in
+
+__all__ = ["RULES", "Propagation", "propagate"]
+
+RULES: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType({**ELEMENTWISE, **MOVEMENT, **LAYERS, **SEQUENCE})
+"""Operator name (without ``aten::`` and the in-place underscore) → rule."""
+
+_LOG = logging.getLogger("ecc")
+
+
+class Propagation:
+    """One run of a captured graph on labels.
+
+    Attributes:
+        ledger: Ties, roles and costs that were found.
+        order: Parameters and buffers in the order of their first use.
+    """
+
+    def __init__(self, captured: Capture, batch: int) -> None:
+        self.ledger = Ledger()
+        self.order: dict[str, None] = {}
+        self._captured = captured
+        self._batch = batch
+        self._values: dict[fx.Node, Any] = {}
+        self._names: dict[fx.Node, str] = {}
+        self._parameters: dict[str, Value] = {}
+        self._storages = 0
+
+    @property
+    def parameters(self) -> Mapping[str, Value]:
+        """Every parameter and buffer with the labels of its axes."""
+        return self._parameters
+
+    def run(self) -> None:
+        """Carry labels through the graph; the axes of inputs and outputs are fixed."""
+        names = iter(self._captured.tensors)
+        for node in live(self._captured.graph):
+            if node.op == "placeholder":
+                self._values[node] = self._placeholder(node, next(names, None))
+            elif node.op == "output":
+                for value in values_in(self._lookup(node.args[0])):
+                    for axis in value.axes:
+                        if axis.labels is not None:
+                            self.ledger.channels.fix(axis.labels, "it is an output of the network")
+            elif is_item(node):
+                source, index = node.args
+                self._values[node] = self._lookup(source)[index]
+            else:
+                self._values[node] = self._call(node)
+
+    def _placeholder(self, node: fx.Node, name: str | None) -> Value:
+        (shape,) = _shapes(node.meta["val"])
+        if name is None:
+            return self._value(shape, [PLAIN] * len(shape))
+        fresh = self.ledger.channels.fresh
+        axes = [Axis(fresh(size), True, (name, i)) if size > 1 else PLAIN for i, size in enumerate(shape)]
+        self._names[node] = name
+        self._parameters[name] = self._value(shape, axes)
+        return self._parameters[name]
+
+    def _value(self, shape: tuple[int, ...], axes: Axes, storage: int | None = None) -> Value:
+        self._storages += 1
+        return Value(shape, axes, self._storages if storage is None else storage)
+
+    def _lookup(self, argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            if argument in self._names:
+                self.order.setdefault(self._names[argument])
+            return self._values.get(argument)
+        if isinstance(argument, list | tuple):
+            return [self._lookup(item) for item in argument]
+        return argument
+
+    def _call(self, node: fx.Node) -> Any:
+        """The values of one call; unknown operators and forms fix all that they touch."""
+        outputs = node.meta.get("val")
+        shapes = list(_shapes(outputs))
+        arguments = self._arguments(node)
+        name = _name(node.target)
+        call = Call(name, self._captured.modules.get(node, ""), arguments, shapes, self.ledger, self._batch)
+        axes = self._apply(call, node)
+        storage = self._storage(node, call)
+        values = [self._value(shape, made, storage) for shape, made in zip(shapes, axes, strict=True)]
+        if mutates(node):
+            self._mutate(node, values)
+        return values[0] if isinstance(outputs, Tensor) else values
+
+    def _arguments(self, node: fx.Node) -> dict[str, Any]:
+        if not isinstance(node.target, torch._ops.OpOverload):
+            return {str(i): self._lookup(argument) for i, argument in enumerate([*node.args, *node.kwargs.values()])}
+        bound = {}
+        for i, argument in enumerate(node.target._schema.arguments):
+            given = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name, argument.default_value)
+            bound[argument.name] = self._lookup(given)
+        return bound
+
+    def _apply(self, call: Call, node: fx.Node) -> list[Axes]:
+        rule = RULES.get(call.name)
+        touched = list(values_in(list(call.arguments.values())))
+        if not any(axis.labels is not None for value in touched for axis in value.axes) and rule is None:
+            return [[PLAIN] * len(shape) for shape in call.shapes]
+        if rule is not None:
+            try:
+                axes = rule(call)
+                _verify(call, axes)
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                _LOG.debug("%s is called in a form without a rule: %r", call.place, error)
+            else:
+                return axes
+        reason = f"the operator {call.place} is not known"
+        if rule is not None:
+            reason = f"the operator {call.place} is not known in this form"
+        for value in touched:
+            for axis in value.axes:
+                call.fix(axis, reason)
+        if call.shapes and any(axis.labels is not None for value in touched for axis in value.axes):
+            self.ledger.notes.append(f"{reason}, so the channels that it touches stay dense")
+        return [[PLAIN] * len(shape) for shape in call.shapes]
+
+    def _storage(self, node: fx.Node, call: Call) -> int | None:
+        """The storage that the outputs share with an input, as far as the schema tells."""
+        if isinstance(node.target, torch._ops.OpOverload):
+            for argument in node.target._schema.arguments:
+                value = call.arguments[argument.name]
+                if argument.alias_info is not None and isinstance(value, Value):
+                    return value.storage
+        return None
+
+    def _mutate(self, node: fx.Node, values: list[Value]) -> None:
+        """After an operator in place its first argument is its result; other views keep only what still holds."""
+        target = node.args[0]
+        if not isinstance(target, fx.Node) or not values:
+            return
+        self._values[target] = values[0]
+        if all(axis.zero for axis in values[0].axes):
+            return
+        for other in self._values.values():
+            for view in values_in(other):
+                if view.storage == values[0].storage and view is not values[0]:
+                    view.axes = [Axis(axis.labels, False, axis.source) for axis in view.axes]
+
+
+def propagate(captured: Capture, batch: int) -> Propagation:
+    """Run a captured graph on channel labels.
+
+    Args:
+        batch: Examples in the batch, which costs are divided by.
+    """
+    propagation = Propagation(captured, batch)
+    propagation.run()
+    return propagation
+
+
+def _name(target: Any) -> str:
+    """``relu`` for aten.relu_.default; other namespaces keep theirs; forms that write to ``out`` have no rule."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return str(getattr(target, "__name__", target))
+    namespace, _, name = target._schema.name.partition("::")
+    if namespace != "aten":
+        return f"{namespace}::{name}"
+    if target._overloadname.endswith("out"):
+        return f"{name}.out"
+    return name if name.startswith("__") else name.rstrip("_")
+
+
+def _shapes(value: Any) -> Iterator[tuple[int, ...]]:
+    if isinstance(value, Tensor):
+        yield tuple(int(size) for size in value.shape)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _shapes(item)
+
+
+def _verify(call: Call, axes: list[Axes]) -> None:
+    """A rule must give an axis of the right size for every dimension of every output."""
+    if len(axes) != len(call.shapes):
+        raise ValueError("outputs")
+    for shape, made in zip(call.shapes, axes, strict=True):
+        if len(made) != len(shape):
+            raise ValueError("dimensions")
+        for size, axis in zip(shape, made, strict=True):
+            if axis.labels is not None and len(axis.labels) != size:
+                raise ValueError("sizes")

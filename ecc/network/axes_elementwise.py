@@ -1,0 +1,216 @@
+"""Operators that act on each position alone, and reductions along axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from ecc.network.values import PLAIN, Axes, Axis, Call, Value, computed, values_in
+
+__all__ = ["ELEMENTWISE"]
+
+# f(0) = 0, so that a removed channel stays zero through them.
+_ZERO_AT_ZERO = (
+    "relu relu6 leaky_relu gelu silu mish elu selu celu hardswish tanh tanhshrink hardshrink softshrink softsign rrelu "
+    "abs absolute neg negative sign sgn sqrt square sin sinh asin arcsin atan arctan asinh arcsinh atanh arctanh tan erf "
+    "erfinv floor ceil round trunc fix frac expm1 log1p "
+    "dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout "
+    "contiguous clone alias detach lift_fresh lift_fresh_copy to _to_copy type_as float half bfloat16 double "
+    "positive _conj conj resolve_conj resolve_neg nan_to_num"
+).split()
+_NOT_ZERO_AT_ZERO = (
+    "sigmoid hardsigmoid softplus log_sigmoid exp exp2 cos cosh acos arccos acosh arccosh log log2 log10 rsqrt reciprocal "
+    "threshold logical_not bitwise_not isnan isinf isfinite erfc bernoulli logit"
+).split()
+# Zero where both operands are, where one of them is, where the first is.
+_ALL = "add sub subtract maximum minimum fmax fmin lerp hypot".split()
+_ANY = "mul multiply".split()
+_FIRST = "div divide true_divide floor_divide remainder fmod copysign".split()
+_NONE = (
+    "eq ne lt le gt ge less less_equal greater greater_equal not_equal logical_and logical_or logical_xor rsub "
+    "bitwise_and bitwise_or bitwise_xor __and__ __or__ __xor__ atan2 pow xlogy heaviside"
+).split()
+
+
+def _same(call: Call) -> list[Axes]:
+    axes = [computed(axis) for axis in call.value().axes]
+    return [axes for _ in call.shapes]
+
+
+def _same_but_not_zero(call: Call) -> list[Axes]:
+    return [[computed(axis, zero=False) for axis in call.value().axes]]
+
+
+def _clamp(call: Call) -> list[Axes]:
+    low, high = call.get("min", "min_val"), call.get("max", "max_val")
+    if isinstance(low, Value) or isinstance(high, Value):
+        return [_broadcast(call, list(values_in([call.value(), low, high])), all)]
+    zero = (low is None or low <= 0) and (high is None or high >= 0)
+    return [[computed(axis, zero=zero) for axis in call.value().axes]]
+
+
+def _power(call: Call) -> list[Axes]:
+    base, exponent = call.get("self"), call.get("exponent")
+    if not isinstance(base, Value) or isinstance(exponent, Value):
+        return [_broadcast(call, [base, exponent], _never)]
+    return [[computed(axis, zero=exponent > 0) for axis in base.axes]]
+
+
+def _never(_: Sequence[bool]) -> bool:
+    return False
+
+
+def _first(zeros: Sequence[bool]) -> bool:
+    return zeros[0]
+
+
+def _elementwise(zero: Callable[[Sequence[bool]], bool]) -> Callable[[Call], list[Axes]]:
+    def rule(call: Call) -> list[Axes]:
+        first = call.get("self", "input", "condition")
+        others = [call.get(name) for name in ("other", "end", "values") if name in call.arguments]
+        if not others:
+            raise ValueError("one operand")
+        return [_broadcast(call, [first, *others], zero)]
+
+    return rule
+
+
+def _where(call: Call) -> list[Axes]:
+    operands = [call.get("condition"), call.get("self"), call.get("other")]
+    return [_broadcast(call, operands, lambda zeros: all(zeros[1:]))]
+
+
+def _masked_fill(call: Call) -> list[Axes]:
+    value, fill = call.get("self"), call.get("value")
+    zero = not isinstance(fill, Value) and fill == 0
+    return [_broadcast(call, [value, call.get("mask")], lambda zeros: zeros[0] and zero)]
+
+
+def _copy(call: Call) -> list[Axes]:
+    return [_broadcast(call, [call.get("self"), call.get("src")], lambda zeros: zeros[1])]
+
+
+def _ternary(call: Call) -> list[Axes]:
+    operands = [call.get("self"), call.get("tensor1"), call.get("tensor2")]
+    both = any if call.name == "addcmul" else (lambda zeros: zeros[0])
+    return [_broadcast(call, operands, lambda zeros: zeros[0] and both(zeros[1:]))]
+
+
+def _broadcast(call: Call, operands: Sequence[Any], zero: Callable[[Sequence[bool]], bool]) -> Axes:
+    """Axes that line up and have the result's size go together; an operand of size 1 there serves all positions."""
+    axes: Axes = []
+    weights_only = all(any(axis.source for axis in value.axes) for value in values_in(list(operands)))
+    for i, size in enumerate(call.shape):
+        behind = len(call.shape) - i
+        full: list[Axis] = []
+        zeros: list[bool] = []
+        for operand in operands:
+            if not isinstance(operand, Value):
+                zeros.append(operand == 0)
+            elif len(operand.shape) >= behind and operand.shape[-behind] == size:
+                full.append(operand.axes[-behind])
+                zeros.append(full[-1].zero)
+            else:
+                zeros.append(False)
+        for other in full[1:]:
+            call.tie(full[0], other)
+        labelled = next((axis for axis in full if axis.labels is not None), PLAIN)
+        axes.append(Axis(labelled.labels, zero(zeros), labelled.source if weights_only else None))
+    return axes
+
+
+def _prelu(call: Call) -> list[Axes]:
+    value, weight = call.value("self"), call.value("weight")
+    if weight.shape and weight.shape[0] > 1:
+        call.tie(weight.axes[0], value.axes[1 if len(value.shape) > 1 else 0])
+        call.mark(weight.axes[0], "read")
+    return [[computed(axis) for axis in value.axes]]
+
+
+def _glu(call: Call) -> list[Axes]:
+    value, dim = call.value(), call.dimension(call.get("dim"))
+    axes = [computed(axis) for axis in value.axes]
+    labels = value.axes[dim].labels
+    if labels is not None:
+        call.ledger.channels.tie_blocks(labels, 2, f"{call.place} cuts it unevenly")
+        axes[dim] = Axis(labels[: len(labels) // 2], value.axes[dim].zero)
+    return [axes]
+
+
+def _reduced(call: Call) -> set[int]:
+    """The dimensions that a reduction works along."""
+    dims = call.get("dim", "dims", "axis")
+    if dims is None or dims == []:
+        return set(range(len(call.value().shape)))
+    return {call.dimension(dim) for dim in ([dims] if isinstance(dims, int) else dims)}
+
+
+def _reduction(*, sums: bool, zero: bool = True) -> Callable[[Call], list[Axes]]:
+    """A reduction; one that ``sums`` does not see channels that are exactly zero."""
+
+    def rule(call: Call) -> list[Axes]:
+        value = call.value()
+        if call.name in ("max", "min") and isinstance(call.get("other"), Value):
+            return [_broadcast(call, [value, call.get("other")], all)]
+        reduced = _reduced(call)
+        for i in reduced:
+            axis = value.axes[i]
+            if not (sums and axis.zero):
+                call.fix(axis, f"{call.place} runs over its channels, so that removing some changes the result")
+        kept = [
+            PLAIN if i in reduced else computed(axis, zero=zero)
+            for i, axis in enumerate(value.axes)
+            if i not in reduced or len(call.shape) == len(value.shape)
+        ]
+        return [list(kept) for _ in call.shapes]
+
+    return rule
+
+
+def _along(*, zero: bool) -> Callable[[Call], list[Axes]]:
+    """An operator of unchanged shape whose positions depend on one another along some axes."""
+
+    def rule(call: Call) -> list[Axes]:
+        value = call.value()
+        along = _reduced(call)
+        for i in along:
+            call.fix(value.axes[i], f"{call.place} runs over its channels, so that removing some changes the rest")
+        axes = [PLAIN if i in along else computed(axis, zero=zero) for i, axis in enumerate(value.axes)]
+        return [list(axes) for _ in call.shapes]
+
+    return rule
+
+
+def _vector_norm(call: Call) -> list[Axes]:
+    order = call.get("ord", "p")
+    return _reduction(sums=order is None or order in (1, 2))(call)
+
+
+ELEMENTWISE: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType(
+    {
+        **dict.fromkeys(_ZERO_AT_ZERO, _same),
+        **dict.fromkeys(_NOT_ZERO_AT_ZERO, _same_but_not_zero),
+        **dict.fromkeys(_ALL, _elementwise(all)),
+        **dict.fromkeys(_ANY, _elementwise(any)),
+        **dict.fromkeys(_FIRST, _elementwise(_first)),
+        **dict.fromkeys(_NONE, _elementwise(_never)),
+        "pow": _power,
+        **dict.fromkeys(("clamp", "clip", "hardtanh", "clamp_min", "clamp_max"), _clamp),
+        "where": _where,
+        "masked_fill": _masked_fill,
+        "copy": _copy,
+        "addcmul": _ternary,
+        "addcdiv": _ternary,
+        "prelu": _prelu,
+        "_prelu_kernel": _prelu,
+        "glu": _glu,
+        **dict.fromkeys(("sum", "nansum", "count_nonzero"), _reduction(sums=True)),
+        **dict.fromkeys(("linalg_vector_norm", "norm"), _vector_norm),
+        **dict.fromkeys(("mean", "amax", "amin", "max", "min", "var", "std", "prod", "median"), _reduction(sums=False)),
+        **dict.fromkeys(("argmax", "argmin", "logsumexp", "any", "all"), _reduction(sums=False, zero=False)),
+        **dict.fromkeys(("softmax", "log_softmax", "softmin", "_softmax", "_log_softmax"), _along(zero=False)),
+        **dict.fromkeys(("cumsum", "cumprod", "sort", "topk"), _along(zero=True)),
+    }
+)
+"""Rules of the operators in this file."""
