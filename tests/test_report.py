@@ -26,7 +26,9 @@ from ecc.report.page import Report, pictures, render
 from ecc.report.style import COLOURS, MARKERS, plain, quantity, scale, to_png, to_svg
 from ecc.verification import BudgetCheck
 
-HOSTILE = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)> $\\frac{1}{ 漢字 --> ]]> \x1b[2J'
+HOSTILE = (
+    '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)> $\\frac{1}{$ 漢字 --> ]]> \x1b[2J'
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,9 @@ def fit() -> Fit:
     return judge(simulated_profile(40), "latency")
 
 
-def groups(n: int, name: str = "features.denseblock3.denselayer{}.conv1") -> tuple[dict[str, int], dict[str, int]]:
+def groups(
+    n: int, name: str = "backbone.encoder.features.stage.denseblock3.denselayer{}.bottleneck.projection.conv1"
+) -> tuple[dict[str, int], dict[str, int]]:
     """n groups, each a little narrower than the one before."""
     dense = {name.format(i): 2048 for i in range(n)}
     return dense, {group: 2048 - 16 * i for i, group in enumerate(dense)}
@@ -220,6 +224,8 @@ def test_a_group_that_is_not_named_is_dense() -> None:
 def test_the_front_shows_points_intervals_and_what_is_dominated() -> None:
     (ax,) = figures.front(a_front()).axes
     assert ax.get_xlabel() == "latency (ms)"
+    (step,) = (line for line in ax.lines if line.get_drawstyle() == "steps-post")  # what a budget of x buys
+    assert step.get_xydata().tolist() == [[pytest.approx(2.0), 0.97], [pytest.approx(4.0), 0.99]]  # type: ignore[union-attr]
     admm, uniform, dense = ax.containers
     assert admm[0].get_xydata().tolist() == [[pytest.approx(2.0), 0.97]]  # type: ignore[index, union-attr]
     ((interval,),) = (bar.get_segments() for bar in admm[2])  # type: ignore[index, union-attr]
