@@ -18,15 +18,13 @@ _SEED = 20190616
 def hold_out(labels: NDArray[Any], fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices (kept, held out), each sorted; every class gives ``fraction`` of its examples, rounded.
 
-    A class of at least two examples gives and keeps at least one.
+    Every class keeps at least one example, and gives at least one where it has two.
     """
     random = np.random.default_rng(_SEED)
     held: list[NDArray[np.int64]] = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        count = round(fraction * len(members))
-        if len(members) > 1:
-            count = min(max(count, 1), len(members) - 1)
+        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         held.append(random.permutation(members)[:count])
     out = np.sort(np.concatenate(held)).astype(np.int64)
     return np.setdiff1d(np.arange(len(labels)), out), out
