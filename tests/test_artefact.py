@@ -16,11 +16,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from oracles import simulated_profile
 from torch import nn
 
 from ecc import artefact
 from ecc.artefact import BudgetRecord, Manifest
+from ecc.core.budget import Budget
 from ecc.core.errors import InputError
+from ecc.energy_models.judging import judge
+from ecc.energy_models.loading import load
+from ecc.verification import BudgetCheck
 
 HISTORY = pd.DataFrame({"epoch": [0, 1], "loss": [1 / 3, 0.1], "score": [0.5, np.nan]})
 
@@ -408,3 +413,18 @@ def test_an_older_reader_ignores_names_it_does_not_know(tmp_path: Path) -> None:
     write(tmp_path / "out")
     rewrite(tmp_path / "out", lambda value: value.update(mood="good"))
     assert replace(artefact.read(tmp_path / "out").manifest, seed=0).method == "admm"
+
+
+def test_checks_and_cost_models_of_the_package_go_in_and_out(tmp_path: Path) -> None:
+    cost = judge(simulated_profile(30), "latency").cost
+    checks = (
+        BudgetCheck("latency", 2e-3, 4e-3, None, 1.9e-3, 1.8e-3, float("inf"), False, 0.6),
+        BudgetCheck.unmeasured(Budget("energy", 0.5), dense=1.0, predicted=0.4, reason="no meter"),
+    )
+    records = tuple(BudgetRecord.from_json(check.to_json()) for check in checks)
+    artefact.save(tmp_path / "out", manifest(budgets=records), {}, history=HISTORY, costs=[cost])
+    found = artefact.read(tmp_path / "out")
+    assert load(found.costs["latency"]).dense == pytest.approx(cost.dense)
+    assert [budget.met for budget in found.manifest.budgets] == [False, None]
+    assert found.manifest.budgets[0].high is None
+    assert found.manifest.budgets[1].reason == "no meter"
