@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ecc.core.errors import InputError
+from ecc.network.tracing import trace
 from ecc.zoo.loading import load_model
 from ecc.zoo.networks import NETWORKS, Network
 from ecc.zoo.resnet_cifar import PadShortcut
@@ -149,6 +150,23 @@ def test_sizes_are_those_counted_by_hand(name):
     assert macs is None or count_macs(model, example) == macs
 
 
+@pytest.mark.parametrize(
+    "name", ["digits-resnet", "lenet5", "mobilenet-v2", "resnet20", "squeezenet", "text-cnn-match"]
+)
+def test_the_width_graph_counts_what_runs(name):
+    model, example = NETWORKS[name].factory().eval(), inputs(NETWORKS[name], 1)
+    graph = trace(model, example)
+    assert graph.macs() == count_macs(model, example)
+    assert graph.params() == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "gates"), [("lstm-acoustic", 4), ("gru-acoustic", 3)])
+def test_each_recurrent_layer_has_a_width_of_its_own(name, gates):
+    graph = trace(NETWORKS[name].factory().eval(), inputs(NETWORKS[name], 1))
+    assert graph.macs() == 64 * gates * 128 * (40 + 128 + 128 + 128) + 1280
+    assert graph.space.dense == (128, 128)
+
+
 def test_a_figure_without_a_publication_is_not_given():
     for name, entry in NETWORKS.items():
         assert (entry.params is not None) == (name in PUBLISHED)
@@ -224,6 +242,16 @@ def test_pad_shortcut_takes_every_second_pixel_and_pads_channels():
     assert out.shape == (2, 6, 3, 2)
     assert torch.equal(out[:, 1:4], x[:, :, [0, 2, 4]][..., [0, 2]])
     assert not out[:, [0, 4, 5]].any()
+
+
+def test_attention_is_torchs():
+    ours, x = Attention(192).eval(), torch.randn(2, 7, 192)
+    torchs = nn.MultiheadAttention(192, num_heads=3, batch_first=True).eval()
+    with torch.no_grad():
+        torchs.in_proj_weight.copy_(ours.qkv.weight)
+        torchs.in_proj_bias.copy_(ours.qkv.bias)
+        torchs.out_proj.load_state_dict(ours.proj.state_dict())
+        torch.testing.assert_close(ours(x), torchs(x, x, x, need_weights=False)[0], rtol=1e-5, atol=1e-6)
 
 
 def test_a_head_of_zeros_can_be_cut_out_of_attention():

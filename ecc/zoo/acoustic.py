@@ -19,19 +19,23 @@ class RecurrentAcoustic(nn.Module):
     """Recurrent layers, mean over time, one linear layer.
 
     Attributes:
-        rnn: LSTM or GRU, batch first.
+        layers: One module per layer, so that each has a width of its own: torch's stacked form must keep them equal.
         head: Reads the mean of the last layer's outputs.
     """
 
-    def __init__(self, rnn: nn.LSTM | nn.GRU, num_classes: int) -> None:
+    def __init__(
+        self, kind: type[nn.LSTM] | type[nn.GRU], features: int, width: int, layers: int, num_classes: int
+    ) -> None:
         super().__init__()
-        self.rnn = rnn
-        self.head = nn.Linear(rnn.hidden_size, num_classes)
+        sizes = [features, *[width] * layers]
+        self.layers = nn.ModuleList(kind(fan_in, fan_out, batch_first=True) for fan_in, fan_out in pairwise(sizes))
+        self.head = nn.Linear(width, num_classes)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Logits of shape (batch, num_classes) from frames of shape (batch, time, features)."""
-        outputs, _ = self.rnn(frames)
-        logits: Tensor = self.head(outputs.mean(1))
+        for layer in self.layers:
+            frames, _ = layer(frames)
+        logits: Tensor = self.head(frames.mean(1))
         return logits
 
 
@@ -55,13 +59,13 @@ class MlpAcoustic(nn.Module):
 def lstm_acoustic(num_classes: int = 10, features: int = 40, width: int = 128, layers: int = 2) -> RecurrentAcoustic:
     """LSTM with ``layers`` layers of ``width`` cells."""
     positive_ints("lstm-acoustic", num_classes=num_classes, features=features, width=width, layers=layers)
-    return RecurrentAcoustic(nn.LSTM(features, width, layers, batch_first=True), num_classes)
+    return RecurrentAcoustic(nn.LSTM, features, width, layers, num_classes)
 
 
 def gru_acoustic(num_classes: int = 10, features: int = 40, width: int = 128, layers: int = 2) -> RecurrentAcoustic:
     """GRU with ``layers`` layers of ``width`` cells."""
     positive_ints("gru-acoustic", num_classes=num_classes, features=features, width=width, layers=layers)
-    return RecurrentAcoustic(nn.GRU(features, width, layers, batch_first=True), num_classes)
+    return RecurrentAcoustic(nn.GRU, features, width, layers, num_classes)
 
 
 def mlp_acoustic(

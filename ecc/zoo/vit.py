@@ -30,7 +30,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, tokens, width) to the same shape."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (part.unflatten(-1, (-1, self.head)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
         out = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
         mixed: Tensor = self.proj(out.transpose(1, 2).flatten(2))
         return mixed
