@@ -116,6 +116,8 @@ def _broadcast(call: Call, operands: Sequence[Any], zero: Callable[[Sequence[boo
         for other in full[1:]:
             call.tie(full[0], other)
         labelled = next((axis for axis in full if axis.labels is not None), PLAIN)
+        if any(axis.labels is None for axis in full):
+            labelled = PLAIN
         axes.append(Axis(labelled.labels, zero(zeros), labelled.source if weights_only else None))
     return axes
 

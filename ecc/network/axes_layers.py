@@ -38,8 +38,14 @@ def _convolution(call: Call) -> list[Axes]:
         math.prod(value.shape) // value.shape[at] if transposed else math.prod(call.shape) // call.shape[at]
     )
     counted = weight.axes[0] if depthwise else writes
-    work = labels_of_all(call, [*value.axes[:at], counted], [*value.shape[:at], weight.shape[0] if counted is weight.axes[0] else weight.shape[1]])
-    call.charge("depthwise" if depthwise else "conv", call.owner(weight), macs, None if depthwise else reads.labels, work)
+    work = labels_of_all(
+        call,
+        [*value.axes[:at], counted],
+        [*value.shape[:at], weight.shape[0] if counted is weight.axes[0] else weight.shape[1]],
+    )
+    call.charge(
+        "depthwise" if depthwise else "conv", call.owner(weight), macs, None if depthwise else reads.labels, work
+    )
     batch = [computed(axis, zero=bias is None) for axis in value.axes[:at]]
     return [[*batch, out, *[PLAIN] * spatial]]
 
@@ -72,7 +78,8 @@ def _grouped(call: Call, channel: Axis, weight: Value, groups: int, *, transpose
 
 def labels_of_all(call: Call, axes: Sequence[Axis], sizes: Sequence[int]) -> Labels | None:
     """Labels of the product of those axes that have any."""
-    labelled = [(size, axis.labels) for axis, size in zip(axes, sizes, strict=True) if axis.labels is not None]
+    movable = call.ledger.channels.movable
+    labelled = [(size, axis.labels) for axis, size in zip(axes, sizes, strict=True) if movable(axis.labels)]
     if math.prod(size for size, _ in labelled) > 100_000:
         for axis in axes:
             call.fix(axis, f"{call.place} is too large to count")
@@ -99,7 +106,8 @@ def contract(call: Call, operands: Sequence[Value], letters: Sequence[str], resu
                 axes[name] = computed(axis)
             else:
                 call.tie(known, axis)
-                axes[name] = Axis(known.labels if known.labels is not None else axis.labels, known.zero or axis.zero)
+                same = known if known.labels is None else axis
+                axes[name] = Axis(same.labels, known.zero or axis.zero)
             sizes[name] = size
     summed = [name for name in axes if name not in result]
     for name in summed:
@@ -250,8 +258,8 @@ def _layer_norm(call: Call) -> list[Axes]:
     for tensor in (weight, bias):
         if isinstance(tensor, Value):
             for axis, along in zip(tensor.axes, value.axes[-n:], strict=True):
-                call.fix(axis, reason)
                 call.tie(along, axis)
+                call.fix(axis, reason)
                 call.mark(axis, "write")
     call.charge("norm", call.owner(weight), 0, None, value.axes[-1].labels)
     return [[computed(axis, zero=bias is None) for axis in value.axes]]
@@ -305,5 +313,3 @@ LAYERS: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType(
     }
 )
 """Rules of the operators in this file."""
-
-

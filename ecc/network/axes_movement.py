@@ -158,6 +158,8 @@ def _stack(call: Call) -> list[Axes]:
 def _tied(call: Call, pieces: Sequence[Axis]) -> Axis:
     for piece in pieces[1:]:
         call.tie(pieces[0], piece)
+    if any(piece.labels is None for piece in pieces):
+        return PLAIN
     return Axis(pieces[0].labels, all(piece.zero for piece in pieces))
 
 
@@ -253,8 +255,14 @@ def _pad(call: Call) -> list[Axes]:
             continue
         if not constant or before < 0 or after < 0:
             call.fix(axis)
-        parts = [(before, None), (value.shape[dim], axis.labels), (after, None)]
-        axes[dim] = Axis(call.ledger.channels.concatenate(parts), axis.zero) if constant else PLAIN
+            axes[dim] = PLAIN
+            continue
+        channels = call.ledger.channels
+        added = [channels.fresh(size) for size in (before, after)]
+        for labels in added:
+            channels.fix(labels, f"{call.place} appends a fixed number of channels here")
+        parts = [(before, added[0]), (value.shape[dim], axis.labels), (after, added[1])]
+        axes[dim] = Axis(channels.concatenate(parts), axis.zero)
     zero = not call.get("value")
     return [[computed(axis, zero=zero) for axis in axes]]
 
@@ -319,7 +327,17 @@ def _fill(call: Call) -> list[Axes]:
 MOVEMENT: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType(
     {
         **dict.fromkeys(
-            ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "ravel", "view_as", "reshape_as", "_reshape_alias"),
+            (
+                "view",
+                "reshape",
+                "_unsafe_view",
+                "flatten",
+                "unflatten",
+                "ravel",
+                "view_as",
+                "reshape_as",
+                "_reshape_alias",
+            ),
             _reshape,
         ),
         **dict.fromkeys(("squeeze", "unsqueeze"), _reshape),

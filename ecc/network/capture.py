@@ -90,7 +90,7 @@ def run(module: nn.Module, inputs: Any) -> list[Tensor]:
     args, kwargs = bind(inputs)
     devices = {tensor.device for tensor in (*args, *kwargs.values()) if tensor.is_cuda}
     exact = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
-    with torch.no_grad(), torch.random.fork_rng([d.index for d in devices], device_type="cuda"), exact:
+    with torch.no_grad(), torch.random.fork_rng(sorted({d.index or 0 for d in devices})), exact:
         torch.manual_seed(0)
         return [tensor.detach() for tensor in tensors_in(module(*args, **kwargs))]
 

@@ -70,6 +70,10 @@ class Channels:
         """For resolved ids: 0 where the channel is free, else the number of its reason."""
         return self._why[ids]
 
+    def movable(self, labels: Labels | None) -> bool:
+        """Whether any position with these labels can still be removed."""
+        return labels is not None and bool((self._why[self.resolve(labels)] == 0).any())
+
     def reason(self, number: int) -> str:
         """The sentence of a reason's number."""
         return self._reasons[number]
@@ -87,6 +91,8 @@ class Channels:
             reason: Given to channels that can only meet this by never being removed.
         """
         number = self._number(reason)
+        if self._tie_plain(a, b):
+            return
         for _ in range(_ROUNDS):
             rows = self._unequal_rows(a, b)
             if not len(rows[0]):
@@ -186,6 +192,15 @@ class Channels:
         if free.shape[1] > 1:
             free = np.take_along_axis(free, np.argsort(free == 0, axis=1, kind="stable"), axis=1)
         return free, why.max(axis=1, initial=0)
+
+    def _tie_plain(self, a: Labels, b: Labels) -> bool:
+        """Merge rows of one id each, fixed or not; whether there were no others."""
+        a, b = self.resolve(a), self.resolve(b)
+        if a.shape[1] != 1 or b.shape[1] != 1:
+            return False
+        both = (a[:, 0] > 0) & (b[:, 0] > 0)
+        self._union(a[both, 0], b[both, 0])
+        return bool(both.all())
 
     def _unequal_rows(self, a: Labels, b: Labels) -> tuple[Labels, Labels]:
         """The distinct pairs of rows that do not yet hold the same ids; whole rows that are fixed are settled here."""

@@ -6,7 +6,7 @@ shows only when it runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ecc.core.errors import InputError
 from ecc.core.widths import Kept, WidthGroup
-from ecc.network.capture import copy_sharing
+from ecc.network.capture import bind, copy_sharing, run
 from ecc.network.graph import WidthGraph
-from ecc.network.slimming import zero_then_remove
+from ecc.network.slimming import slim, zero_then_remove
 
 __all__ = ["refuse_failing"]
 
@@ -35,20 +34,36 @@ def refuse_failing(model: nn.Module, graph: WidthGraph, inputs: Any, *, seed: in
     """
     if not graph.prunable:
         return graph
+    shapes = _without_values(model)
+    if not _fails(shapes, graph, {}, inputs):
+        graph = _refused(graph, _failures(_draw(graph, seed, 0), lambda kept: _fails(shapes, graph, kept, inputs)))
     trial = perturbed(model, seed)
     for draw in range(2 if graph.macs() < _AFFORDABLE else 1):
-        generator = np.random.default_rng([seed, draw])
-        kept = {group.name: _some(group, generator) for group in graph.prunable}
-        failures = _failures(trial, graph, kept, inputs)
-        if failures:
-            graph = replace(
-                graph,
-                groups=tuple(
-                    replace(group, prunable=False, reason=failures[group.name]) if group.name in failures else group
-                    for group in graph.groups
-                ),
-            )
+        graph = _refused(graph, _failures(_draw(graph, seed, draw), lambda kept: _differs(trial, graph, kept, inputs)))
     return graph
+
+
+def _refused(graph: WidthGraph, reasons: Mapping[str, str]) -> WidthGraph:
+    groups = [
+        replace(group, prunable=False, reason=reasons[group.name]) if group.name in reasons else group
+        for group in graph.groups
+    ]
+    return replace(graph, groups=tuple(groups)) if reasons else graph
+
+
+def _draw(graph: WidthGraph, seed: int, draw: int) -> Kept:
+    generator = np.random.default_rng([seed, draw])
+    return {group.name: _some(group, generator) for group in graph.prunable}
+
+
+def _without_values(model: nn.Module) -> nn.Module:
+    """A copy on the meta device: it shows in no time whether shapes fit."""
+    replacements: dict[int, Tensor] = {}
+    for parameter in model.parameters():
+        replacements[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+    for buffer in model.buffers():
+        replacements[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy_sharing(model, replacements).eval()
 
 
 def perturbed(model: nn.Module, seed: int) -> nn.Module:
@@ -86,13 +101,13 @@ def _some(group: WidthGroup, generator: np.random.Generator) -> np.ndarray[Any, 
     return np.sort(generator.choice(group.units, count, replace=False))
 
 
-def _failures(model: nn.Module, graph: WidthGraph, kept: Kept, inputs: Any) -> dict[str, str]:
-    """Groups that make the pruned network fail or differ beside the ones that do not, with reasons."""
+def _failures(kept: Kept, trial: Callable[[Kept], str]) -> dict[str, str]:
+    """Groups that a trial refuses beside the ones that it accepts, with reasons; found by halving."""
     accepted: dict[str, Any] = {}
     failures: dict[str, str] = {}
 
     def admit(names: Sequence[str]) -> None:
-        reason = _trial(model, graph, {**accepted, **{name: kept[name] for name in names}}, inputs)
+        reason = trial({**accepted, **{name: kept[name] for name in names}}) if names else ""
         if not reason:
             accepted.update((name, kept[name]) for name in names)
         elif len(names) == 1:
@@ -105,13 +120,28 @@ def _failures(model: nn.Module, graph: WidthGraph, kept: Kept, inputs: Any) -> d
     return failures
 
 
-def _trial(model: nn.Module, graph: WidthGraph, kept: Kept, inputs: Any) -> str:
-    """Why pruning to ``kept`` is wrong; empty if it is right."""
+def _fails(model: nn.Module, graph: WidthGraph, kept: Kept, inputs: Any) -> str:
+    """Why a network without values does not run once pruned; empty if it does."""
+    args, kwargs = bind(inputs)
+    try:
+        small = slim(model, graph, kept, check=False) if kept else model
+        run(small, {name: value.to("meta") for name, value in kwargs.items()} or tuple(a.to("meta") for a in args))
+    except Exception as error:  # whatever a user's forward may raise
+        return _insists(error)
+    return ""
+
+
+def _differs(model: nn.Module, graph: WidthGraph, kept: Kept, inputs: Any) -> str:
+    """Why pruning is wrong; empty if it is right."""
     try:
         difference = zero_then_remove(model, graph, kept, inputs)
-    except InputError:
-        raise
     except Exception as error:  # whatever a user's forward may raise
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return f"the forward insists on its size: {text}"
-    return "" if difference <= _LIMIT else "removing its channels changes the output: the forward depends on its size"
+        return _insists(error)
+    return (
+        "" if difference <= _LIMIT else "removing its channels changes the output, so the forward depends on its size"
+    )
+
+
+def _insists(error: Exception) -> str:
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"the forward insists on its size: {text}"

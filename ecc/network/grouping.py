@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,11 +126,9 @@ class _Builder:
                 found.append((built[0], number, built[1]))
         found.sort(key=lambda entry: entry[0])
         index = np.full(n_sets, -1, dtype=np.int64)
-        groups, names = [], set[str]()
-        for _, number, group in found:
-            index[number] = len(groups)
-            groups.append(_named(group, names))
-        return groups, index
+        index[[number for _, number, _ in found]] = np.arange(len(found))
+        names = _names([group for _, _, group in found])
+        return [replace(group, name=name) for (_, _, group), name in zip(found, names, strict=True)], index
 
     def _group(self, channel: Ints, axis: Ints, position: Ints) -> tuple[tuple[int, int], WidthGroup] | None:
         """The group of one set of channels with its place in the order, or None if no layer writes it."""
@@ -163,9 +161,7 @@ class _Builder:
         if not reason and len(units) == 1:
             reason = "all of its channels go together, so none can"
         layers = tuple(dict.fromkeys(owner(slot.tensor) for slot in slots))
-        group = WidthGroup(
-            owner(lead_slot.tensor), step * len(units), step, not reason, reason, tuple(slots), layers
-        )
+        group = WidthGroup(owner(lead_slot.tensor), step * len(units), step, not reason, reason, tuple(slots), layers)
         return (int(numbers[first]), int(position[lead].min())), group
 
     def _parts(self, labels: Labels) -> tuple[Ints, Ints]:
@@ -187,7 +183,9 @@ class _Builder:
         found = []
         whole = {id(labels) for labels in self._labels.values()}
         everything = [*self._labels.values()]
-        everything += [labels for cost in self._ledger.costs for labels in (cost.reads, cost.writes) if labels is not None]
+        everything += [
+            labels for cost in self._ledger.costs for labels in (cost.reads, cost.writes) if labels is not None
+        ]
         for labels in {id(labels): labels for labels in everything}.values():
             group, channel = self._parts(labels)
             if group.shape[1] == 1 and id(labels) in whole:
@@ -239,9 +237,9 @@ def _unique(name: str, taken: set[str]) -> str:
     return free
 
 
-def _named(group: WidthGroup, taken: set[str]) -> WidthGroup:
-    return WidthGroup(
-        _unique(group.name, taken), group.width, group.step, group.prunable, group.reason, group.slots, group.layers
-    )
-
-
+def _names(groups: Sequence[WidthGroup]) -> list[str]:
+    """Unique names; of groups with one first layer the prunable ones come first."""
+    taken: set[str] = set()
+    order = sorted(range(len(groups)), key=lambda i: not groups[i].prunable)
+    names = {i: _unique(groups[i].name, taken) for i in order}
+    return [names[i] for i in range(len(groups))]

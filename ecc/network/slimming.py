@@ -53,10 +53,18 @@ def _norms(
             continue
         key = (slot.tensor, slot.axis)
         if key not in squares:
-            matrix = tensor.detach().movedim(slot.axis, 0).flatten(1) if tensor.ndim > 1 else tensor.detach()[:, None]
-            squares[key] = torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float32).square().double().cpu()
+            squares[key] = _sum_of_squares(tensor.detach(), slot.axis)
         total += squares[key].numpy()[slot.indices].sum(axis=1)
     return total
+
+
+def _sum_of_squares(tensor: Tensor, axis: int) -> Tensor:
+    """Over all axes but one: shape (size of the axis,), float64 on the CPU."""
+    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    before = tensor.shape[:axis].numel()
+    norms = torch.linalg.vector_norm(tensor.reshape(before, tensor.shape[axis], -1), dim=2, dtype=dtype)
+    # In runs of rows, so that the squares stay in the cache.
+    return torch.stack([rows.square().sum(0) for rows in norms.split(64)]).sum(0).double().cpu()
 
 
 def mask(model: nn.Module, graph: WidthGraph, kept: Kept) -> None:
@@ -147,7 +155,9 @@ def _demand_equal(model: nn.Module, graph: WidthGraph, kept: Kept) -> None:
         difference = zero_then_remove(model, graph, kept, inputs)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         name = _culprit(model, graph, kept, inputs, limit)
-        raise EccError(f"the slim network fails once group {name!r} is pruned ({_first_line(error)}); exclude it") from error
+        raise EccError(
+            f"the slim network fails once group {name!r} is pruned ({_first_line(error)}); exclude it"
+        ) from error
     if not difference <= limit:
         name = _culprit(model, graph, kept, inputs, limit)
         raise EccError(

@@ -90,9 +90,7 @@ def _try(model: nn.Module, inputs: Any) -> list[str]:
     return []
 
 
-def _chosen(
-    groups: Sequence[WidthGroup], include: Sequence[str], exclude: Sequence[str]
-) -> tuple[WidthGroup, ...]:
+def _chosen(groups: Sequence[WidthGroup], include: Sequence[str], exclude: Sequence[str]) -> tuple[WidthGroup, ...]:
     """Groups with the user's choice applied.
 
     Raises:
@@ -121,5 +119,3 @@ def _writers(group: WidthGroup) -> list[str]:
     from ecc.network.values import owner
 
     return [group.name, *dict.fromkeys(owner(slot.tensor) for slot in group.slots if slot.role == "write")]
-
-
