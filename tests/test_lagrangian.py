@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from solver_toy import digits_task, mlp, problem, residual
 
-from ecc.solvers.lagrangian import CodeForm, PaperForm, descend_widths, proximal_step
+from ecc.solvers.lagrangian import CodeForm, PaperForm, ascend, descend_widths, proximal_step, width_gradient
 from ecc.solvers.limits import Limits
 
 TASK = digits_task()
@@ -93,14 +93,24 @@ def test_the_width_step_goes_down_the_gradient_of_the_lagrangian(form, made, dat
     assume(bool(((phi - s).abs() > 1e-6).all()))  # off the kink of the hinge
     y = torch.tensor(data.draw(st.lists(numbers, min_size=3, max_size=3)), dtype=torch.float64)
     z = torch.tensor([50.0, 40.0], dtype=torch.float64)  # large: the floor of z does not act
-    current = limits.costs(s) - 1e-7  # one short move
-    moved, _ = descend_widths(s, z, y, phi, limits, current, 10.0, made)
+    current = limits.costs(s) - torch.tensor([data.draw(st.floats(1e-7, 0.5)), -0.1])  # one is violated, one is not
+    over = (limits.costs(s) - current).clamp(min=0)
     sigma = (s / dense).requires_grad_()
     (gradient,) = torch.autograd.grad(lagrangian(form, sigma, dense, phi, y, z, limits, current, 10.0), sigma)
-    downhill = gradient.clamp(min=0)
+    found = width_gradient(made.pull(phi, s, dense), y, z, limits.slopes(s)[1], over, 10.0)
+    torch.testing.assert_close(found, gradient)
+    moved, _ = descend_widths(s, z, y, phi, limits, limits.costs(s) - 1e-7, 10.0, made)  # one short move
+    downhill = width_gradient(made.pull(phi, s, dense), y, z, limits.slopes(s)[1], torch.full((2,), 1e-7), 10.0)
     step = (s - moved) / dense
     assert step.max() > 0
-    torch.testing.assert_close(step / step.max(), downhill / downhill.max(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(step / step.max(), downhill.clamp(min=0) / downhill.max(), rtol=1e-3, atol=1e-3)
+
+
+def test_duals_rise_while_their_constraint_is_violated_and_fall_to_zero_after():
+    slack = torch.tensor([0.2, -0.1, 0.0], dtype=torch.float64)
+    dual = ascend(torch.tensor([1.0, 3.0, 2.0]).double(), slack, 10.0)
+    assert dual.tolist() == pytest.approx([3.0, 2.0, 2.0])
+    assert ascend(dual, torch.full((3,), -1.0), 10.0).tolist() == [0, 0, 0]
 
 
 def test_the_forms_differ_exactly_where_the_public_code_differs_from_the_paper():

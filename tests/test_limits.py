@@ -52,7 +52,8 @@ def test_shrunk_and_grown_widths_meet_the_limits_and_one_unit_more_does_not(case
         assert more[g] > limits.dense[g] or not limits.met(more)
 
 
-def test_shrinking_is_near_the_best_choice_by_brute_force():
+@pytest.mark.parametrize("start", ["dense", "lowest"])
+def test_shrinking_and_growing_come_near_the_best_choice_by_brute_force(start):
     generator = np.random.default_rng(0)
     ratios = []
     for _ in range(20):
@@ -68,7 +69,8 @@ def test_shrinking_is_near_the_best_choice_by_brute_force():
             v for v in itertools.product(range(1, 7), repeat=3) if limits.met(torch.tensor(v, dtype=torch.float64))
         ]
         best = max(value(v) for v in table)
-        ratios.append(value(ranking.grow(ranking.shrink(limits.dense, limits), limits)) / best)
+        units = ranking.grow(ranking.shrink(getattr(limits, start), limits), limits)
+        ratios.append(value(units) / best)
     assert min(ratios) > 0.85
     assert np.mean(ratios) > 0.95
 

@@ -185,6 +185,7 @@ def test_the_teacher_answers_in_eval_mode_and_is_left_as_it_was():
     images = Loader(task.train.inputs.reshape(-1, 1, 8, 8), task.train.targets, 16)
     train(model, Task(images, images, task.loss, accuracy), TrainConfig(epochs=1), teacher=teacher)
     assert same(teacher, before)
+    assert all(parameter.grad is None for parameter in teacher.parameters())
     assert all(module.training for module in teacher.modules())
 
 

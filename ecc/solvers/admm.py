@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ecc.core.errors import InputError
 from ecc.core.problem import Checkpoint, Problem, Progress, Solution
-from ecc.solvers.lagrangian import CodeForm, Form, PaperForm, descend_widths, proximal_step
+from ecc.solvers.lagrangian import CodeForm, Form, PaperForm, ascend, descend_widths, proximal_step
 from ecc.solvers.limits import Limits, Ranking, solution
 from ecc.solvers.sparsity import Sparsity
 from ecc.solvers.training import Step, TrainConfig, train
@@ -150,8 +150,8 @@ class _Alternation:
         done = min(1.0, (step.index + 1) / max(1.0, self.method.continuation * step.total))
         current = torch.lerp(torch.maximum(self.start, self.limits.limits), self.limits.limits, done)
         self.s, self.z = descend_widths(self.s, self.z, self.y, self.phi, self.limits, current, rho, self.form)
-        self.z = (self.z + rho * (self.limits.costs(self.s) - current)).clamp(min=0)
-        self.y = (self.y + rho * self.form.slack(self.phi, self.s, dense)).clamp(min=0)
+        self.z = ascend(self.z, self.limits.costs(self.s) - current, rho)
+        self.y = ascend(self.y, self.form.slack(self.phi, self.s, dense), rho)
         return False
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ecc.solvers.limits import Limits
 
-__all__ = ["CodeForm", "Form", "PaperForm", "descend_widths", "proximal_step"]
+__all__ = ["CodeForm", "Form", "PaperForm", "ascend", "descend_widths", "proximal_step", "width_gradient"]
 
 _MARGIN = 1e-3  # how far the floor of z lifts the gradient of the cheapest group above zero
 _MOVES = 8  # of s after one step of the weights
@@ -91,6 +91,24 @@ def proximal_step(energy: Tensor, dense: Tensor, s: Tensor, y: Tensor, rho: floa
     return torch.maximum(phi, least).double(), y
 
 
+def width_gradient(pull: Tensor, y: Tensor, z: Tensor, slopes: Tensor, over: Tensor, rho: float) -> Tensor:
+    """Derivative of the Lagrangian by the relative bounds s/N, shape (n_groups,).
+
+    Args:
+        pull: Of the form, shape (n_groups,).
+        y: Duals of the groups, shape (n_groups,).
+        z: Duals of the constraints, shape (n_constraints,).
+        slopes: Derivatives of the relative costs by s/N, shape (n_constraints, n_groups).
+        over: Violations [E - B]_+, shape (n_constraints,).
+    """
+    return -rho * pull - y + (rho * over + z) @ slopes
+
+
+def ascend(dual: Tensor, slack: Tensor, rho: float) -> Tensor:
+    """A dual after a step up its constraint: max(0, dual + rho·slack)."""
+    return (dual + rho * slack).clamp(min=0)
+
+
 def descend_widths(
     s: Tensor, z: Tensor, y: Tensor, phi: Tensor, limits: Limits, current: Tensor, rho: float, form: Form
 ) -> tuple[Tensor, Tensor]:
@@ -114,7 +132,7 @@ def descend_widths(
         free = s > limits.lowest
         if not bool((over > 1e-12).any()) or not bool(free.any()):
             break
-        rest = -rho * form.pull(phi, s, limits.dense) - y + rho * over @ slopes
+        rest = width_gradient(form.pull(phi, s, limits.dense), y, torch.zeros_like(z), slopes, over, rho)
         z = _lift(z, rest, slopes, over, free)
         direction = (rest + z @ slopes).clamp(min=0) * free
         if not bool((direction > 0).any()):  # on a flat step of a stepped cost all groups give way
