@@ -26,6 +26,7 @@ from ecc.core.problem import Progress
 from ecc.core.table import ProfileTable, Provenance
 from ecc.core.widths import Widths
 from ecc.network.graph import WidthGraph
+from ecc.network.slimming import slim
 from ecc.profiler.devices import current_device
 from ecc.profiler.host import quiet
 from ecc.profiler.pairing import Estimate, Pairs, Ready, alternate, estimate, median_interval, ready
@@ -113,7 +114,7 @@ def profile(
         raise InputError("profile(design, meters) needs at least one configuration and one meter")
     plan = window or Window()
     runner = runtime or Eager()
-    maker = build or _slimmer(model, graph)
+    maker = build or partial(slim, model, graph, check=False)
     where = _provenance(network or type(model).__name__, graph, inputs, runner, plan)
     owned = not isinstance(store, Store)
     keeper = store if isinstance(store, Store) else Store.open(store)
@@ -162,7 +163,7 @@ def compare(
     """
     if not candidates or not meters:
         raise InputError("compare(candidates, meters) needs at least one network and one meter")
-    plan = window or Window(rel_half_width=0.01, max_s=60.0)
+    plan = window or Window(blocks=6, rel_half_width=0.01, max_s=60.0)
     runner = runtime or Eager()
     rng = np.random.default_rng(seed)
     series: list[dict[str, list[Pairs]]] = [{meter.metric: [] for meter in meters} for _ in candidates]
@@ -214,12 +215,6 @@ def _comparison(metrics: Mapping[str, list[Pairs]], window: Window) -> Compariso
         },
         flags={metric: tuple(sorted(words)) for metric, words in flags.items()},
     )
-
-
-def _slimmer(model: nn.Module, graph: WidthGraph) -> Callable[[Widths], nn.Module]:
-    from ecc.network.slimming import slim
-
-    return partial(slim, model, graph, check=False)
 
 
 def _provenance(network: str, graph: WidthGraph, inputs: Any, runtime: Runtime, window: Window) -> Provenance:

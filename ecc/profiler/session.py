@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ecc.core.errors import InputError, Interrupted
+from ecc.core.errors import EccError, InputError, Interrupted
 from ecc.core.meter import Meter, Runtime
 from ecc.core.problem import Progress
 from ecc.core.table import Provenance
@@ -117,6 +117,8 @@ class Session:
         module = self.build(self.graph.space.full)
         try:
             self.runtime.prepare(module, self.inputs)(1)
+        except EccError:
+            raise
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
             raise InputError(
                 f"the network does not run on inputs of shape {self.provenance.input_shape}: "
@@ -128,9 +130,10 @@ class Session:
         return ready(self.runtime, module, self.inputs, seconds=seconds, runs=self.window.warm_up_runs)
 
     def _run(self, reference: Ready) -> int:
-        """The run that new rows belong to: the store's last one, unless the reference has moved since."""
-        last = self.store.last_run()
-        if last is not None and not self._moved(reference):
+        """The run that new rows belong to: the store's last one, unless versions or the reference moved since."""
+        last, network = self.store.last_run(), self.store.network()
+        same = network is not None and network.provenance == self.provenance
+        if last is not None and same and not self._moved(reference):
             return last
         return self.store.begin_run(
             self.provenance,
@@ -144,7 +147,7 @@ class Session:
     def _moved(self, reference: Ready) -> bool:
         known = self.store.table().reference if self._known else {}
         for meter in self.meters:
-            if meter.metric not in known or self.window.pairs_of(meter) < self.window.pairs:
+            if meter.metric not in known or not self.window.brief(meter):
                 continue
             rng = np.random.default_rng(self.seed)
             readings = alternate(reference, reference, meter, _PROBES, rng).values

@@ -54,4 +54,8 @@ class Window:
 
     def pairs_of(self, meter: Meter) -> int:
         """Pairs per visit with that meter."""
-        return self.long_pairs if meter.shortest_window_s > _LONG_WINDOW_S else self.pairs
+        return self.pairs if self.brief(meter) else self.long_pairs
+
+    def brief(self, meter: Meter) -> bool:
+        """Whether the meter can be read many times in a second."""
+        return meter.shortest_window_s <= _LONG_WINDOW_S

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+from profiler_toy import Host, Timed, Watch
+from scipy import stats
+
+from ecc.core.meter import Reading
+from ecc.profiler.pairing import Pairs, Ready, alternate, estimate, median_interval, ready
+
+
+@pytest.mark.parametrize("n", [6, 7, 24, 61, 200], ids="n={}".format)
+def test_the_interval_is_the_one_of_the_quantile_test(n):
+    values = np.random.default_rng(n).lognormal(size=n)
+    oracle = stats.quantile_test(values, q=1.0, p=0.5).confidence_interval(0.95)
+    assert median_interval(values) == pytest.approx((oracle.low, oracle.high))
+
+
+@pytest.mark.parametrize("n", [2, 3, 5], ids="n={}".format)
+def test_below_six_values_the_interval_is_the_t_interval_of_the_logarithms(n):
+    values = np.random.default_rng(n).lognormal(size=n)
+    logs = np.log(values)
+    oracle = stats.t.interval(0.95, n - 1, loc=logs.mean(), scale=stats.sem(logs))
+    assert median_interval(values) == pytest.approx(tuple(np.exp(oracle)))
+
+
+def test_one_value_says_nothing_about_the_noise():
+    assert median_interval(np.array([2.0])) == (0.0, np.inf)
+
+
+@pytest.mark.parametrize("n", [3, 6, 20, 60], ids="n={}".format)
+def test_intervals_hold_the_median_in_95_of_100_cases(n):
+    rng = np.random.default_rng(0)
+    intervals = [median_interval(rng.lognormal(sigma=0.05, size=n)) for _ in range(2000)]
+    covered = np.mean([low <= 1 <= high for low, high in intervals])
+    assert 0.94 <= covered <= 0.995
+
+
+def test_pairs_cancel_the_speed_of_the_host():
+    host = Host(slow=2.0)
+    network, reference = (Ready(host.prepare(Timed(s), None), 1.0) for s in (3e-3, 10e-3))
+    pairs = alternate(network, reference, Watch(host), 300, np.random.default_rng(0))
+    found = estimate([pairs])
+    assert found.low <= 0.3 <= found.high
+    assert found.half_width < 0.005
+    assert pairs.values.max() / pairs.values.min() > 1.9  # the host did switch
+
+
+def test_who_goes_first_changes_from_pair_to_pair():
+    order = []
+    first, second = (Ready(lambda _, name=name: order.append(name), 1.0) for name in "ab")
+    watch = Watch(Host())
+    watch.end = lambda: Reading(1.0)
+    alternate(first, second, watch, 4, np.random.default_rng(0))
+    timed = "".join(order[1::2])  # every window has a lead-in of its own
+    assert timed in ("abbaabba", "baabbaab")
+
+
+def test_short_networks_fill_the_window_and_readings_are_per_inference():
+    host = Host(jitter=0.0, slow=1.0)
+    calls = []
+
+    def run(times):
+        calls.append(times)
+        host.now += times * 1e-3
+
+    pairs = alternate(Ready(run, 1e-3), Ready(run, 1e-3), Watch(host, shortest_window_s=0.02), 2, host.rng)
+    assert set(calls[1::2]) == {20}
+    assert pairs.values == pytest.approx(1e-3)
+    assert pairs.references == pytest.approx(1e-3)
+
+
+def test_from_nine_blocks_on_the_interval_allows_for_blocks_that_differ():
+    rng = np.random.default_rng(1)
+    covered = {"blocks": 0, "pooled": 0}
+    for _ in range(200):
+        ratios = np.exp(0.03 * rng.standard_normal((12, 1)) + 0.005 * rng.standard_normal((12, 10)))
+        found = estimate([Pairs(row, np.ones(10), np.ones(10)) for row in ratios])
+        low, high = median_interval(ratios.ravel())
+        covered["blocks"] += found.low <= 1 <= found.high
+        covered["pooled"] += low <= 1 <= high
+    assert covered["blocks"] >= 185 > covered["pooled"]
+
+
+def test_warming_up_runs_as_often_as_asked():
+    calls = []
+    host = Host()
+    host.prepare = lambda module, inputs: calls.append
+    found = ready(host, Timed(1.0), None, seconds=0.0, runs=4)
+    assert calls == [1] * 5  # the first call is for whatever happens only once
+    assert found.inference_s > 0
