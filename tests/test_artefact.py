@@ -20,12 +20,12 @@ from oracles import simulated_profile
 from torch import nn
 
 from ecc import artefact
-from ecc.artefact import BudgetRecord, Manifest
+from ecc.artefact import Manifest
 from ecc.core.budget import Budget
 from ecc.core.errors import InputError
+from ecc.core.verdict import BudgetCheck
 from ecc.energy_models.judging import judge
 from ecc.energy_models.loading import load
-from ecc.verification import BudgetCheck
 
 HISTORY = pd.DataFrame({"epoch": [0, 1], "loss": [1 / 3, 0.1], "score": [0.5, np.nan]})
 
@@ -45,8 +45,10 @@ def manifest(**changes: Any) -> Manifest:
         "widths": {"stem": 3, "grouped": 8, "free": 4},
         "kept": {"stem": np.array([0, 5, 7]), "grouped": np.array([1, 2])},
         "budgets": (
-            BudgetRecord("latency", 1e-3, 2e-3, 9.9e-4, 9.8e-4, 9.7e-4, 9.9e-4, True, 0.999),
-            BudgetRecord("energy", 1.0, 2.0, 0.9, reason="no energy meter on this device"),
+            BudgetCheck("latency", 1e-3, 2e-3, 9.9e-4, 9.8e-4, 9.7e-4, 9.9e-4, True, 0.999),
+            BudgetCheck.unmeasured(
+                Budget("energy", 0.5), dense=2.0, predicted=0.9, reason="no energy meter on this device"
+            ),
         ),
         "accuracy_dense": 0.98,
         "accuracy": 0.97,
@@ -421,10 +423,9 @@ def test_checks_and_cost_models_of_the_package_go_in_and_out(tmp_path: Path) -> 
         BudgetCheck("latency", 2e-3, 4e-3, None, 1.9e-3, 1.8e-3, float("inf"), False, 0.6),
         BudgetCheck.unmeasured(Budget("energy", 0.5), dense=1.0, predicted=0.4, reason="no meter"),
     )
-    records = tuple(BudgetRecord.from_json(check.to_json()) for check in checks)
-    artefact.save(tmp_path / "out", manifest(budgets=records), {}, history=HISTORY, costs=[cost])
+    artefact.save(tmp_path / "out", manifest(budgets=checks), {}, history=HISTORY, costs=[cost])
     found = artefact.read(tmp_path / "out")
     assert load(found.costs["latency"]).dense == pytest.approx(cost.dense)
     assert [budget.met for budget in found.manifest.budgets] == [False, None]
-    assert found.manifest.budgets[0].high is None
-    assert found.manifest.budgets[1].reason == "no meter"
+    assert found.manifest.budgets == checks
+    assert [budget.budget.relative for budget in found.manifest.budgets] == [False, True]

@@ -19,12 +19,12 @@ from matplotlib.figure import Figure
 from oracles import simulated_profile
 
 from ecc.core.errors import InputError
+from ecc.core.verdict import BudgetCheck
 from ecc.energy_models.judging import Fit, judge
 from ecc.fronts import Front, Point
 from ecc.report import figures
 from ecc.report.page import Report, pictures, render
 from ecc.report.style import COLOURS, MARKERS, plain, quantity, scale, to_png, to_svg
-from ecc.verification import BudgetCheck
 
 HOSTILE = (
     '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)> $\\frac{1}{$ 漢字 --> ]]> \x1b[2J'

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from ecc.core.budget import Budget
 from ecc.core.errors import InputError
-from ecc.verification import BudgetCheck, Measured, Verification
+from ecc.core.verdict import BudgetCheck, Measured
+from ecc.verification import Verification
 
 
 def measured(ratio=0.5, half=0.01, dense=0.004, value=None, value_half=0.02):

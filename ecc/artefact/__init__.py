@@ -8,11 +8,10 @@ report.html, *.png   for people
 """
 
 from ecc.artefact.folder import Artefact, check_target, inspect, read, replace_files, save
-from ecc.artefact.manifest import BudgetRecord, FileRecord, Manifest
+from ecc.artefact.manifest import FileRecord, Manifest
 
 __all__ = [
     "Artefact",
-    "BudgetRecord",
     "FileRecord",
     "Manifest",
     "check_target",

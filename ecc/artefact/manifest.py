@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ecc.core.cost import METRICS
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields, Scalar
+from ecc.core.verdict import BudgetCheck
 from ecc.core.widths import Kept, Widths
 
-__all__ = ["FILE_NAME", "KIND", "SCHEMA", "BudgetRecord", "FileRecord", "Manifest"]
+__all__ = ["FILE_NAME", "KIND", "SCHEMA", "FileRecord", "Manifest"]
 
 SCHEMA = 1
 """Version of the manifest's form; raised when an older reader could misread it."""
@@ -56,60 +56,6 @@ class FileRecord:
         return record
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetRecord:
-    """One budget and how it ended, in the metric's SI unit.
-
-    Attributes:
-        metric: A key of METRICS.
-        limit: What was asked for, absolute.
-        dense: Value of the dense network.
-        predicted: Value of the result by the cost model; None when there was no model.
-        measured: Value of the result on the device; None when it was not measured.
-        low: Lower end of the 95 % interval of ``measured``.
-        high: Upper end of it.
-        met: Whether the budget holds; None when that was not measured.
-        confidence: Probability that it holds, in [0, 1].
-        reason: Why it was not measured; empty when it was.
-    """
-
-    metric: str
-    limit: float
-    dense: float
-    predicted: float | None = None
-    measured: float | None = None
-    low: float | None = None
-    high: float | None = None
-    met: bool | None = None
-    confidence: float | None = None
-    reason: str = ""
-
-    def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise InputError(f"budget metric {self.metric!r} is unknown; choose from {', '.join(METRICS)}")
-
-    @classmethod
-    def from_json(cls, value: object) -> BudgetRecord:
-        """From a JSON object of the same names (the interface's); names beyond those are ignored.
-
-        Raises:
-            InputError: If it is not such a record.
-        """
-        fields = Fields(value, "a budget of the manifest")
-        return cls(
-            metric=fields.text("metric"),
-            limit=fields.number("limit"),
-            dense=fields.number("dense"),
-            predicted=fields.optional_number("predicted"),
-            measured=fields.optional_number("measured"),
-            low=fields.optional_number("low"),
-            high=fields.optional_number("high"),
-            met=fields.optional_flag("met"),
-            confidence=fields.optional_number("confidence"),
-            reason=fields.text("reason", ""),
-        )
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Manifest:
     """What was made, of what, how and where.
@@ -128,6 +74,7 @@ class Manifest:
         widths: Channels kept per prunable group.
         kept: Unit indices kept; a group that is not named keeps all of its units.
         budgets: How each budget ended.
+        counts: ``macs`` and ``params`` of the result, ``macs_dense`` and ``params_dense`` of the dense network.
         accuracy_dense: Score of the dense network on the test data, in [0, 1]; None when it was not computed.
         accuracy: Score of the result; None when it was not computed.
         nonzero_fraction: Parameters left as a fraction of dense.
@@ -155,7 +102,8 @@ class Manifest:
     dense: Widths
     widths: Widths
     kept: Kept
-    budgets: tuple[BudgetRecord, ...] = ()
+    budgets: tuple[BudgetCheck, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
     accuracy_dense: float | None = None
     accuracy: float | None = None
     nonzero_fraction: float | None = None
@@ -187,12 +135,12 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """A JSON value; ``from_json`` is the inverse."""
         value = {name: getattr(self, name) for name in (one.name for one in fields(self))}
-        for name in ("options", "dense", "widths", "environment", "settings"):
+        for name in ("options", "dense", "widths", "counts", "environment", "settings"):
             value[name] = dict(value[name])
         value["input_shapes"] = [list(shape) for shape in self.input_shapes]
         value["input_dtypes"] = list(self.input_dtypes)
         value["kept"] = {name: units.tolist() for name, units in self.kept.items()}
-        value["budgets"] = [{one.name: getattr(budget, one.name) for one in fields(budget)} for budget in self.budgets]
+        value["budgets"] = [check.to_json() for check in self.budgets]
         return {"kind": KIND, "schema": SCHEMA, **value}
 
     @classmethod
@@ -207,7 +155,7 @@ class Manifest:
         if (schema := fields.whole("schema")) != SCHEMA:
             raise InputError(f"the artefact has schema {schema} and this program reads {SCHEMA}; upgrade ecc-compress")
         kept, dense, widths = fields.inner("kept"), fields.inner("dense"), fields.inner("widths")
-        options, environment = fields.inner("options"), fields.inner("environment")
+        options, environment, counts = (fields.inner(name) for name in ("options", "environment", "counts"))
         return cls(
             method=fields.text("method"),
             model=fields.text("model"),
@@ -223,7 +171,8 @@ class Manifest:
             dense={name: dense.whole(name, 1) for name in dense},
             widths={name: widths.whole(name, 1) for name in widths},
             kept={name: np.array(kept.wholes(name), dtype=np.int64) for name in kept},
-            budgets=tuple(BudgetRecord.from_json(budget) for budget in fields.items("budgets")),
+            budgets=tuple(BudgetCheck.from_json(budget) for budget in fields.items("budgets")),
+            counts={name: counts.whole(name) for name in counts},
             accuracy_dense=fields.optional_number("accuracy_dense"),
             accuracy=fields.optional_number("accuracy"),
             nonzero_fraction=fields.optional_number("nonzero_fraction"),

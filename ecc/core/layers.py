@@ -1,9 +1,9 @@
 """Layers and the sides that their cost scales with.
 
-Everything that is counted or fitted in ecc is a sum of products of two *sides*. A side is the kept fraction of one axis of
-one layer: a sum, over the parts of the axis (a concatenation has several), of the part's share times the product of the
-relative widths of the groups that lie on it. With the dense multiply-accumulates of each layer as coefficients the sum is
-the exact MAC count; with fitted joules it is the bilinear energy model of ECC (CVPR 2019) on the real graph.
+Everything that is counted or fitted in ecc is a sum of products of two *sides*. A side is the kept fraction of one axis
+of one layer: a sum, over the parts of the axis (a concatenation has several), of the part's share times the product of
+the relative widths of the groups that lie on it. With the dense multiply-accumulates of each layer as coefficients the
+sum is the exact MAC count; with fitted joules it is the bilinear energy model of ECC (CVPR 2019) on the real graph.
 """
 
 from __future__ import annotations

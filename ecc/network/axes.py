@@ -22,7 +22,7 @@ from ecc.network.axes_sequence import SEQUENCE
 from ecc.network.capture import Capture, is_item, live, mutates
 from ecc.network.values import PLAIN, Axes, Axis, Call, Ledger, Value, values_in
 
-__all__ = ["RULES", "Propagation", "propagate"]
+__all__ = ["RULES", "Propagation", "propagate", "shapes_of"]
 
 RULES: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType({**ELEMENTWISE, **MOVEMENT, **LAYERS, **SEQUENCE})
 """Operator name (without ``aten::`` and the in-place underscore) → rule."""
@@ -36,11 +36,15 @@ class Propagation:
     Attributes:
         ledger: Ties, roles and costs that were found.
         order: Parameters and buffers in the order of their first use.
+        made: The axes of the outputs of each call, in order of execution.
+        inputs: The first tensor that each call gets, as it was then.
     """
 
     def __init__(self, captured: Capture, batch: int) -> None:
         self.ledger = Ledger()
         self.order: dict[str, None] = {}
+        self.made: dict[fx.Node, list[Axes]] = {}
+        self.inputs: dict[fx.Node, Value] = {}
         self._captured = captured
         self._batch = batch
         self._values: dict[fx.Node, Any] = {}
@@ -71,7 +75,7 @@ class Propagation:
                 self._values[node] = self._call(node)
 
     def _placeholder(self, node: fx.Node, name: str | None) -> Value:
-        (shape,) = _shapes(node.meta["val"])
+        (shape,) = shapes_of(node.meta["val"])
         if name is None:
             return self._value(shape, [PLAIN] * len(shape))
         fresh = self.ledger.channels.fresh
@@ -96,11 +100,15 @@ class Propagation:
     def _call(self, node: fx.Node) -> Any:
         """The values of one call; unknown operators and forms fix all that they touch."""
         outputs = node.meta.get("val")
-        shapes = list(_shapes(outputs))
+        shapes = list(shapes_of(outputs))
         arguments = self._arguments(node)
         name = _name(node.target)
         call = Call(name, self._captured.modules.get(node, ""), arguments, shapes, self.ledger, self._batch)
-        axes = self._apply(call, node)
+        axes = self._apply(call)
+        first = next(values_in(list(arguments.values())), None)
+        if first is not None:
+            self.inputs[node] = first
+        self.made[node] = axes
         storage = self._storage(node, call)
         values = [self._value(shape, made, storage) for shape, made in zip(shapes, axes, strict=True)]
         if mutates(node):
@@ -116,7 +124,7 @@ class Propagation:
             bound[argument.name] = self._lookup(given)
         return bound
 
-    def _apply(self, call: Call, node: fx.Node) -> list[Axes]:
+    def _apply(self, call: Call) -> list[Axes]:
         rule = RULES.get(call.name)
         touched = list(values_in(list(call.arguments.values())))
         if not any(axis.labels is not None for value in touched for axis in value.axes) and rule is None:
@@ -185,12 +193,13 @@ def _name(target: Any) -> str:
     return name if name.startswith("__") else name.rstrip("_")
 
 
-def _shapes(value: Any) -> Iterator[tuple[int, ...]]:
+def shapes_of(value: Any) -> Iterator[tuple[int, ...]]:
+    """Sizes of all tensors in nested lists, in order."""
     if isinstance(value, Tensor):
         yield tuple(int(size) for size in value.shape)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _shapes(item)
+            yield from shapes_of(item)
 
 
 def _verify(call: Call, axes: list[Axes]) -> None:

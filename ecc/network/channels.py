@@ -36,6 +36,11 @@ class Channels:
         self._size = 1
         self._families = 0
 
+    @property
+    def size(self) -> int:
+        """All ids are below this."""
+        return self._size
+
     def fresh(self, positions: int) -> Labels:
         """New channels, one per position: shape (positions, 1)."""
         start, end = self._size, self._size + positions

@@ -8,39 +8,52 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ecc.core.widths import Kept, WidthGroup
-from ecc.network.capture import bind, copy_sharing, run
+from ecc.network.capture import bind, capture, copy_sharing, run
 from ecc.network.graph import WidthGraph
+from ecc.network.replay import Replay
 from ecc.network.slimming import slim, zero_then_remove
 
 __all__ = ["refuse_failing"]
 
 _LIMIT = 1e-3  # relative difference; rounding stays far below, a wrong channel is far above
-_AFFORDABLE = 3e9  # MACs up to which a second draw is made
 
 
-def refuse_failing(model: nn.Module, graph: WidthGraph, inputs: Any, *, seed: int = 0) -> WidthGraph:
-    """The graph with every group that fails zero-then-remove kept dense, with the reason.
+def refuse_failing(
+    model: nn.Module, graph: WidthGraph, inputs: Any, replay: Replay, *, seed: int = 0
+) -> WidthGraph:
+    """The graph with every group that fails a trial kept dense, with the reason.
+
+    Three trials, each dearer and finer than the one before: the pruned network runs at all; it does what the labels
+    predict, operator for operator; its outputs are those of the masked network.
 
     Args:
         inputs: As given to trace.
+        replay: The record of the dense network.
         seed: Of the random units and of the perturbed weights.
     """
-    if not graph.prunable:
-        return graph
-    shapes = _without_values(model)
-    if not _fails(shapes, graph, {}, inputs):
-        graph = _refused(graph, _failures(_draw(graph, seed, 0), lambda kept: _fails(shapes, graph, kept, inputs)))
-    trial = perturbed(model, seed)
-    for draw in range(2 if graph.macs() < _AFFORDABLE else 1):
-        graph = _refused(graph, _failures(_draw(graph, seed, draw), lambda kept: _differs(trial, graph, kept, inputs)))
+    if graph.prunable and not _is_meta(model):
+        graph = _narrowed(graph, seed, _Runs(_without_values(model), inputs))
+    if graph.prunable:
+        graph = _narrowed(graph, seed, _Replays(model, inputs, replay))
+    if graph.prunable and not _is_meta(model):
+        graph = _narrowed(graph, seed, _Equals(perturbed(model, seed), inputs))
     return graph
+
+
+def _is_meta(model: nn.Module) -> bool:
+    return any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+
+
+def _narrowed(graph: WidthGraph, seed: int, trial: _Trial) -> WidthGraph:
+    kept = _draw(graph, seed)
+    return _refused(graph, _failures(kept, lambda some: trial(graph, some)))
 
 
 def _refused(graph: WidthGraph, reasons: Mapping[str, str]) -> WidthGraph:
@@ -51,8 +64,8 @@ def _refused(graph: WidthGraph, reasons: Mapping[str, str]) -> WidthGraph:
     return replace(graph, groups=tuple(groups)) if reasons else graph
 
 
-def _draw(graph: WidthGraph, seed: int, draw: int) -> Kept:
-    generator = np.random.default_rng([seed, draw])
+def _draw(graph: WidthGraph, seed: int) -> Kept:
+    generator = np.random.default_rng(seed)
     return {group.name: _some(group, generator) for group in graph.prunable}
 
 
@@ -120,26 +133,60 @@ def _failures(kept: Kept, trial: Callable[[Kept], str]) -> dict[str, str]:
     return failures
 
 
-def _fails(model: nn.Module, graph: WidthGraph, kept: Kept, inputs: Any) -> str:
-    """Why a network without values does not run once pruned; empty if it does."""
-    args, kwargs = bind(inputs)
-    try:
-        small = slim(model, graph, kept, check=False) if kept else model
-        run(small, {name: value.to("meta") for name, value in kwargs.items()} or tuple(a.to("meta") for a in args))
-    except Exception as error:  # whatever a user's forward may raise
-        return _insists(error)
-    return ""
+class _Trial(Protocol):
+    def __call__(self, graph: WidthGraph, kept: Kept) -> str:
+        """Why pruning to ``kept`` is wrong; empty if it is right."""
 
 
-def _differs(model: nn.Module, graph: WidthGraph, kept: Kept, inputs: Any) -> str:
-    """Why pruning is wrong; empty if it is right."""
-    try:
-        difference = zero_then_remove(model, graph, kept, inputs)
-    except Exception as error:  # whatever a user's forward may raise
-        return _insists(error)
-    return (
-        "" if difference <= _LIMIT else "removing its channels changes the output, so the forward depends on its size"
-    )
+class _Runs:
+    """The pruned network runs on tensors without values; passes what does not run on them dense either."""
+
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        args, kwargs = bind(inputs)
+        self._model = model
+        self._inputs = {name: value.to("meta") for name, value in kwargs.items()} or tuple(a.to("meta") for a in args)
+        self._able = not self._error(model)
+
+    def __call__(self, graph: WidthGraph, kept: Kept) -> str:
+        return self._error(slim(self._model, graph, kept, check=False)) if self._able else ""
+
+    def _error(self, model: nn.Module) -> str:
+        try:
+            run(model, self._inputs)
+        except Exception as error:  # whatever a user's forward may raise
+            return _insists(error)
+        return ""
+
+
+class _Replays:
+    """The pruned network does what the labels predict."""
+
+    def __init__(self, model: nn.Module, inputs: Any, replay: Replay) -> None:
+        self._model = copy_sharing(model, {id(parameter): parameter for parameter in model.parameters()}).eval()
+        self._inputs = inputs
+        self._replay = replay
+
+    def __call__(self, graph: WidthGraph, kept: Kept) -> str:
+        try:
+            recorded = capture(slim(self._model, graph, kept, check=False), self._inputs)
+        except Exception as error:  # whatever a user's forward may raise
+            return _insists(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+        return self._replay.mismatch(recorded, kept)
+
+
+class _Equals:
+    """The pruned network gives the outputs of the masked one."""
+
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        self._model = model
+        self._inputs = inputs
+
+    def __call__(self, graph: WidthGraph, kept: Kept) -> str:
+        try:
+            difference = zero_then_remove(self._model, graph, kept, self._inputs)
+        except Exception as error:  # whatever a user's forward may raise
+            return _insists(error)
+        return "" if difference <= _LIMIT else "removing its channels changes the output of the network"
 
 
 def _insists(error: Exception) -> str:

@@ -41,11 +41,13 @@ class Grouping:
         groups: In order of execution.
         layers: In order of execution, names unique.
         sides: Of each parameter's axes.
+        units: Channel ids of each group's units, in order.
     """
 
     groups: tuple[WidthGroup, ...]
     layers: tuple[Layer, ...]
     sides: Mapping[str, tuple[Side, ...]]
+    units: Mapping[str, Ints]
 
 
 def group_channels(propagation: Propagation) -> Grouping:
@@ -118,20 +120,23 @@ class _Builder:
         set_of = self._group_of[np.searchsorted(self._ids, entries.channel)]
         order = np.lexsort((entries.position, entries.channel, entries.axis, set_of))
         bounds = np.searchsorted(set_of[order], np.arange(n_sets + 1))
-        found: list[tuple[tuple[int, int], int, WidthGroup]] = []
+        found: list[tuple[tuple[int, int], int, WidthGroup, Ints]] = []
         for number in range(n_sets):
             rows = order[bounds[number] : bounds[number + 1]]
             built = self._group(entries.channel[rows], entries.axis[rows], entries.position[rows])
             if built is not None:
-                found.append((built[0], number, built[1]))
+                found.append((built[0], number, *built[1:]))
         found.sort(key=lambda entry: entry[0])
         index = np.full(n_sets, -1, dtype=np.int64)
-        index[[number for _, number, _ in found]] = np.arange(len(found))
-        names = _names([group for _, _, group in found])
-        return [replace(group, name=name) for (_, _, group), name in zip(found, names, strict=True)], index
+        index[[number for _, number, _, _ in found]] = np.arange(len(found))
+        names = _names([group for _, _, group, _ in found])
+        self._units = {name: units for name, (*_, units) in zip(names, found, strict=True)}
+        return [replace(entry[2], name=name) for entry, name in zip(found, names, strict=True)], index
 
-    def _group(self, channel: Ints, axis: Ints, position: Ints) -> tuple[tuple[int, int], WidthGroup] | None:
-        """The group of one set of channels with its place in the order, or None if no layer writes it."""
+    def _group(
+        self, channel: Ints, axis: Ints, position: Ints
+    ) -> tuple[tuple[int, int], WidthGroup, Ints] | None:
+        """The group of one set of channels, its place in the order and its units, or None if no layer writes it."""
         units = np.unique(channel)
         numbers, starts = np.unique(axis, return_index=True)
         roles = [self._ledger.roles.get(self._axes[number]) for number in numbers]
@@ -162,7 +167,7 @@ class _Builder:
             reason = "all of its channels go together, so none can"
         layers = tuple(dict.fromkeys(owner(slot.tensor) for slot in slots))
         group = WidthGroup(owner(lead_slot.tensor), step * len(units), step, not reason, reason, tuple(slots), layers)
-        return (int(numbers[first]), int(position[lead].min())), group
+        return (int(numbers[first]), int(position[lead].min())), group, ranking
 
     def _parts(self, labels: Labels) -> tuple[Ints, Ints]:
         """For labels: the groups on each position, sorted, −1 where none; and the channel behind each."""
@@ -224,7 +229,7 @@ class _Builder:
             name: tuple(self._side(self._labels.get((name, i))) for i in range(len(shape)))
             for name, shape in self._shapes.items()
         }
-        return Grouping(tuple(self._groups), layers, sides)
+        return Grouping(tuple(self._groups), layers, sides, self._units)
 
 
 def _unique(name: str, taken: set[str]) -> str:

@@ -17,6 +17,8 @@ from ecc.network.capture import bind, capture, copy_sharing, run
 from ecc.network.checking import refuse_failing
 from ecc.network.graph import InputSpec, TensorAxes, WidthGraph
 from ecc.network.grouping import group_channels
+from ecc.network.replay import Replay
+from ecc.network.values import owner
 
 __all__ = ["trace"]
 
@@ -63,8 +65,8 @@ def trace(
         notes=tuple(dict.fromkeys([*notes, *propagation.ledger.notes])),
         inputs=tuple(specs),
     )
-    if check and not _is_meta(model):
-        graph = refuse_failing(model, graph, example_inputs)
+    if check:
+        graph = refuse_failing(model, graph, example_inputs, Replay(captured, propagation, grouping.units))
     return graph
 
 
@@ -116,6 +118,4 @@ def _chosen(groups: Sequence[WidthGroup], include: Sequence[str], exclude: Seque
 
 
 def _writers(group: WidthGroup) -> list[str]:
-    from ecc.network.values import owner
-
     return [group.name, *dict.fromkeys(owner(slot.tensor) for slot in group.slots if slot.role == "write")]

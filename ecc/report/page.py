@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 
 from ecc.core.cost import METRICS
 from ecc.core.errors import InputError
+from ecc.core.verdict import BudgetCheck
 from ecc.core.widths import Widths
 from ecc.energy_models.judging import Fit
 from ecc.fronts import Front
 from ecc.report import figures
 from ecc.report.style import quantity, to_png, to_svg
-from ecc.verification import BudgetCheck
 
 __all__ = ["Report", "pictures", "render"]
 

@@ -1,0 +1,310 @@
+"""save, load and verify: a compression as a folder, the folder as a network again, and the network as a verdict."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ecc.api.compressing import Compression
+from ecc.api.ruler import Ruler
+from ecc.artefact import Artefact, Manifest
+from ecc.artefact import read as read_artefact
+from ecc.artefact import save as save_artefact
+from ecc.core.cost import CostModel
+from ecc.core.errors import EccError, InputError, UnavailableError
+from ecc.core.problem import Progress
+from ecc.core.table import Provenance
+from ecc.core.verdict import BudgetCheck, Measured
+from ecc.data.loading import load_data
+from ecc.energy_models.counting import COUNTED, CountCost
+from ecc.energy_models.loading import load as load_cost
+from ecc.network.graph import WidthGraph
+from ecc.network.slimming import slim
+from ecc.network.tracing import trace
+from ecc.profiler.devices import current_device
+from ecc.solvers.training import evaluate
+from ecc.verification import Verification
+from ecc.zoo.loading import load_model
+
+__all__ = ["Loaded", "Source", "load", "manifest_of", "save", "verify"]
+
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a dense network came from, so that an artefact can be rebuilt from its name.
+
+    Attributes:
+        model: MODEL of the command line; empty when the network was given as an object.
+        options: KEY=VALUE pairs of the factory.
+        weights: Where its weights came from.
+        data: DATA of the command line; empty when loaders were given.
+        network: Name for people.
+    """
+
+    model: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+    weights: str = ""
+    data: str = ""
+    network: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """An artefact with its network rebuilt.
+
+    Attributes:
+        artefact: The folder.
+        dense: The dense network with fresh weights: for timing, not for use.
+        model: The compact network with its weights, in eval mode.
+        graph: Width graph of the dense network.
+        inputs: Random inputs of the shapes that were timed.
+    """
+
+    artefact: Artefact
+    dense: nn.Module
+    model: nn.Module
+    graph: WidthGraph
+    inputs: Any
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        """Channels kept per group."""
+        return self.artefact.manifest.widths
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the artefact is."""
+        return self.artefact.manifest
+
+    def costs(self) -> dict[str, CostModel]:
+        """The cost models that the budgets were set on, by metric."""
+        return {metric: load_cost(path) for metric, path in self.artefact.costs.items()}
+
+
+def manifest_of(result: Compression, source: Source | None = None) -> Manifest:
+    """What the artefact of a compression says of it.
+
+    Args:
+        source: Where the dense network came from; without it, a class that needs no arguments is found by itself.
+    """
+    origin = source or Source(model=_own_factory(result), network=result.network)
+    place = next((cost.provenance for cost in result.costs if cost.provenance is not None), None)
+    tensors = _tensors(result.inputs)
+    return Manifest(
+        method=result.recipe.method,
+        model=origin.model,
+        options=dict(origin.options),
+        weights=origin.weights,
+        data=origin.data,
+        network=origin.network or result.network,
+        fingerprint=result.graph.fingerprint,
+        input_shapes=tuple(tuple(tensor.shape) for tensor in tensors),
+        input_dtypes=tuple(str(tensor.dtype).removeprefix("torch.") for tensor in tensors),
+        dense=result.graph.space.full,
+        widths=dict(result.widths),
+        kept=result.kept,
+        budgets=result.budgets,
+        counts=result.counts,
+        accuracy_dense=result.accuracy_dense,
+        accuracy=result.accuracy,
+        nonzero_fraction=result.nonzero_fraction,
+        rounds=result.rounds,
+        seconds=result.seconds,
+        seed=result.recipe.seed,
+        environment={
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "system": platform.platform(),
+        },
+        settings=result.recipe.settings,
+        created=datetime.now().astimezone().isoformat(timespec="seconds"),
+        **_where(place),
+    )
+
+
+def save(
+    result: Compression, path: str | Path, manifest: Manifest, *, attachments: Mapping[str, bytes] | None = None
+) -> Artefact:
+    """Write a compression as an artefact.
+
+    Args:
+        manifest: From ``manifest_of``.
+        attachments: Further files by name.
+    Raises:
+        InputError: If the folder cannot be written; nothing is then written.
+    """
+    measured = [cost for cost in result.costs if cost.metric not in COUNTED]
+    state = result.model.state_dict()
+    return save_artefact(path, manifest, state, history=result.history, costs=measured, attachments=attachments)
+
+
+def load(path: str | Path, *, model: nn.Module | None = None) -> Loaded:
+    """Open an artefact and rebuild its network.
+
+    Args:
+        model: The dense network (any weights), for artefacts whose manifest does not say how to make it; left as it is.
+    Raises:
+        InputError: If the folder is not a sound artefact, or the dense network is another one.
+    """
+    artefact = read_artefact(path)
+    manifest = artefact.manifest
+    if model is None and not manifest.model:
+        raise InputError(
+            f"artefact {path} was made of a network that was given as an object; "
+            "give one with the same architecture: ecc.load(path, model=...)"
+        )
+    dense = load_model(manifest.model, manifest.options).module if model is None else model
+    inputs = _example(manifest)
+    graph = trace(dense, inputs)
+    full = graph.space.full
+    if any(full.get(name) != width for name, width in manifest.dense.items()):
+        raise InputError(
+            f"artefact {path} was made of another network than {manifest.model or 'the one given'}; "
+            "give the model and the options that it was made from"
+        )
+    compact = slim(dense, graph, manifest.kept, check=False)
+    try:
+        compact.load_state_dict(artefact.state())
+    except RuntimeError as error:
+        detail = str(error).splitlines()[0]
+        raise InputError(f"the weights of artefact {path} do not fit its network ({detail})") from error
+    return Loaded(artefact, dense, compact.eval(), graph, inputs)
+
+
+def verify(
+    loaded: Loaded,
+    *,
+    device: str | None = None,
+    data_dir: str | Path | None = None,
+    seconds: float = 20.0,
+    progress: Progress | None = None,
+    seed: int = 0,
+) -> tuple[Verification, str]:
+    """Measure an artefact against its dense network and judge its budgets.
+
+    Args:
+        device: Where to measure; None for the device that the cost models belong to.
+        data_dir: Folder of the data that it is scored on.
+        seconds: Longest time of the measurement.
+    Returns:
+        The verification, and why the accuracy is missing from it (empty when it is not).
+    Raises:
+        UnavailableError: If ``device`` is not here or is not the one that the budgets are for.
+    """
+    manifest, costs = loaded.manifest, loaded.costs()
+    ruler = Ruler.of(loaded.dense, loaded.inputs, list(costs.values()))
+    if device is not None:
+        _refuse_other_device(manifest, device)
+    measured: dict[str, Measured] = {}
+    if isinstance(ruler, Ruler):
+        (measured,) = ruler.measure([loaded.model], seconds=seconds, progress=progress, seed=seed)
+    reason = ruler if isinstance(ruler, str) else ""
+    checks = tuple(_check(loaded, budget, measured.get(budget.metric), reason) for budget in manifest.budgets)
+    accuracy, why = _accuracy(loaded, data_dir)
+    return Verification(checks, accuracy), why
+
+
+def _check(loaded: Loaded, old: BudgetCheck, measured: Measured | None, reason: str) -> BudgetCheck:
+    """One budget of the manifest judged anew."""
+    budget = old.budget
+    if measured is not None:
+        return BudgetCheck.of_measurement(budget, measured, predicted=old.predicted)
+    if budget.metric in COUNTED:
+        cost = CountCost(budget.metric, loaded.graph)
+        return BudgetCheck.of_count(budget, dense=cost.dense, value=float(cost(loaded.widths)))
+    return BudgetCheck.unmeasured(
+        budget, dense=old.dense, predicted=old.predicted, reason=reason or "its cost model is missing"
+    )
+
+
+def _refuse_other_device(manifest: Manifest, device: str) -> None:
+    here = current_device(device)
+    if manifest.device_fingerprint and here.fingerprint != manifest.device_fingerprint:
+        raise UnavailableError(
+            f"the budgets of {manifest.network} are for {manifest.device}, and --device {device} is {here.name}; "
+            "profile and compress for that device"
+        )
+
+
+def _accuracy(loaded: Loaded, data_dir: str | Path | None) -> tuple[float | None, str]:
+    """Score on the test data that the manifest names, or None with the reason."""
+    name = loaded.manifest.data
+    if not name:
+        return None, "the artefact does not name its data"
+    try:
+        data = load_data(name, data_dir=data_dir)
+    except EccError as error:
+        return None, str(error)
+    return evaluate(loaded.model, data.test, data.score), ""
+
+
+def _where(place: Provenance | None) -> dict[str, Any]:
+    """The manifest's fields of the device."""
+    if place is None:
+        return {}
+    return {
+        "device": place.device,
+        "device_fingerprint": place.device_fingerprint,
+        "runtime": place.runtime,
+        "threads": place.threads,
+    }
+
+
+def _tensors(inputs: Any) -> list[Tensor]:
+    values = (
+        inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple | list) else [inputs]
+    )
+    return [value for value in values if isinstance(value, Tensor)]
+
+
+def _example(manifest: Manifest) -> Any:
+    """Inputs of the manifest's shapes: normal values, or zeros where whole numbers are wanted."""
+    generator = torch.Generator().manual_seed(manifest.seed)
+    made = []
+    for shape, name in zip(manifest.input_shapes, manifest.input_dtypes, strict=True):
+        if name not in _DTYPES:
+            raise InputError(f"the artefact has inputs of dtype {name!r}; this program knows {', '.join(_DTYPES)}")
+        dtype = _DTYPES[name]
+        made.append(
+            torch.randn(shape, generator=generator).to(dtype)
+            if dtype.is_floating_point
+            else torch.zeros(shape, dtype=dtype)
+        )
+    return made[0] if len(made) == 1 else tuple(made)
+
+
+def _own_factory(result: Compression) -> str:
+    """``module:Class`` of a network whose class makes the same one without arguments; empty when it does not."""
+    kind = type(result.dense)
+    if kind.__module__ == "__main__" or "<" in kind.__qualname__:
+        return ""
+    spec = f"{kind.__module__}:{kind.__qualname__}"
+    try:
+        made = load_model(spec).module
+    except InputError:
+        return ""
+    shapes = {name: tuple(parameter.shape) for name, parameter in made.named_parameters()}
+    return spec if shapes == {n: tuple(p.shape) for n, p in result.dense.named_parameters()} else ""

@@ -1,0 +1,79 @@
+"""profile and fit: the parts named, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ecc.api.ruler import meters_for
+from ecc.core.errors import InputError
+from ecc.core.problem import Progress
+from ecc.core.table import ProfileTable
+from ecc.energy_models.judging import FORMS, Fit, judge
+from ecc.network.graph import WidthGraph
+from ecc.profiler.design import sample
+from ecc.profiler.devices import current_device
+from ecc.profiler.protocol import ProfileResult, profile
+from ecc.profiler.runtimes import runtime_named
+from ecc.profiler.store import Store
+from ecc.profiler.window import Window
+
+__all__ = ["judge_best", "measure_widths"]
+
+
+def measure_widths(
+    model: nn.Module,
+    graph: WidthGraph,
+    inputs: Any,
+    *,
+    metrics: Sequence[str] = ("latency",),
+    samples: int = 200,
+    device: str = "cpu",
+    runtime: str = "eager",
+    threads: int = 1,
+    window: Window | None = None,
+    store: Store | str | Path | None = None,
+    network: str = "",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> ProfileResult:
+    """Measure a design of random widths.
+
+    Raises:
+        InputError: If the input makes no sense, or the store belongs to something else.
+        UnavailableError: If the device or a meter is not here.
+        Interrupted: On Ctrl-C; rows measured so far stay in the store.
+    """
+    if not metrics or len(set(metrics)) < len(metrics):
+        raise InputError("give each metric once, at least one")
+    if not len(graph.space):
+        reasons = "; ".join(f"{group.name}: {group.reason}" for group in graph.groups[:3])
+        raise InputError(f"the network has no prunable group, so there is nothing to profile ({reasons})")
+    place = current_device(device)
+    return profile(
+        model,
+        graph,
+        inputs,
+        sample(graph.space, samples, seed=seed),
+        meters_for(metrics, place.torch_name),
+        window=replace(window or Window(), threads=threads),
+        runtime=runtime_named(runtime, place.torch_name),
+        store=store,
+        progress=progress,
+        seed=seed,
+        network=network,
+    )
+
+
+def judge_best(table: ProfileTable, metric: str, *, form: str = "auto", seed: int = 0) -> Fit:
+    """Fit the form of that name, or with ``auto`` the one of least held-out error.
+
+    Raises:
+        InputError: If there is no such form, or the rows cannot carry a fit.
+    """
+    names = tuple(FORMS) if form == "auto" else (form,)
+    return min((judge(table, metric, form=name, seed=seed) for name in names), key=lambda fit: fit.holdout["mape"])

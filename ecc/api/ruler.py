@@ -1,0 +1,135 @@
+"""Ruler: compact networks measured against the dense one, on the device that the cost models belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ecc.core.cost import CostModel
+from ecc.core.errors import UnavailableError
+from ecc.core.meter import Meter, Runtime
+from ecc.core.problem import Progress
+from ecc.core.table import Provenance
+from ecc.core.verdict import Measured
+from ecc.profiler.devices import Device, list_devices
+from ecc.profiler.meters import METRICS as MEASURED
+from ecc.profiler.meters import meter_for
+from ecc.profiler.protocol import Comparison, compare
+from ecc.profiler.runtimes import runtime_named
+from ecc.profiler.window import Window
+
+__all__ = ["Ruler", "find_device", "meters_for"]
+
+_REL_HALF_WIDTH = 0.008  # of the ratio: where a measurement may end before its time is over
+
+
+def find_device(fingerprint: str) -> Device | None:
+    """The device here that has that fingerprint, or None."""
+    return next((device for device in list_devices() if device.fingerprint == fingerprint), None)
+
+
+def meters_for(metrics: Sequence[str], device: str) -> list[Meter]:
+    """One meter per metric, each probed.
+
+    Raises:
+        InputError: If a metric is not one that is measured.
+        UnavailableError: If the device has no such meter; the message says why and how to mend it.
+    """
+    meters = [meter_for(metric, device) for metric in metrics]
+    for meter in meters:
+        probe = meter.probe()
+        if not probe.available:
+            raise UnavailableError(f"{meter.metric} cannot be measured on {device}: {probe.reason}")
+    return meters
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ruler:
+    """Measures networks in turn with the dense one.
+
+    Attributes:
+        dense: The reference.
+        inputs: The batch that is timed.
+        meters: One per metric.
+        runtime: How the networks are run.
+        threads: Intra-op threads of the CPU while it measures.
+        device: Name for people.
+    """
+
+    dense: nn.Module
+    inputs: Any
+    meters: tuple[Meter, ...]
+    runtime: Runtime
+    threads: int
+    device: str
+
+    @classmethod
+    def of(cls, dense: nn.Module, inputs: Any, costs: Sequence[CostModel]) -> Ruler | str:
+        """A ruler for the costs that are measured, or the reason why there is none.
+
+        The reason is empty when no cost is of a kind that is measured.
+        """
+        measured = [(cost, cost.provenance) for cost in costs if cost.metric in MEASURED]
+        if not measured:
+            return ""
+        places = [place for _, place in measured if place is not None]
+        if len(places) < len(measured):
+            return "the cost model does not say what it was measured on"
+        place = places[0]
+        if any(other.key != place.key for other in places):
+            return "the cost models were measured on different devices, runtimes or inputs"
+        return cls._at(dense, inputs, place, [cost.metric for cost, _ in measured])
+
+    @classmethod
+    def _at(cls, dense: nn.Module, inputs: Any, place: Provenance, metrics: Sequence[str]) -> Ruler | str:
+        device = find_device(place.device_fingerprint)
+        if device is None:
+            return (
+                f"the cost model belongs to {place.device} (fingerprint {place.device_fingerprint}), which is not here"
+            )
+        try:
+            meters = meters_for(metrics, device.torch_name)
+        except UnavailableError as error:
+            return str(error)
+        runtime = runtime_named(place.runtime, device.torch_name)
+        return cls(dense, inputs, tuple(meters), runtime, max(1, place.threads), device.name)
+
+    def measure(
+        self, networks: Sequence[nn.Module], *, seconds: float, progress: Progress | None = None, seed: int = 0
+    ) -> list[dict[str, Measured]]:
+        """Each network against the dense one: per network, metric → ratio, values and 95 % intervals.
+
+        Args:
+            seconds: When to stop at the latest; earlier where the ratios are known well enough.
+        """
+        window = Window(rel_half_width=_REL_HALF_WIDTH, max_s=seconds, threads=self.threads)
+        found = compare(
+            self.dense,
+            networks,
+            self.inputs,
+            self.meters,
+            window=window,
+            runtime=self.runtime,
+            progress=progress,
+            seed=seed,
+        )
+        return [_measured(comparison) for comparison in found]
+
+
+def _measured(comparison: Comparison) -> dict[str, Measured]:
+    result: dict[str, Measured] = {}
+    for metric, found in comparison.estimates.items():
+        low, high = comparison.intervals[metric]
+        result[metric] = Measured(
+            ratio=found.ratio,
+            ratio_low=found.low,
+            ratio_high=found.high,
+            dense=found.reference,
+            value=found.value,
+            value_low=min(low, found.value),
+            value_high=max(high, found.value),
+        )
+    return result

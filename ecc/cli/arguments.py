@@ -1,0 +1,113 @@
+"""What users type, as values: models, shapes, KEY=VALUE pairs, data and devices."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ecc.core.errors import InputError
+from ecc.data.loading import load_data
+from ecc.data.values import Data
+from ecc.zoo.loading import LoadedModel, load_model, load_weights
+
+__all__ = ["add_data", "add_model", "example_inputs", "pairs", "parse_shape", "the_data", "the_model"]
+
+_DTYPES: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "int64": torch.int64,
+    "int32": torch.int32,
+}
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """MODEL, the KEY=VALUE pairs that follow it, and its weights."""
+    parser.add_argument("model", metavar="MODEL", help="zoo:NAME, package.module:factory or file.py:factory")
+    parser.add_argument("options", metavar="KEY=VALUE", nargs="*", help="keyword arguments of the factory")
+    parser.add_argument("--weights", metavar="FILE", help="trained weights, .safetensors or .pt")
+
+
+def add_data(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """DATA and where its folder is."""
+    parser.add_argument(
+        "--data", metavar="DATA", required=required, help="digits, mnist, cifar10 … or package.module:factory"
+    )
+    parser.add_argument("--data-dir", metavar="DIR", help="folder of the data sets; default: $ECC_DATA")
+    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="of training (default 128)")
+
+
+def pairs(texts: Sequence[str]) -> dict[str, str]:
+    """KEY=VALUE texts as a mapping.
+
+    Raises:
+        InputError: If one has no ``=``.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator or not key.isidentifier():
+            raise InputError(f"model option {text!r} is not KEY=VALUE; write for example num_classes=10")
+        found[key] = value
+    return found
+
+
+def parse_shape(text: str) -> tuple[tuple[int, ...], torch.dtype]:
+    """``1x3x32x32`` or ``1x32:int64`` as (shape with its batch axis, dtype).
+
+    Raises:
+        InputError: If it is not a shape.
+    """
+    sizes, _, kind = text.partition(":")
+    try:
+        shape = tuple(int(size) for size in sizes.lower().replace(",", "x").split("x"))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise InputError(f"input shape {text!r} is not sizes joined by x; write for example 1x3x32x32")
+    if kind and kind not in _DTYPES:
+        raise InputError(f"input dtype {kind!r} is unknown; choose from {', '.join(_DTYPES)}")
+    return shape, _DTYPES[kind or "float32"]
+
+
+def the_model(arguments: argparse.Namespace) -> LoadedModel:
+    """The model that the arguments name, with its weights; fresh ones follow ``--seed``."""
+    torch.manual_seed(arguments.seed)
+    loaded = load_model(arguments.model, pairs(arguments.options))
+    if arguments.weights is not None:
+        load_weights(loaded.module, arguments.weights)
+    return loaded
+
+
+def the_data(arguments: argparse.Namespace) -> Data:
+    """The data that the arguments name."""
+    folder = arguments.data_dir or os.environ.get("ECC_DATA")
+    return load_data(arguments.data, data_dir=folder, batch_size=arguments.batch_size, seed=arguments.seed)
+
+
+def example_inputs(loaded: LoadedModel, text: str | None, *, batch: int | None = None, seed: int = 0) -> Any:
+    """Random inputs of the shape that the user gives, or of the zoo's when the user gives none.
+
+    Raises:
+        InputError: If neither gives a shape.
+    """
+    if text is None:
+        return loaded.example(batch or 1, seed=seed)
+    shape, dtype = parse_shape(text)
+    if batch is not None:
+        shape = (batch, *shape[1:])
+    return _random(shape, dtype, loaded.vocabulary, seed)
+
+
+def _random(shape: tuple[int, ...], dtype: torch.dtype, vocabulary: int, seed: int) -> Tensor:
+    """Normal values, or whole numbers that any vocabulary has."""
+    generator = torch.Generator().manual_seed(seed)
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=generator).to(dtype)
+    return torch.randint(0, vocabulary or 2, shape, generator=generator, dtype=dtype)

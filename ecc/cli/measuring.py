@@ -1,0 +1,188 @@
+"""devices, graph, profile, fit: from a network and a device to a cost model."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ecc.api.measuring import judge_best, measure_widths
+from ecc.cli.arguments import add_model, example_inputs, the_model
+from ecc.cli.command import Command, Outcome
+from ecc.cli.progress import ProgressLine
+from ecc.cli.text import percent, quantity, table
+from ecc.core.errors import InputError
+from ecc.energy_models.judging import FORMS, Fit
+from ecc.network.tracing import trace
+from ecc.profiler.devices import list_devices
+from ecc.profiler.meters import METRICS
+from ecc.profiler.protocol import ProfileResult
+from ecc.profiler.runtimes import RUNTIMES
+from ecc.profiler.store import Store
+
+__all__ = ["COMMANDS"]
+
+
+def _nothing(parser: argparse.ArgumentParser) -> None:
+    """No arguments of its own."""
+
+
+def _devices(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
+    found = [device.to_json() for device in list_devices()]
+    rows = [
+        [entry["name"], entry["kind"], metric, probe["source"] if probe["available"] else f"no: {probe['reason']}"]
+        for entry in found
+        for metric, probe in entry["meters"].items()
+    ]
+    return Outcome({"devices": found}, table(["device", "kind", "metric", "source"], rows))
+
+
+def _graph_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument("--input", metavar="SHAPE", help="one batch, for example 1x3x32x32 or 1x32:int64")
+    parser.add_argument("--include", metavar="PATTERN", action="append", default=[], help="prune only these layers")
+    parser.add_argument("--exclude", metavar="PATTERN", action="append", default=[], help="leave these layers dense")
+
+
+def _graph(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
+    loaded = the_model(arguments)
+    inputs = example_inputs(loaded, arguments.input, seed=arguments.seed)
+    graph = trace(loaded.module, inputs, include=arguments.include, exclude=arguments.exclude)
+    rows = [
+        [group.name, group.width, group.step, "yes" if group.prunable else f"no: {group.reason}", len(group.layers)]
+        for group in graph.groups
+    ]
+    text = [table(["group", "width", "step", "prunable", "layers"], rows), *graph.notes]
+    text.append(
+        f"{loaded.name}: {len(graph.prunable)} of {len(graph.groups)} groups prunable, "
+        f"{quantity(graph.macs(), 'macs')}, {graph.params():,} parameters"
+    )
+    return Outcome(graph.to_json(), "\n".join(text))
+
+
+def _profile_arguments(parser: argparse.ArgumentParser) -> None:
+    _graph_arguments(parser)
+    parser.add_argument(
+        "--metric", choices=METRICS, action="append", help="what to measure; may be repeated (default latency)"
+    )
+    parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda or cuda:N (default cpu)")
+    parser.add_argument("--runtime", choices=RUNTIMES, default=RUNTIMES[0], help="how the network is run")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="intra-op threads of a CPU (default 1)")
+    parser.add_argument("--samples", type=int, default=200, metavar="N", help="width vectors (default 200)")
+    parser.add_argument("--batch", type=int, metavar="N", help="examples per run (default: as in --input, or 1)")
+    parser.add_argument("--store", required=True, metavar="FILE", help="profile store; what it holds is not redone")
+
+
+def _profile(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
+    loaded = the_model(arguments)
+    if arguments.batch is not None and arguments.batch < 1:
+        raise InputError(f"--batch must be at least 1, got {arguments.batch}")
+    inputs = example_inputs(loaded, arguments.input, batch=arguments.batch, seed=arguments.seed)
+    graph = trace(loaded.module, inputs, include=arguments.include, exclude=arguments.exclude)
+    with Store.open(arguments.store) as store:
+        result = measure_widths(
+            loaded.module,
+            graph,
+            inputs,
+            metrics=arguments.metric or ("latency",),
+            samples=arguments.samples,
+            device=arguments.device,
+            runtime=arguments.runtime,
+            threads=arguments.threads,
+            store=store,
+            network=loaded.name,
+            seed=arguments.seed,
+            progress=progress,
+        )
+    return Outcome(_profiled(result, arguments.store), _profile_text(result, arguments.store))
+
+
+_SI = {"latency": "latency_s", "energy": "energy_j"}
+
+
+def _profiled(result: ProfileResult, store: str) -> dict[str, Any]:
+    reference = result.table.reference
+    return {
+        "rows": len(result.table),
+        "rows_reused": result.reused,
+        "dense": {name: reference[metric][0] if metric in reference else None for metric, name in _SI.items()},
+        "noise": dict(result.noise),
+        "drift": {
+            metric: None if found is None else {"change": found.change, "low": found.low, "high": found.high}
+            for metric, found in result.drift.items()
+        },
+        "seconds": result.seconds,
+        "store": store,
+    }
+
+
+def _profile_text(result: ProfileResult, store: str) -> str:
+    lines = [f"{len(result.table)} configurations in {store}, {result.reused} of them from before"]
+    for metric, (value, low, high) in result.table.reference.items():
+        interval = f"[{quantity(low, metric)}, {quantity(high, metric)}]"
+        found = result.drift[metric]
+        moved = "" if found is None else f", reference drifted by {percent(found.change)}"
+        known = f"ratios known to ±{percent(result.noise[metric])}"
+        lines.append(f"dense {metric} {quantity(value, metric)} {interval}, {known}{moved}")
+    return "\n".join([*lines, f"next: ecc fit {store} --metric {next(iter(result.table.reference))} -o COST.json"])
+
+
+def _fit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", metavar="STORE", help="profile store")
+    parser.add_argument("--metric", choices=METRICS, default="latency", help="what to model (default latency)")
+    parser.add_argument("--form", choices=("auto", *FORMS), default="auto", help="auto: least held-out error")
+    parser.add_argument("--max-error", type=float, metavar="SHARE", help="exit with 1 if the held-out MAPE is above")
+    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="cost model, JSON")
+
+
+def _fit(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
+    if arguments.max_error is not None and not arguments.max_error > 0:
+        raise InputError(f"--max-error must be a positive share such as 0.05, got {arguments.max_error}")
+    with Store(arguments.store) as store:
+        profiled = store.table()
+    fit = judge_best(profiled, arguments.metric, form=arguments.form, seed=arguments.seed)
+    fit.cost.save(arguments.out)
+    short = arguments.max_error is not None and fit.holdout["mape"] > arguments.max_error
+    value = fit.to_json() | {"cost": arguments.out, "max_error": arguments.max_error}
+    return Outcome(value, fit_text(fit, arguments.out, arguments.max_error), exit_code=int(short))
+
+
+def fit_text(fit: Fit, out: str, max_error: float | None = None) -> str:
+    """What a fit is worth, for people."""
+    floor = "unknown" if fit.noise_floor != fit.noise_floor else percent(fit.noise_floor)
+    held = fit.holdout
+    lines = [
+        f"{fit.form} {fit.cost.metric} model of {fit.samples} rows: held-out error {percent(held['mape'])} (mean), "
+        f"{percent(held['p95'])} (95th percentile), {percent(held['worst'])} (worst)",
+        f"noise floor {floor} (what a perfect model would show); MACs alone {percent(fit.macs_only)}; "
+        f"95 % intervals cover {percent(fit.interval_coverage)}",
+        f"written to {out}",
+    ]
+    if max_error is not None and held["mape"] > max_error:
+        lines.append(f"the held-out error is above --max-error {percent(max_error)}; profile more samples")
+    return "\n".join(lines)
+
+
+COMMANDS = (
+    Command("devices", "What can be measured here, and for what cannot, why.", "ecc devices", _nothing, _devices),
+    Command(
+        "graph",
+        "The width graph: which channels are coupled.",
+        "ecc graph zoo:resnet20 --input 1x3x32x32",
+        _graph_arguments,
+        _graph,
+    ),
+    Command(
+        "profile",
+        "Measure random widths of a network on a device.",
+        "ecc profile zoo:resnet20 --input 1x3x32x32 --samples 200 --store resnet20.db",
+        _profile_arguments,
+        _profile,
+    ),
+    Command(
+        "fit",
+        "Fit a cost model to a profile and judge it on rows it has not seen.",
+        "ecc fit resnet20.db --metric latency -o latency.json",
+        _fit_arguments,
+        _fit,
+    ),
+)

@@ -1,0 +1,85 @@
+"""Progress on stderr: one line that is rewritten on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+__all__ = ["ProgressLine"]
+
+_TERMINAL_PERIOD_S = 0.1
+_LOG_PERIOD_S = 10.0
+
+
+class ProgressLine:
+    """Shows how far each stage is, with the time that is probably left.
+
+    Args:
+        stream: Where to write; stderr by default.
+        quiet: Write nothing at all.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
+        self._stream = stream or sys.stderr
+        self._quiet = quiet
+        self._terminal = self._stream.isatty()
+        self._period_s = _TERMINAL_PERIOD_S if self._terminal else _LOG_PERIOD_S
+        self._stage = ""
+        self._started = 0.0
+        self._first = 0.0
+        self._shown = 0.0
+        self._open = False
+
+    def __call__(self, stage: str, done: float, total: float, note: str = "") -> None:
+        """``done`` of ``total`` units of ``stage`` are finished."""
+        if self._quiet:
+            return
+        now = time.monotonic()
+        if stage != self._stage:
+            self.end_line()
+            self._stage, self._started, self._first, self._shown = stage, now, done, 0.0
+        if now - self._shown < self._period_s and done < total:
+            return
+        self._shown = now
+        self._write(self._line(done, total, now, note))
+        if done >= total:
+            self.end_line()
+            self._stage = ""
+
+    def say(self, text: str) -> None:
+        """One line of its own, above the progress line."""
+        if not self._quiet:
+            self.end_line()
+            self._stream.write(text + "\n")
+            self._stream.flush()
+
+    def end_line(self) -> None:
+        """Leave the line that is being rewritten as it stands."""
+        if self._open:
+            self._stream.write("\n")
+            self._stream.flush()
+            self._open = False
+
+    def _line(self, done: float, total: float, now: float, note: str) -> str:
+        share = min(done / total, 1.0) if total > 0 else 1.0
+        spent = now - self._started
+        gained = done - self._first
+        if done >= total:
+            clock = f"{_clock(spent)}"
+        else:
+            clock = f"{_clock(spent * (total - done) / gained)} left" if gained > 0 else "…"
+        return f"{self._stage:<28} {share:4.0%}  {clock:>10}  {note}".rstrip()
+
+    def _write(self, line: str) -> None:
+        if self._terminal:
+            self._stream.write(f"\r\x1b[2K{line[:118]}")
+            self._open = True
+        else:
+            self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,87 @@
+"""front and inspect: what finished work says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ecc.api.fronts import AXES, front_of
+from ecc.artefact import inspect as inspect_artefact
+from ecc.cli.command import Command, Outcome
+from ecc.cli.progress import ProgressLine
+from ecc.cli.text import percent, quantity, table
+from ecc.core.errors import InputError
+from ecc.energy_models.cost_files import read_cost
+from ecc.energy_models.loading import load as load_cost
+from ecc.profiler.store import Store
+from ecc.report.saving import write_front
+
+__all__ = ["COMMANDS"]
+
+
+def _front_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artefacts", metavar="DIR", nargs="+", help="folders that ecc compress has written")
+    parser.add_argument("--x", choices=AXES, default=AXES[0], help=f"horizontal axis (default {AXES[0]})")
+    parser.add_argument("--out", required=True, metavar="FILE.html", help="page; the figure goes beside it as PNG")
+
+
+def _front(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
+    found = front_of(arguments.artefacts, x=arguments.x)
+    page, picture = write_front(found, arguments.out)
+    rows = [
+        [point.method, quantity(point.x, found.x), percent(point.accuracy), "dominated" if dominated else ""]
+        for point, dominated in zip(found.points, found.dominated, strict=True)
+    ]
+    volumes = ", ".join(f"{method} {volume:.4f}" for method, volume in found.hypervolume.items())
+    text = [table(["method", found.x, "accuracy", ""], rows), f"hypervolume: {volumes}", f"page: {page}"]
+    return Outcome(found.to_json() | {"figure": str(picture), "page": str(page)}, "\n".join(text))
+
+
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="profile store, cost model or artefact folder")
+    parser.add_argument("--csv", metavar="OUT", help="also export the rows of a profile store")
+
+
+def _inspect(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
+    path = Path(arguments.file)
+    if not path.exists():
+        raise InputError(f"there is no {str(path)!r}; give a profile store, a cost model or an artefact folder")
+    store = path.is_file() and path.open("rb").read(6) == b"SQLite"
+    if arguments.csv is not None and not store:
+        raise InputError(f"--csv exports the rows of a profile store, and {str(path)!r} is none")
+    if path.is_dir():
+        value = {"kind": "artefact"} | inspect_artefact(path)
+    elif store:
+        with Store(path) as opened:
+            value = {"kind": "profile store"} | opened.inspect()
+            if arguments.csv is not None:
+                opened.export_csv(arguments.csv)
+    else:
+        load_cost(path)  # refuses what is none
+        value = {"kind": "cost model", **_cost(path)}
+    return Outcome(value, json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def _cost(path: Path) -> dict[str, object]:
+    form, _ = read_cost(path)
+    document: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    return {**document, "form": form}
+
+
+COMMANDS = (
+    Command(
+        "front",
+        "Compare finished compressions: table, plot, hypervolume.",
+        "ecc front half-admm half-uniform half-magnitude --x latency --out front.html",
+        _front_arguments,
+        _front,
+    ),
+    Command(
+        "inspect",
+        "What is in a profile store, a cost model or an artefact.",
+        "ecc inspect resnet20.db --csv rows.csv",
+        _inspect_arguments,
+        _inspect,
+    ),
+)

@@ -1,0 +1,38 @@
+"""Figures and tables as people read them in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ecc.core.cost import METRICS
+
+__all__ = ["percent", "quantity", "table"]
+
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
+
+
+def quantity(value: float, metric: str) -> str:
+    """A value of a metric with its unit: ms and mJ, MMAC."""
+    if metric in ("latency", "energy"):
+        return f"{value * 1e3:.4g} m{METRICS[metric]}"
+    scale, prefix = next(((s, p) for s, p in _PREFIXES if abs(value) >= s), (1.0, ""))
+    unit = METRICS[metric] if metric == "macs" else ""
+    return f"{value / scale:.4g} {prefix}{unit}".rstrip()
+
+
+def percent(value: float) -> str:
+    """A fraction as per cent."""
+    return f"{100 * value:.1f} %"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns under a header; numbers to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
+    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
+
+    def line(values: Sequence[str]) -> str:
+        padded = [v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, widths, right, strict=True)]
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, cells)])

@@ -1,0 +1,161 @@
+"""Replay: does the slim network do, operator for operator, what the labels predict?
+
+A forward computes sizes, slices and scales in Python, out of sight of the operators. So the slim network is recorded too
+and compared with the dense record: same operators on the same operands, every size the number of positions that are left,
+every other number unchanged. Then the rules that made the groups prove that the outputs are equal, whatever the weights.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from ecc.core.widths import Kept
+from ecc.network.axes import Propagation, shapes_of
+from ecc.network.capture import Capture
+from ecc.network.values import Axis
+
+__all__ = ["Replay"]
+
+_SIZES = frozenset(["size", "shape", "sizes", "split_size", "split_sizes", "end", "length"])  # outputs show what they do
+
+
+class Replay:
+    """The dense record with its labels, to hold slim ones against.
+
+    Args:
+        captured: Record of the dense network.
+        propagation: Its labels.
+        units: Resolved channel ids of each group's units, in order.
+    """
+
+    def __init__(
+        self, captured: Capture, propagation: Propagation, units: Mapping[str, NDArray[np.int64]]
+    ) -> None:
+        self._captured = captured
+        self._propagation = propagation
+        self._channels = propagation.ledger.channels
+        self._units = units
+
+    def mismatch(self, slim: Capture, kept: Kept) -> str:
+        """What the slim record does otherwise than predicted; empty if nothing."""
+        gone = np.zeros(self._channels.size, dtype=bool)
+        for name, units in kept.items():
+            gone[np.delete(self._units[name], units)] = True
+        dense, other = list(self._captured.graph.nodes), list(slim.graph.nodes)
+        if [node.target for node in dense if node.op == "call_function"] != [
+            node.target for node in other if node.op == "call_function"
+        ]:
+            return "the forward runs other operators once its size changes"
+        partner = dict(zip(dense, other, strict=False))
+        if len(dense) != len(other):
+            return "the forward uses other constants once its size changes"
+        for node, twin in partner.items():
+            problem = self._compare(node, twin, partner, gone)
+            if problem:
+                place = self._captured.modules.get(node, "")
+                return f"{problem} in {place}" if place else problem
+        return ""
+
+    def _compare(
+        self, node: fx.Node, twin: fx.Node, partner: Mapping[fx.Node, fx.Node], gone: NDArray[np.bool_]
+    ) -> str:
+        if node.op == "get_attr":
+            same = _same_constant(_constant(node), _constant(twin))
+            return "" if same else "the forward makes another constant once its size changes"
+        if node.op != "call_function":
+            return ""
+        made = self._propagation.made.get(node)
+        name = node.name
+        if made is not None:
+            predicted = [tuple(self._left(axis, size, gone) for axis, size in zip(axes, shape, strict=True))
+                         for axes, shape in zip(made, shapes_of(node.meta.get("val")), strict=True)]  # fmt: skip
+            found = list(shapes_of(twin.meta.get("val")))
+            if predicted != found:
+                return f"{name} gives size {_shown(found)} where {_shown(predicted)} is left"
+        names = _names(node)
+        for (argument, mine), (_, theirs) in zip(names, _names(twin), strict=True):
+            if argument in _SIZES:
+                continue
+            if argument in ("start", "groups", "num_groups"):
+                expected = self._expected(node, argument, mine, gone)
+                if expected != (theirs or 0):
+                    return f"{name} uses {argument} {theirs} where {expected} is right"
+            elif not _same_argument(mine, theirs, partner):
+                return f"{name} computes with {theirs} where the dense network has {mine}"
+        return ""
+
+    def _left(self, axis: Axis, size: int, gone: NDArray[np.bool_]) -> int:
+        if axis.labels is None:
+            return size
+        return int((~gone[self._channels.resolve(axis.labels)].any(axis=1)).sum())
+
+    def _expected(self, node: fx.Node, argument: str, value: Any, gone: NDArray[np.bool_]) -> int:
+        """The position or number of groups that corresponds to the dense one."""
+        arguments = dict(_names(node))
+        source = self._propagation.inputs[node]
+        if argument == "start":
+            dim = (arguments.get("dim") or 0) % len(source.axes)
+            size = source.shape[dim]
+            start = slice(value, None).indices(size)[0]
+            labels = source.axes[dim].labels
+            before = Axis(None if labels is None else labels[:start])
+            return self._left(before, start, gone)
+        axis = self._propagation.made[node][0][_channel_dim(node)]
+        size = int(node.meta["val"].shape[_channel_dim(node)])
+        per_in = source.shape[_channel_dim(node)] // value
+        whole = argument == "num_groups" or (value > 1 and (per_in == 1 or size == value))
+        return self._left(axis, size, gone) * value // size if whole else int(value)
+
+
+def _channel_dim(node: fx.Node) -> int:
+    """The channel axis of a convolution's or group norm's tensors, counted from the end."""
+    arguments = dict(_names(node))
+    weight = arguments.get("weight")
+    if "num_groups" in arguments or not isinstance(weight, fx.Node):
+        return 1 - int(node.meta["val"].ndim)
+    return 1 - int(weight.meta["val"].ndim)
+
+
+def _names(node: fx.Node) -> list[tuple[str, Any]]:
+    """Arguments with the names of the operator's schema, defaults filled in."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return [(str(i), argument) for i, argument in enumerate([*node.args, *node.kwargs.values()])]
+    return [
+        (a.name, node.args[i] if i < len(node.args) else node.kwargs.get(a.name, a.default_value))
+        for i, a in enumerate(node.target._schema.arguments)
+    ]
+
+
+def _same_argument(mine: Any, theirs: Any, partner: Mapping[fx.Node, fx.Node]) -> bool:
+    if isinstance(mine, fx.Node):
+        return partner.get(mine) is theirs
+    if isinstance(mine, list | tuple):
+        return (
+            isinstance(theirs, list | tuple)
+            and len(mine) == len(theirs)
+            and all(_same_argument(a, b, partner) for a, b in zip(mine, theirs, strict=True))
+        )
+    return bool(mine == theirs) or (mine != mine and theirs != theirs)
+
+
+def _constant(node: fx.Node) -> Any:
+    return operator.attrgetter(str(node.target))(node.graph.owning_module)
+
+
+def _same_constant(mine: Any, theirs: Any) -> bool:
+    if not isinstance(mine, Tensor) or not isinstance(theirs, Tensor):
+        return mine is theirs or type(mine) is type(theirs)
+    if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
+        return False
+    return mine.is_meta or theirs.is_meta or torch.equal(mine, theirs)
+
+
+def _shown(shapes: list[tuple[int, ...]]) -> str:
+    return ", ".join("×".join(map(str, shape)) for shape in shapes[:2])

@@ -1,0 +1,103 @@
+"""Artefacts and fronts written with the page that explains them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ecc.api.compressing import Compression
+from ecc.api.keeping import Source, manifest_of
+from ecc.api.keeping import save as save_plain
+from ecc.artefact import Artefact, Manifest
+from ecc.core.errors import InputError
+from ecc.energy_models.judging import Fit
+from ecc.fronts import Front
+from ecc.report.page import Report, pictures, render
+
+__all__ = ["report_of", "save", "write_front", "write_page"]
+
+
+def report_of(
+    manifest: Manifest, history: pd.DataFrame, *, fits: Sequence[Fit] = (), notes: tuple[str, ...] = ()
+) -> Report:
+    """The page of one compression."""
+    left = manifest.counts.get("macs", 0) / max(manifest.counts.get("macs_dense", 0), 1)
+    summary = {
+        "Network": manifest.network,
+        "Method": manifest.method,
+        "Data": manifest.data,
+        "Dense weights": manifest.weights,
+        "Epochs": str(manifest.settings.get("epochs", "")),
+        "Rounds": str(manifest.rounds),
+        "Parameters left": "" if manifest.nonzero_fraction is None else f"{100 * manifest.nonzero_fraction:.1f} %",
+        "MACs left": f"{100 * left:.1f} %" if left else "",
+        "Seed": str(manifest.seed),
+        "Time": f"{manifest.seconds:.0f} s",
+    }
+    return Report(
+        title=f"{manifest.network}, compressed by {manifest.method}",
+        summary={key: text for key, text in summary.items() if text},
+        budgets=manifest.budgets,
+        accuracy_dense=manifest.accuracy_dense,
+        accuracy=manifest.accuracy,
+        dense=manifest.dense,
+        widths=manifest.widths,
+        history=history,
+        fits=tuple(fits),
+        device=manifest.device,
+        environment=manifest.environment,
+        unmeasured={check.metric: check.reason for check in manifest.budgets if check.met is None},
+        notes=notes,
+        created=manifest.created,
+    )
+
+
+def save(result: Compression, path: str | Path, *, source: Source | None = None, fits: Sequence[Fit] = ()) -> Artefact:
+    """Write a compression as an artefact with its page and pictures.
+
+    Args:
+        source: Where the dense network came from, so that ``load`` can make it again.
+        fits: The judged cost models, where they are at hand.
+    Raises:
+        InputError: If the folder cannot be written; nothing is then written.
+    """
+    manifest = manifest_of(result, source)
+    report = report_of(manifest, result.history, fits=fits, notes=result.graph.notes)
+    return save_plain(result, path, manifest, attachments={"report.html": render(report).encode(), **pictures(report)})
+
+
+def write_page(report: Report, path: str | Path) -> dict[str, Path]:
+    """Write a page and its pictures beside it; returns the paths by name, ``page`` and one per picture.
+
+    Raises:
+        InputError: If a file cannot be written.
+    """
+    page = Path(path)
+    written = {"page": page}
+    _write(page, render(report).encode())
+    for name, content in pictures(report).items():
+        picture = page.with_name(f"{page.stem}-{name}")
+        _write(picture, content)
+        written[name.removesuffix(".png")] = picture
+    return written
+
+
+def write_front(front: Front, path: str | Path) -> tuple[Path, Path]:
+    """Write the page of a front; returns the page and its picture."""
+    written = write_page(Report(title=f"Accuracy against {front.x}", front=front), path)
+    return written["page"], written["front"]
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace a file as a whole."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
