@@ -41,16 +41,16 @@ def test_a_device_that_cannot_be_measured_is_refused(name):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_cuda_without_a_device_says_how_to_go_on():
     for ask in (current_device, lambda name: runtime_named("eager", name)):
-        with pytest.raises(UnavailableError, match="^no CUDA device is visible to PyTorch here; measure with"):
+        with pytest.raises(UnavailableError, match=r"^no CUDA device is visible to PyTorch here; measure with"):
             ask("cuda")
 
 
 def test_meters_and_runtimes_are_found_by_their_names():
     assert [meter_for(metric).metric for metric in METRICS] == list(METRICS)
     assert [runtime_named(name).name for name in RUNTIMES] == list(RUNTIMES)
-    with pytest.raises(InputError, match="^metric 'beauty' is not measured; choose from latency, energy$"):
+    with pytest.raises(InputError, match=r"^metric 'beauty' is not measured; choose from latency, energy$"):
         meter_for("beauty")
-    with pytest.raises(InputError, match="^runtime 'magic' is unknown; choose from eager$"):
+    with pytest.raises(InputError, match=r"^runtime 'magic' is unknown; choose from eager$"):
         runtime_named("magic")
 
 

@@ -20,7 +20,7 @@ def test_cpu_latency_is_what_the_monotonic_clock_says(monkeypatch):
 def test_cuda_latency_without_a_device_says_how_to_go_on():
     meter = CudaLatency()
     assert not meter.probe().available
-    with pytest.raises(MeterError, match="^no CUDA device is visible to PyTorch here; measure with --device cpu$"):
+    with pytest.raises(MeterError, match=r"^no CUDA device is visible to PyTorch here; measure with --device cpu$"):
         meter.begin()
 
 

@@ -55,7 +55,7 @@ def test_the_probe_names_what_is_read(tree):
 
 
 def test_a_counter_that_does_not_move_is_an_error_and_not_zero(tree):
-    with pytest.raises(MeterError, match="do not move; measure latency instead$"):
+    with pytest.raises(MeterError, match=r"do not move; measure latency instead$"):
         spend(tree)
 
 
