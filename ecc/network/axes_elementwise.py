@@ -12,25 +12,34 @@ __all__ = ["ELEMENTWISE"]
 
 # f(0) = 0, so that a removed channel stays zero through them.
 _ZERO_AT_ZERO = (
-    "relu relu6 leaky_relu gelu silu mish elu selu celu hardswish tanh tanhshrink hardshrink softshrink softsign rrelu "
-    "abs absolute neg negative sign sgn sqrt square sin sinh asin arcsin atan arctan asinh arcsinh atanh arctanh tan erf "
-    "erfinv floor ceil round trunc fix frac expm1 log1p "
-    "dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout "
-    "contiguous clone alias detach lift_fresh lift_fresh_copy to _to_copy type_as float half bfloat16 double "
-    "positive _conj conj resolve_conj resolve_neg nan_to_num"
-).split()
+    "relu", "relu6", "leaky_relu", "gelu", "silu", "mish", "elu", "selu", "celu", "hardswish", "tanh", "tanhshrink",
+    "hardshrink", "softshrink", "softsign", "rrelu", "abs", "absolute", "neg", "negative", "sign", "sgn", "sqrt",
+    "square", "sin", "sinh", "asin", "arcsin", "atan", "arctan", "asinh", "arcsinh", "atanh", "arctanh", "tan", "erf",
+    "erfinv", "floor", "ceil", "round", "trunc", "fix", "frac", "expm1", "log1p", "dropout", "feature_dropout",
+    "alpha_dropout", "feature_alpha_dropout", "native_dropout", "contiguous", "clone", "alias", "detach",
+    "lift_fresh", "lift_fresh_copy", "to", "_to_copy", "type_as", "float", "half", "bfloat16", "double", "positive",
+    "_conj", "conj", "resolve_conj", "resolve_neg", "nan_to_num",
+)  # fmt: skip
 _NOT_ZERO_AT_ZERO = (
-    "sigmoid hardsigmoid softplus log_sigmoid exp exp2 cos cosh acos arccos acosh arccosh log log2 log10 rsqrt reciprocal "
-    "threshold logical_not bitwise_not isnan isinf isfinite erfc bernoulli logit"
-).split()
+    "sigmoid", "hardsigmoid", "softplus", "log_sigmoid", "exp", "exp2", "cos", "cosh", "acos", "arccos", "acosh",
+    "arccosh", "log", "log2", "log10", "rsqrt", "reciprocal", "threshold", "logical_not", "bitwise_not", "isnan",
+    "isinf", "isfinite", "erfc", "bernoulli", "logit",
+)  # fmt: skip
 # Zero where both operands are, where one of them is, where the first is.
-_ALL = "add sub subtract maximum minimum fmax fmin lerp hypot".split()
-_ANY = "mul multiply".split()
-_FIRST = "div divide true_divide floor_divide remainder fmod copysign".split()
+_ALL = (
+    "add", "sub", "subtract", "maximum", "minimum", "fmax", "fmin", "lerp", "hypot",
+)  # fmt: skip
+_ANY = (
+    "mul", "multiply",
+)  # fmt: skip
+_FIRST = (
+    "div", "divide", "true_divide", "floor_divide", "remainder", "fmod", "copysign",
+)  # fmt: skip
 _NONE = (
-    "eq ne lt le gt ge less less_equal greater greater_equal not_equal logical_and logical_or logical_xor rsub "
-    "bitwise_and bitwise_or bitwise_xor __and__ __or__ __xor__ atan2 pow xlogy heaviside"
-).split()
+    "eq", "ne", "lt", "le", "gt", "ge", "less", "less_equal", "greater", "greater_equal", "not_equal", "logical_and",
+    "logical_or", "logical_xor", "rsub", "bitwise_and", "bitwise_or", "bitwise_xor", "__and__", "__or__", "__xor__",
+    "atan2", "pow", "xlogy", "heaviside",
+)  # fmt: skip
 
 
 def _same(call: Call) -> list[Axes]:

@@ -88,10 +88,10 @@ def labels_of_all(call: Call, axes: Sequence[Axis], sizes: Sequence[int]) -> Lab
 
 
 def contract(call: Call, operands: Sequence[Value], letters: Sequence[str], result: str, *, kind: str = "") -> Axes:
-    """A sum of products in the notation of einsum; axes of one letter go together, letters not in ``result`` are summed.
+    """A sum of products in the notation of einsum: axes of one letter go together, those not in ``result`` are summed.
 
-    A summed channel may go if one of its factors is zero then: weight columns are, and activations whose zeros survived.
-    Axes of size 1 that broadcast have no letter but a blank.
+    A summed channel may go if one of its factors is zero then, as weight columns are, and activations whose zeros
+    survived. Axes of size 1 that broadcast have a blank for a letter.
     """
     axes: dict[str, Axis] = {}
     sizes: dict[str, int] = {}

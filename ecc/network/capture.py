@@ -1,7 +1,7 @@
 """Capture: a module and example inputs → the graph of ATen operators that its forward runs.
 
-The graph is recorded on fake tensors before composite operators are taken apart, on a copy that shares the parameters, so
-that the module itself is neither run nor changed.
+The graph is recorded on fake tensors, before composite operators are taken apart. Callers hand over a copy that shares
+the parameters (``copy_sharing``), so that the module itself is neither run nor changed.
 """
 
 from __future__ import annotations
@@ -129,10 +129,11 @@ def _explain(module: nn.Module, error: Exception) -> str:
     name, text = type(module).__name__, str(error).strip().splitlines()
     if "DataDependent" in type(error).__name__ or "data-dependent" in str(error):
         return (
-            f"the forward of {name} depends on the values of tensors (a branch, a loop or a size), so that its channels "
+            f"the forward of {name} depends on the values of tensors (a branch, a loop or a size), so its channels "
             "cannot be followed; make that part independent of the data or trace the modules inside"
         )
-    return f"the forward of {name} cannot be recorded on tensors without values: {text[0] if text else type(error).__name__}"
+    first = text[0] if text else type(error).__name__
+    return f"the forward of {name} cannot be recorded on tensors without values: {first}"
 
 
 @contextmanager

@@ -1,59 +1,104 @@
 """Checking a fresh width graph: prune at random, compare, and keep dense what fails.
 
-The labels say what must go together; whether the forward itself follows a smaller tensor (or insists on ``view(n, 784)``)
-shows only when it runs.
+The labels say what must go together; whether the forward itself follows a smaller tensor, or insists on
+``view(n, 784)``, shows only when it runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ecc.core.layers import Side
 from ecc.core.widths import Kept, WidthGroup
 from ecc.network.capture import bind, capture, copy_sharing, run
-from ecc.network.graph import WidthGraph
+from ecc.network.graph import SizeAttribute, WidthGraph
 from ecc.network.replay import Replay
 from ecc.network.slimming import slim, zero_then_remove
 
-__all__ = ["refuse_failing"]
+__all__ = ["counting_attributes", "refuse_failing"]
 
 _LIMIT = 1e-3  # relative difference; rounding stays far below, a wrong channel is far above
 
 
 def refuse_failing(
-    model: nn.Module, graph: WidthGraph, inputs: Any, replay: Replay, *, seed: int = 0
+    model: nn.Module,
+    graph: WidthGraph,
+    inputs: Any,
+    replay: Replay,
+    sizes: Sequence[SizeAttribute] = (),
+    *,
+    seed: int = 0,
 ) -> WidthGraph:
     """The graph with every group that fails a trial kept dense, with the reason.
 
     Three trials, each dearer and finer than the one before: the pruned network runs at all; it does what the labels
-    predict, operator for operator; its outputs are those of the masked network.
+    predict, operator for operator; its outputs are those of the masked network. Attributes that seem to count channels
+    follow the widths if more groups pass so.
 
     Args:
         inputs: As given to trace.
         replay: The record of the dense network.
+        sizes: Attributes that may have to follow the widths.
         seed: Of the random units and of the perturbed weights.
     """
-    if graph.prunable and not _is_meta(model):
-        graph = _narrowed(graph, seed, _Runs(_without_values(model), inputs))
-    if graph.prunable:
-        graph = _narrowed(graph, seed, _Replays(model, inputs, replay))
-    if graph.prunable and not _is_meta(model):
-        graph = _narrowed(graph, seed, _Equals(perturbed(model, seed), inputs))
-    return graph
+    if not graph.prunable:
+        return graph
+    trials = [_Runs(_without_values(model), inputs), _Replays(model, inputs, replay)]
+    counted = replace(graph, sizes=(*graph.sizes, *sizes))
+    checked = next((option for option in (graph, counted) if _passes(option, seed, trials)), None)
+    if checked is None:
+        options = [_narrowed(graph, seed, trials), *([_narrowed(counted, seed, trials)] if sizes else [])]
+        checked = max(options, key=lambda option: len(option.prunable))
+    if checked.prunable and not _is_meta(model):
+        checked = _narrowed(checked, seed, [_Equals(perturbed(model, seed), inputs)])
+    prunable = {group.name for group in checked.prunable}
+    return replace(checked, sizes=tuple(size for size in checked.sizes if size.side.groups & prunable))
+
+
+def counting_attributes(model: nn.Module, candidates: Sequence[tuple[str, int, Side]]) -> tuple[SizeAttribute, ...]:
+    """Integer attributes of the user's modules whose value is that of an axis which their forward cuts out.
+
+    Args:
+        candidates: Module path, dense value and side of each such axis. Where two axes have one size, the words ``dim``
+            and ``size`` in the attribute's name speak for the last, others for the first.
+    """
+    found: dict[tuple[str, str], list[tuple[int, Side]]] = {}
+    for path, value, side in candidates:
+        module = model.get_submodule(path)
+        if type(module).__module__.startswith("torch.nn."):
+            continue
+        for attribute, held in vars(module).items():
+            if type(held) is int and held == value:
+                found.setdefault((path, attribute), []).append((value, side))
+    return tuple(
+        SizeAttribute(path, attribute, *(sides[-1] if re.search("dim|size", attribute) else sides[0]))
+        for (path, attribute), sides in found.items()
+    )
 
 
 def _is_meta(model: nn.Module) -> bool:
     return any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
 
 
-def _narrowed(graph: WidthGraph, seed: int, trial: _Trial) -> WidthGraph:
-    kept = _draw(graph, seed)
-    return _refused(graph, _failures(kept, lambda some: trial(graph, some)))
+def _narrowed(graph: WidthGraph, seed: int, trials: Sequence[_Trial]) -> WidthGraph:
+    """The graph without the groups that fail at random widths or at the smallest."""
+    for trial in trials:
+        for draw in (_draw, _smallest):
+            kept = draw(graph, seed)
+            graph = _refused(graph, trial.failures(graph, kept))
+    return graph
+
+
+def _passes(graph: WidthGraph, seed: int, trials: Sequence[_Trial]) -> bool:
+    return not any(trial.refusal(graph, draw(graph, seed)) for trial in trials for draw in (_draw, _smallest))
 
 
 def _refused(graph: WidthGraph, reasons: Mapping[str, str]) -> WidthGraph:
@@ -67,6 +112,11 @@ def _refused(graph: WidthGraph, reasons: Mapping[str, str]) -> WidthGraph:
 def _draw(graph: WidthGraph, seed: int) -> Kept:
     generator = np.random.default_rng(seed)
     return {group.name: _some(group, generator) for group in graph.prunable}
+
+
+def _smallest(graph: WidthGraph, seed: int) -> Kept:
+    generator = np.random.default_rng(seed)
+    return {group.name: generator.integers(group.units, size=1) for group in graph.prunable}
 
 
 def _without_values(model: nn.Module) -> nn.Module:
@@ -114,41 +164,56 @@ def _some(group: WidthGroup, generator: np.random.Generator) -> np.ndarray[Any, 
     return np.sort(generator.choice(group.units, count, replace=False))
 
 
-def _failures(kept: Kept, trial: Callable[[Kept], str]) -> dict[str, str]:
-    """Groups that a trial refuses beside the ones that it accepts, with reasons; found by halving."""
-    accepted: dict[str, Any] = {}
-    failures: dict[str, str] = {}
+class _Trial(ABC):
+    """A way to find out whether pruning to some units is right."""
 
-    def admit(names: Sequence[str]) -> None:
-        reason = trial({**accepted, **{name: kept[name] for name in names}}) if names else ""
-        if not reason:
-            accepted.update((name, kept[name]) for name in names)
-        elif len(names) == 1:
-            failures[names[0]] = reason
-        else:
-            admit(names[: len(names) // 2])
-            admit(names[len(names) // 2 :])
-
-    admit(list(kept))
-    return failures
-
-
-class _Trial(Protocol):
-    def __call__(self, graph: WidthGraph, kept: Kept) -> str:
+    @abstractmethod
+    def refusal(self, graph: WidthGraph, kept: Kept) -> str:
         """Why pruning to ``kept`` is wrong; empty if it is right."""
 
+    def failures(self, graph: WidthGraph, kept: Kept) -> dict[str, str]:
+        """Groups that are refused beside the ones that are accepted, with reasons; found by halving."""
+        accepted: dict[str, Any] = {}
+        failures: dict[str, str] = {}
 
-class _Runs:
-    """The pruned network runs on tensors without values; passes what does not run on them dense either."""
+        def admit(names: Sequence[str]) -> None:
+            reason = self.refusal(graph, {**accepted, **{name: kept[name] for name in names}}) if names else ""
+            if not reason:
+                accepted.update((name, kept[name]) for name in names)
+            elif len(names) == 1:
+                failures[names[0]] = reason
+            else:
+                admit(names[: len(names) // 2])
+                admit(names[len(names) // 2 :])
+
+        admit(list(kept))
+        return failures
+
+
+class _Runs(_Trial):
+    """The pruned network runs on tensors without values; passes all if the dense one does not."""
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         args, kwargs = bind(inputs)
         self._model = model
         self._inputs = {name: value.to("meta") for name, value in kwargs.items()} or tuple(a.to("meta") for a in args)
-        self._able = not self._error(model)
+        self._able = not self._error(model)  # a meta model whose forward holds other tensors does not run
 
-    def __call__(self, graph: WidthGraph, kept: Kept) -> str:
+    def refusal(self, graph: WidthGraph, kept: Kept) -> str:
         return self._error(slim(self._model, graph, kept, check=False)) if self._able else ""
+
+    def failures(self, graph: WidthGraph, kept: Kept) -> dict[str, str]:
+        """Only groups that fail alone; which of several is to blame for a failure of all is for the next trial."""
+        if not self.refusal(graph, kept):
+            return {}
+        if len(kept) == 1:
+            return {name: self.refusal(graph, kept) for name in kept}
+        names = list(kept)
+        halves = (names[: len(names) // 2], names[len(names) // 2 :])
+        return {
+            **self.failures(graph, {n: kept[n] for n in halves[0]}),
+            **self.failures(graph, {n: kept[n] for n in halves[1]}),
+        }
 
     def _error(self, model: nn.Module) -> str:
         try:
@@ -158,7 +223,7 @@ class _Runs:
         return ""
 
 
-class _Replays:
+class _Replays(_Trial):
     """The pruned network does what the labels predict."""
 
     def __init__(self, model: nn.Module, inputs: Any, replay: Replay) -> None:
@@ -166,7 +231,7 @@ class _Replays:
         self._inputs = inputs
         self._replay = replay
 
-    def __call__(self, graph: WidthGraph, kept: Kept) -> str:
+    def refusal(self, graph: WidthGraph, kept: Kept) -> str:
         try:
             recorded = capture(slim(self._model, graph, kept, check=False), self._inputs)
         except Exception as error:  # whatever a user's forward may raise
@@ -174,14 +239,14 @@ class _Replays:
         return self._replay.mismatch(recorded, kept)
 
 
-class _Equals:
+class _Equals(_Trial):
     """The pruned network gives the outputs of the masked one."""
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         self._model = model
         self._inputs = inputs
 
-    def __call__(self, graph: WidthGraph, kept: Kept) -> str:
+    def refusal(self, graph: WidthGraph, kept: Kept) -> str:
         try:
             difference = zero_then_remove(self._model, graph, kept, self._inputs)
         except Exception as error:  # whatever a user's forward may raise

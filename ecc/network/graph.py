@@ -17,7 +17,7 @@ from torch import Tensor
 from ecc.core.layers import Layer, Side
 from ecc.core.widths import WidthGroup, Widths, WidthSpace
 
-__all__ = ["InputSpec", "TensorAxes", "WidthGraph"]
+__all__ = ["InputSpec", "SizeAttribute", "TensorAxes", "WidthGraph"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,23 @@ class TensorAxes:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class SizeAttribute:
+    """An attribute of a module that counts channels, heads or groups, and has to follow the widths.
+
+    Attributes:
+        module: Path of the module.
+        attribute: Its name.
+        dense: Its value when dense.
+        side: The axis that it counts.
+    """
+
+    module: str
+    attribute: str
+    dense: int
+    side: Side
+
+
 @dataclass(frozen=True, eq=False)
 class WidthGraph:
     """The coupled channel groups of a network and its layers, for one input shape.
@@ -86,6 +103,7 @@ class WidthGraph:
         input_shapes: Shapes of the example inputs, batch axis included.
         notes: What was met on the way that the user should know, one sentence each.
         inputs: The example inputs, described well enough to draw others.
+        sizes: Attributes of modules, beyond those of PyTorch's own layers, that follow the widths.
     """
 
     groups: tuple[WidthGroup, ...]
@@ -94,6 +112,7 @@ class WidthGraph:
     input_shapes: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...] = ()
     inputs: tuple[InputSpec, ...] = ()
+    sizes: tuple[SizeAttribute, ...] = ()
 
     def example(self, *, seed: int = 0, device: torch.device | str = "cpu") -> tuple[Tensor, ...] | dict[str, Tensor]:
         """Random inputs like the ones that were traced: a tuple, or a dict if they were keyword arguments."""

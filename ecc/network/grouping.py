@@ -42,12 +42,14 @@ class Grouping:
         layers: In order of execution, names unique.
         sides: Of each parameter's axes.
         units: Channel ids of each group's units, in order.
+        sizes: Candidates for attributes that count channels: (module path, dense value, side).
     """
 
     groups: tuple[WidthGroup, ...]
     layers: tuple[Layer, ...]
     sides: Mapping[str, tuple[Side, ...]]
     units: Mapping[str, Ints]
+    sizes: tuple[tuple[str, int, Side], ...]
 
 
 def group_channels(propagation: Propagation) -> Grouping:
@@ -133,9 +135,7 @@ class _Builder:
         self._units = {name: units for name, (*_, units) in zip(names, found, strict=True)}
         return [replace(entry[2], name=name) for entry, name in zip(found, names, strict=True)], index
 
-    def _group(
-        self, channel: Ints, axis: Ints, position: Ints
-    ) -> tuple[tuple[int, int], WidthGroup, Ints] | None:
+    def _group(self, channel: Ints, axis: Ints, position: Ints) -> tuple[tuple[int, int], WidthGroup, Ints] | None:
         """The group of one set of channels, its place in the order and its units, or None if no layer writes it."""
         units = np.unique(channel)
         numbers, starts = np.unique(axis, return_index=True)
@@ -188,6 +188,7 @@ class _Builder:
         found = []
         whole = {id(labels) for labels in self._labels.values()}
         everything = [*self._labels.values()]
+        everything += [labels for _, _, labels in self._ledger.sizes]
         everything += [
             labels for cost in self._ledger.costs for labels in (cost.reads, cost.writes) if labels is not None
         ]
@@ -229,7 +230,9 @@ class _Builder:
             name: tuple(self._side(self._labels.get((name, i))) for i in range(len(shape)))
             for name, shape in self._shapes.items()
         }
-        return Grouping(tuple(self._groups), layers, sides, self._units)
+        sizes = ((module, value, self._side(labels)) for module, value, labels in self._ledger.sizes)
+        counted = tuple(dict.fromkeys(size for size in sizes if size[2].groups))
+        return Grouping(tuple(self._groups), layers, sides, self._units, counted)
 
 
 def _unique(name: str, taken: set[str]) -> str:

@@ -1,8 +1,9 @@
 """Replay: does the slim network do, operator for operator, what the labels predict?
 
-A forward computes sizes, slices and scales in Python, out of sight of the operators. So the slim network is recorded too
-and compared with the dense record: same operators on the same operands, every size the number of positions that are left,
-every other number unchanged. Then the rules that made the groups prove that the outputs are equal, whatever the weights.
+A forward computes sizes, slices and scales in Python, out of sight of the operators. So the slim network is recorded
+too and compared with the dense record: same operators on the same operands, every size the number of positions that are
+left, every other number unchanged. Then the rules that made the groups prove that the outputs are equal, whatever the
+weights.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from ecc.network.values import Axis
 
 __all__ = ["Replay"]
 
-_SIZES = frozenset(["size", "shape", "sizes", "split_size", "split_sizes", "end", "length"])  # outputs show what they do
+_SIZES = frozenset(
+    ["size", "shape", "sizes", "split_size", "split_sizes", "end", "length"]
+)  # outputs show what they do
 
 
 class Replay:
@@ -35,9 +38,7 @@ class Replay:
         units: Resolved channel ids of each group's units, in order.
     """
 
-    def __init__(
-        self, captured: Capture, propagation: Propagation, units: Mapping[str, NDArray[np.int64]]
-    ) -> None:
+    def __init__(self, captured: Capture, propagation: Propagation, units: Mapping[str, NDArray[np.int64]]) -> None:
         self._captured = captured
         self._propagation = propagation
         self._channels = propagation.ledger.channels

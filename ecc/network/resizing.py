@@ -53,10 +53,11 @@ def _embedding(module: nn.Embedding | nn.EmbeddingBag) -> None:
 
 
 def _recurrent(module: nn.RNNBase) -> None:
-    rows, module.input_size = module.weight_ih_l0.shape
+    tensors = dict(module.named_parameters(recurse=False))
+    rows, module.input_size = tensors["weight_ih_l0"].shape
     module.hidden_size = rows // {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
     if module.proj_size:
-        module.proj_size = module.weight_hr_l0.shape[0]
+        module.proj_size = len(tensors["weight_hr_l0"])
     module.flatten_parameters()
 
 

@@ -1,13 +1,13 @@
 """Slimming: widths → which units stay → a compact module of the original classes, and the proof that it is the same.
 
-Zero-then-remove: a network in which every slice of the dropped units is zero gives the same outputs as the network without
-them. ``slim`` checks that on random inputs before it returns.
+Zero-then-remove: a network in which every slice of the dropped units is zero gives the same outputs as the network
+without them. ``slim`` checks that on random inputs before it returns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -96,7 +96,7 @@ def slim(model: nn.Module, graph: WidthGraph, widths: Widths | Kept, *, check: b
         InputError: If widths or units are not admissible, or the graph belongs to another network.
         EccError: If the outputs differ; the message names a group.
     """
-    kept = _checked(graph, widths) if _is_kept(widths) else select(model, graph, widths)
+    kept = _checked(graph, widths) if _is_kept(widths) else select(model, graph, cast(Widths, widths))
     small = _without(model, graph, kept)
     if check and kept:
         _demand_equal(model, graph, kept)
@@ -161,7 +161,7 @@ def _demand_equal(model: nn.Module, graph: WidthGraph, kept: Kept) -> None:
     if not difference <= limit:
         name = _culprit(model, graph, kept, inputs, limit)
         raise EccError(
-            f"the slim network differs from the masked one by {difference:.1e} once group {name!r} is pruned; exclude it"
+            f"the slim network differs from the masked one by {difference:.1e} once {name!r} is pruned; exclude it"
         )
 
 
@@ -251,6 +251,10 @@ def _without(model: nn.Module, graph: WidthGraph, kept: Kept) -> nn.Module:
         prefix = f"{path}." if path else ""
         if any(prefix + name in keep for name, _ in [*part._parameters.items(), *part._buffers.items()]):
             resize(copied.get_submodule(path))
+    relative = {name: len(units) / graph.group(name).units for name, units in kept.items()}
+    for size in graph.sizes:
+        if size.side.groups & relative.keys():
+            setattr(copied.get_submodule(size.module), size.attribute, round(size.dense * size.side.fraction(relative)))
     return copied
 
 

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import fnmatch
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from ecc.core.errors import InputError
+from ecc.core.layers import Side
 from ecc.core.widths import WidthGroup
 from ecc.network.axes import propagate
 from ecc.network.capture import bind, capture, copy_sharing, run
-from ecc.network.checking import refuse_failing
-from ecc.network.graph import InputSpec, TensorAxes, WidthGraph
+from ecc.network.checking import counting_attributes, refuse_failing
+from ecc.network.graph import InputSpec, SizeAttribute, TensorAxes, WidthGraph
 from ecc.network.grouping import group_channels
 from ecc.network.replay import Replay
 from ecc.network.values import owner
 
 __all__ = ["trace"]
-
-_LOG = logging.getLogger("ecc")
 
 
 def trace(
@@ -40,7 +39,7 @@ def trace(
         example_inputs: A tensor, a tuple of tensors, or a dict of tensors for keyword arguments; axis 0 is the batch.
         include: Patterns (``layer1.*``) of the layers whose channels may be pruned; all when empty.
         exclude: Patterns of layers whose channels stay.
-        check: Whether to prune a copy at random and compare it with the masked network; groups that fail are kept dense.
+        check: Whether to prune a copy at random, compare it with the masked network, and keep dense what fails.
 
     Raises:
         InputError: If the model does not run on the inputs, cannot be recorded or copied, or a pattern matches nothing.
@@ -48,7 +47,8 @@ def trace(
     args, kwargs = bind(example_inputs)
     shared = {id(parameter): parameter for parameter in model.parameters()}
     copied = copy_sharing(model, shared).eval()
-    notes = [] if _is_meta(model) else _try(copied, example_inputs)
+    if not _is_meta(model):
+        _try(copied, example_inputs)
     captured = capture(copied, example_inputs)
     first = next(tensor for tensor in (*args, *kwargs.values()))
     propagation = propagate(captured, first.shape[0] if first.ndim else 1)
@@ -62,20 +62,33 @@ def trace(
         layers=grouping.layers,
         parameters=parameters,
         input_shapes=tuple(spec.shape for spec in specs),
-        notes=tuple(dict.fromkeys([*notes, *propagation.ledger.notes])),
+        notes=tuple(dict.fromkeys(propagation.ledger.notes)),
         inputs=tuple(specs),
+        sizes=_unused_sizes(model, grouping.sizes),
     )
     if check:
-        graph = refuse_failing(model, graph, example_inputs, Replay(captured, propagation, grouping.units))
+        replay = Replay(captured, propagation, grouping.units)
+        graph = refuse_failing(model, graph, example_inputs, replay, counting_attributes(model, grouping.sizes))
     return graph
+
+
+def _unused_sizes(model: nn.Module, candidates: Sequence[tuple[str, int, Side]]) -> tuple[SizeAttribute, ...]:
+    """The number of channels of norms that have no tensor to tell it; they warn when it is wrong."""
+    modules = dict(model.named_modules())
+    return tuple(
+        SizeAttribute(path, "num_features", value, side)
+        for path, value, side in candidates
+        if isinstance(module := modules[path], _NormBase) and not [*module.parameters(), *module.buffers()]
+        if module.num_features == value
+    )
 
 
 def _is_meta(model: nn.Module) -> bool:
     return any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
 
 
-def _try(model: nn.Module, inputs: Any) -> list[str]:
-    """Run the model once, so that what is wrong with the inputs is said plainly; notes about the outputs."""
+def _try(model: nn.Module, inputs: Any) -> None:
+    """Run the model once, so that what is wrong with the inputs is said plainly."""
     args, kwargs = bind(inputs)
     shapes = ", ".join("×".join(map(str, tensor.shape)) or "a scalar" for tensor in (*args, *kwargs.values()))
     try:
@@ -89,7 +102,6 @@ def _try(model: nn.Module, inputs: Any) -> list[str]:
         raise InputError(
             f"{type(model).__name__} gives NaN on the example inputs; mend its weights or the inputs before pruning it"
         )
-    return []
 
 
 def _chosen(groups: Sequence[WidthGroup], include: Sequence[str], exclude: Sequence[str]) -> tuple[WidthGroup, ...]:
