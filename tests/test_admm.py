@@ -10,13 +10,18 @@ from torch import nn
 from ecc.core.errors import EccError, InputError, Interrupted
 from ecc.core.problem import Constraint, Problem, Status, Task
 from ecc.core.widths import WidthSpace
+from ecc.data import load_data
+from ecc.energy_models.counting import CountCost
+from ecc.network.slimming import slim
+from ecc.network.tracing import trace
 from ecc.solvers.admm import Admm, _Alternation
 from ecc.solvers.checkpoints import FileCheckpoint
 from ecc.solvers.limits import Limits, Ranking, solution
 from ecc.solvers.sparsity import Sparsity
 from ecc.solvers.training import Step, TrainConfig, evaluate, train
+from ecc.zoo.loading import load_model
 
-SHORT = TrainConfig(epochs=4, lr=2e-3, schedule="constant", dropout=False, checkpoint_every_s=1e9)
+SHORT = TrainConfig(epochs=3, lr=2e-3, schedule="constant", dropout=False, checkpoint_every_s=1e9)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -85,7 +90,7 @@ def test_it_beats_random_widths_and_units_of_the_same_cost_and_training(trained,
     posed = problem(trained, images, 0.15)
     limits, generator = Limits(posed), torch.Generator().manual_seed(0)
     random = []
-    for _ in range(4):
+    for _ in range(3):
         model = copy.deepcopy(trained[0])
         ranking = Ranking([torch.rand(int(n), generator=generator) for n in limits.dense])
         units = ranking.grow(ranking.shrink(limits.dense, limits), limits)
@@ -341,3 +346,37 @@ def test_a_network_of_another_kind_works_alike():
     found = Admm(training=replace(SHORT, epochs=6)).solve(problem(network, task, 0.5))
     assert 0.97 * 0.5 <= found.predicted["macs"] / network[2].dense <= 0.5
     assert fine_tuned(found, problem(network, task, 0.5)) > dense - 0.05
+
+
+def test_a_traced_network_is_compressed_and_slimmed_to_its_budget():
+    model, data = load_model("zoo:digits-resnet").module, load_data("digits")
+    task = data.task()
+    train(model, task, TrainConfig(epochs=3, lr=3e-3))
+    graph = trace(model, data.example(2))
+    cost = CountCost("macs", graph)
+    posed = Problem(model, graph.prunable, graph.space, task, (Constraint(cost, 0.5 * cost.dense),))
+    found = Admm(training=replace(SHORT, epochs=3)).solve(posed)
+    small = slim(found.model, graph, found.kept)
+    assert 0.97 * 0.5 <= cost(found.widths).item() / cost.dense <= 0.5
+    assert trace(small, data.example(2)).macs() == graph.macs(found.widths)
+    x = next(iter(task.validation))[0]
+    with torch.no_grad():
+        torch.testing.assert_close(small.eval()(x), found.model.eval()(x), rtol=1e-4, atol=1e-5)
+    train(small, task, TrainConfig(epochs=2, lr=2e-3), teacher=model)
+    assert evaluate(small, task.validation, task.score) > 0.9
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("where", ["model", "config"])
+def test_it_solves_on_cuda_wherever_the_problem_lies(trained, images, where, tmp_path):
+    model = copy.deepcopy(trained[0])
+    training = replace(SHORT, device="cuda") if where == "config" else SHORT
+    posed = problem((model.cuda() if where == "model" else model, *trained[1:]), images, 0.3)
+    press = PressAt(5)
+    with pytest.raises(Interrupted):
+        Admm(training=training).solve(posed, progress=press, checkpoint=FileCheckpoint(tmp_path / "state"))
+    found = Admm(training=training).solve(posed, checkpoint=FileCheckpoint(tmp_path / "state"))
+    assert found.predicted["macs"] <= 0.3 * trained[2].dense
+    assert next(found.model.parameters()).is_cuda
+    assert next(model.parameters()).is_cuda == (where == "model")

@@ -94,6 +94,7 @@ class Admm:
         """
         limits = Limits(problem, self.min_fraction)
         model = copy.deepcopy(problem.model)
+        model.to(self.training.device)  # before slices are compiled: buffers are other tensors after a move
         hook = _Alternation(self, problem, limits, model)
         history = train(
             model,

@@ -116,7 +116,9 @@ class Ranking:
     """
 
     def __init__(self, importance: Sequence[Tensor]) -> None:
-        orders = [torch.sort(values.double().cpu(), descending=True, stable=True) for values in importance]
+        together = torch.cat(list(importance)).cpu().double()  # one copy from an accelerator, not one per group
+        split = together.split_with_sizes([len(values) for values in importance])
+        orders = [torch.sort(values, descending=True, stable=True) for values in split]
         self._order = [order.indices for order in orders]
         self.sorted: Tensor = nn.utils.rnn.pad_sequence([order.values for order in orders], batch_first=True)
         """Importances in falling order, padded with 0, shape (n_groups, most units)."""

@@ -76,7 +76,8 @@ class Sparsity:
         Args:
             scale: D, per parameter and of its shape; 1 for a parameter that is not in it.
         """
-        totals = [torch.zeros(units) for units in self.units]
+        device = self.weights[0].device if self.weights else torch.device("cpu")
+        totals = [torch.zeros(units, device=device) for units in self.units]
         reduced: dict[tuple[Tensor, int], Tensor] = {}
         for place in self._readers:
             key = (place.tensor, place.axis)
@@ -87,8 +88,7 @@ class Sparsity:
                     squares = squares * scale[place.tensor]
                 others = [axis for axis in range(place.tensor.ndim) if axis != place.axis]
                 reduced[key] = squares.sum(others) if others else squares
-            share = reduced[key][place.indices].sum(1)
-            totals[place.group] = totals[place.group].to(share) + share
+            totals[place.group] = totals[place.group] + reduced[key][place.indices].sum(1).to(device)
         return totals
 
     def silence(self, keep: Sequence[Tensor]) -> None:

@@ -7,6 +7,7 @@ than torch's must seed them themselves.)
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
@@ -138,8 +139,8 @@ class _Run:
         half = _half_precision(self.device) if config.mixed_precision else None
         self.autocast = torch.autocast(self.device.type, dtype=half or torch.bfloat16, enabled=half is not None)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half == torch.float16)
-        if teacher is not None:
-            teacher.to(self.device)
+        if teacher is not None and device_of(teacher) != self.device:
+            self.teacher = copy.deepcopy(teacher).to(self.device)
         self.rows: list[dict[str, Any]] = []
         self.epoch = self.batch = self.examples = 0
         self.loss = torch.zeros((), device=self.device)
