@@ -68,6 +68,15 @@ def test_short_networks_fill_the_window_and_readings_are_per_inference():
     assert pairs.references == pytest.approx(1e-3)
 
 
+@pytest.mark.parametrize(
+    ("inference_s", "window_s", "expected"),
+    [(1e-4, 5e-4, 5), (2e-3, 5e-4, 1), (0.1, 5e-4, 0), (1e-3, 2.0, 200), (0.1, 2.0, 2)],
+    ids=["short", "middle", "long", "energy", "long energy"],
+)
+def test_only_networks_that_do_not_fill_the_caches_themselves_have_a_lead_in(inference_s, window_s, expected):
+    assert Ready(lambda _: None, inference_s).lead_in(window_s) == expected
+
+
 def test_from_nine_blocks_on_the_interval_allows_for_blocks_that_differ():
     rng = np.random.default_rng(1)
     covered = {"blocks": 0, "pooled": 0}

@@ -198,6 +198,7 @@ def test_progress_ends_at_its_total():
 
 def test_threads_and_garbage_collection_are_as_before():
     before = torch.get_num_threads()
+    torch.set_num_threads(3)
     seen = []
 
     class Spy(Watch):
@@ -206,9 +207,13 @@ def test_threads_and_garbage_collection_are_as_before():
             return super().end()
 
     host = Host()
-    measure(host, watch=Spy(host))
+    try:
+        measure(host, watch=Spy(host))
+        after = torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
     assert set(seen) == {(1, False)}
-    assert torch.get_num_threads() == before
+    assert after == 3
     assert gc.isenabled()
 
 

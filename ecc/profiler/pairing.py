@@ -25,8 +25,9 @@ __all__ = ["Estimate", "Pairs", "Ready", "alternate", "estimate", "median_interv
 Floats = NDArray[np.float64]
 
 _LEAD_IN_S = 0.5e-3  # untimed run before each window, in which the caches forget the other network …
-_BLOCKS_TO_RANK = 9  # the fewest blocks of which two order statistics hold the median although one block is spoilt
 _LEAD_IN_SHARE = 0.1  # … or this share of the window where that is longer (a power sensor lags)
+_WARM_S = 0.02  # a network that runs longer fills the caches early in its own time
+_BLOCKS_TO_RANK = 9  # the fewest blocks of which two order statistics hold the median although one block is spoilt
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,11 @@ class Ready:
     def repeats(self, window_s: float) -> int:
         """Inferences that fill a window."""
         return max(1, math.ceil(window_s / self.inference_s))
+
+    def lead_in(self, window_s: float) -> int:
+        """Inferences to run, untimed, before a window: the other network has left the caches cold."""
+        seconds = max(_LEAD_IN_S, _LEAD_IN_SHARE * window_s)
+        return 0 if self.inference_s > max(_WARM_S, seconds) else self.repeats(seconds)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +126,7 @@ def alternate(network: Ready, reference: Ready, meter: Meter, n: int, rng: np.ra
         for column in order:
             subject = (network, reference)[column]
             repeats = subject.repeats(window_s)
-            subject.run(subject.repeats(max(_LEAD_IN_S, _LEAD_IN_SHARE * window_s)))
+            subject.run(subject.lead_in(window_s))
             cpu_s = time.process_time()
             meter.begin()
             subject.run(repeats)
