@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import io
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,11 +34,10 @@ from ecc.network.slimming import slim
 from ecc.solvers.baselines.magnitude import Magnitude
 from ecc.solvers.baselines.uniform import Uniform
 from ecc.solvers.checkpoints import FileCheckpoint
+from ecc.solvers.correction import adjust
 from ecc.solvers.training import evaluate, recalibrate, train
 
 __all__ = ["Compression", "compress"]
-
-_LOG = logging.getLogger("ecc")
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +185,8 @@ class _Job:
         ruler = Ruler.of(dense, self.inputs, [limit.cost for limit in self.limits])
         solved, rounds = self._widths(dense, ruler)
         compact = slim(solved.model, self.graph, solved.kept)
-        tuned = self._tune(dense, compact)
+        spent = int((solved.history["epoch"] > 0).sum())
+        tuned = self._tune(dense, compact, spent)
         accuracy = evaluate(compact, judged_on, self.task.score)
         checks = self._verify(ruler, compact, solved.widths)
         return Compression(
@@ -240,27 +239,27 @@ class _Job:
             keeper.save({**state, "job": job})
 
     def _choose(self, dense: nn.Module, ruler: Ruler | str, job: str) -> tuple[Solution, int]:
-        """Solve, then measure and correct until the budgets hold or the rounds are over; verification comes later."""
+        """Solve, then measure and correct until the budgets hold and are used; the best widths and the rounds taken."""
         limits = self.limits if isinstance(ruler, str) else self._scouted(dense, ruler, job)
         solved = self._solve(self.recipe.solver(), dense, limits, self.keeper("solve"))
         if isinstance(ruler, str):
             return solved, 1
         seen: list[_Trial] = []
-        for done in range(1, self.recipe.rounds):
-            seen.append(_Trial(solved.predicted, self._over(ruler, solved, done)))
-            if all(share <= 1 for share in seen[-1].over.values()):
-                return solved, done
-            _LOG.info("round %d is over its limits by %s; correcting", done, seen[-1].over)
+        for done in range(1, self.recipe.rounds + 1):
+            seen.append(_Trial(solved, self._over(ruler, solved, done)))
+            if _USED <= seen[-1].worst <= 1 or done == self.recipe.rounds:
+                break
             limits = self._corrected(seen)
             solved = self._again(dense, solved, limits)
-        return solved, self.recipe.rounds
+            if dict(solved.widths) == dict(seen[-1].solution.widths):
+                break
+        return _best(seen).solution, len(seen)
 
     def _again(self, dense: nn.Module, solved: Solution, limits: Sequence[Constraint]) -> Solution:
-        """Widths for corrected limits: what ADMM has trained stays, and the least of its units go."""
-        trained = self.recipe.solve_epochs > 0
-        solver = Magnitude() if trained else self.recipe.solver()
-        found = self._solve(solver, solved.model if trained else dense, limits, None)
-        return replace(found, history=pd.concat([solved.history, found.history], ignore_index=True))
+        """Widths for corrected limits; a method that trains keeps what it has trained."""
+        if self.recipe.solve_epochs > 0:
+            return adjust(self._problem(dense, limits), solved)
+        return self._solve(self.recipe.solver(), dense, limits, None)
 
     def _solve(
         self, solver: Solver, model: nn.Module, limits: Sequence[Constraint], kept: Checkpoint | None
@@ -321,11 +320,11 @@ class _Job:
         result = []
         for limit in self.limits:
             metric = limit.cost.metric
-            predicted = seen[-1].predicted[metric]
             factor = 1.0
-            if seen[-1].over.get(metric, 1.0) > 1:
-                exponent = _exponent(seen, metric)
-                factor = predicted / limit.limit * (_INSIDE / seen[-1].over[metric]) ** (1 / exponent)
+            if metric in seen[-1].over:
+                share = _AIM / seen[-1].over[metric]
+                predicted = seen[-1].solution.predicted[metric]
+                factor = predicted / limit.limit * share ** (1 / _exponent(seen, metric))
             result.append(self._scaled(limit, factor))
         return tuple(result)
 
@@ -334,10 +333,10 @@ class _Job:
         least = float(limit.cost(self.graph.space.smallest))
         return Constraint(limit.cost, max(limit.limit * factor, least))
 
-    def _tune(self, dense: nn.Module, compact: nn.Module) -> pd.DataFrame:
-        """Train the slim network, taught by the dense one."""
+    def _tune(self, dense: nn.Module, compact: nn.Module, spent: int) -> pd.DataFrame:
+        """Train the slim network, taught by the dense one, for the epochs that the solver has left."""
         recalibrate(compact, self.task.train)
-        config = self.recipe.tuning(self.recipe.epochs - self.recipe.solve_epochs)
+        config = self.recipe.tuning(self.recipe.epochs - spent)
         return train(
             compact,
             self.task,
@@ -375,15 +374,27 @@ class _Job:
         return lambda _stage, done, total, note="": report(stage, done, total, note)
 
 
-_INSIDE = 0.99  # a corrected limit aims that far inside, so that one correction is mostly enough
+_AIM = 0.985  # where in the budget a correction aims: inside by about the width of the measured interval
+_USED = 0.96  # of a budget: below that, widths are given back
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Trial:
-    """Widths that were measured: what was predicted per metric, and upper end of the interval over the limit."""
+    """Widths that were measured; per metric, the upper end of the interval over the limit."""
 
-    predicted: Mapping[str, float]
+    solution: Solution
     over: Mapping[str, float]
+
+    @property
+    def worst(self) -> float:
+        """Of all budgets."""
+        return max(self.over.values())
+
+
+def _best(seen: Sequence[_Trial]) -> _Trial:
+    """The trial that uses most of its budget and holds it, or comes nearest to that."""
+    inside = [trial for trial in seen if trial.worst <= 1]
+    return max(inside, key=lambda trial: trial.worst) if inside else min(seen, key=lambda trial: trial.worst)
 
 
 def _exponent(seen: Sequence[_Trial], metric: str) -> float:
@@ -391,8 +402,8 @@ def _exponent(seen: Sequence[_Trial], metric: str) -> float:
     if len(seen) < 2:
         return 1.0
     before, now = seen[-2:]
-    step = np.log(now.predicted[metric] / before.predicted[metric])
-    if abs(step) < 1e-3:
+    step = np.log(now.solution.predicted[metric] / before.solution.predicted[metric])
+    if abs(step) < 1e-2:
         return 1.0
     return float(np.clip(np.log(now.over[metric] / before.over[metric]) / step, 0.3, 2.0))
 

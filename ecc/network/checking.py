@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ecc.core.layers import Side
-from ecc.core.widths import Kept, WidthGroup
+from ecc.core.widths import Kept
 from ecc.network.capture import bind, capture, copy_sharing, run
 from ecc.network.graph import SizeAttribute, WidthGraph
 from ecc.network.replay import Replay
@@ -89,16 +90,15 @@ def _is_meta(model: nn.Module) -> bool:
 
 
 def _narrowed(graph: WidthGraph, seed: int, trials: Sequence[_Trial]) -> WidthGraph:
-    """The graph without the groups that fail at random widths or at the smallest."""
+    """The graph without the groups that fail a trial."""
     for trial in trials:
-        for draw in (_draw, _smallest):
-            kept = draw(graph, seed)
-            graph = _refused(graph, trial.failures(graph, kept))
+        for draw in range(trial.draws):
+            graph = _refused(graph, trial.failures(graph, _draw(graph, seed, draw)))
     return graph
 
 
 def _passes(graph: WidthGraph, seed: int, trials: Sequence[_Trial]) -> bool:
-    return not any(trial.refusal(graph, draw(graph, seed)) for trial in trials for draw in (_draw, _smallest))
+    return not any(trial.refusal(graph, _draw(graph, seed, draw)) for trial in trials for draw in range(trial.draws))
 
 
 def _refused(graph: WidthGraph, reasons: Mapping[str, str]) -> WidthGraph:
@@ -109,14 +109,23 @@ def _refused(graph: WidthGraph, reasons: Mapping[str, str]) -> WidthGraph:
     return replace(graph, groups=tuple(groups)) if reasons else graph
 
 
-def _draw(graph: WidthGraph, seed: int) -> Kept:
-    generator = np.random.default_rng(seed)
-    return {group.name: _some(group, generator) for group in graph.prunable}
+def _draw(graph: WidthGraph, seed: int, draw: int) -> Kept:
+    """Random units of every group, in such numbers that errors of two groups do not cancel.
 
-
-def _smallest(graph: WidthGraph, seed: int) -> Kept:
-    generator = np.random.default_rng(seed)
-    return {group.name: generator.integers(group.units, size=1) for group in graph.prunable}
+    Within a module the groups are numbered from 1 to 7; in draw d those whose number has bit d keep one unit, the
+    others a random number between two and almost all. So any two of them differ in some draw, and each is once at its
+    smallest.
+    """
+    generator = np.random.default_rng([seed, draw])
+    kept, seen = {}, Counter[str]()
+    for group in graph.prunable:
+        module = group.name.rpartition(".")[0]
+        count = 1
+        if not (seen[module] % 7 + 1) >> draw & 1:
+            count = int(np.clip(round(group.units * generator.uniform(0.33, 0.8)), 2, max(2, group.units - 1)))
+        seen[module] += 1
+        kept[group.name] = np.sort(generator.choice(group.units, count, replace=False))
+    return kept
 
 
 def _without_values(model: nn.Module) -> nn.Module:
@@ -158,14 +167,10 @@ def perturbed(model: nn.Module, seed: int) -> nn.Module:
     return copy_sharing(model, replacements).eval()
 
 
-def _some(group: WidthGroup, generator: np.random.Generator) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Between a third and four fifths of the units, and never all."""
-    count = int(np.clip(round(group.units * generator.uniform(0.33, 0.8)), 1, group.units - 1))
-    return np.sort(generator.choice(group.units, count, replace=False))
-
-
 class _Trial(ABC):
-    """A way to find out whether pruning to some units is right."""
+    """A way to find out whether pruning to some units is right; ``draws`` random ones are tried."""
+
+    draws = 3
 
     @abstractmethod
     def refusal(self, graph: WidthGraph, kept: Kept) -> str:
@@ -241,6 +246,8 @@ class _Replays(_Trial):
 
 class _Equals(_Trial):
     """The pruned network gives the outputs of the masked one."""
+
+    draws = 1
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         self._model = model

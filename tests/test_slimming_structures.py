@@ -1,0 +1,92 @@
+"""Every structure is pruned exactly, or kept dense by name with a reason; nothing is wrong in silence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from network_cases import CASES, Case
+from torch import nn
+
+from ecc.core.widths import Kept
+from ecc.network.checking import perturbed
+from ecc.network.graph import WidthGraph
+from ecc.network.slimming import slim, zero_then_remove
+from ecc.network.tracing import trace
+
+
+def random_units(graph: WidthGraph, generator: np.random.Generator) -> Kept:
+    return {
+        group.name: np.sort(generator.choice(group.units, generator.integers(1, group.units + 1), replace=False))
+        for group in graph.prunable
+    }
+
+
+def counted_macs(model: nn.Module, inputs: torch.Tensor) -> int:
+    """Multiply-accumulates per example, counted by hooks on what a network of convolutions and linear layers computes."""
+    total = 0
+
+    def hook(module: nn.Module, _: object, output: torch.Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Linear):
+            total += output.numel() * module.weight.shape[1]
+        elif isinstance(module, nn.Conv2d):
+            total += output.numel() * module.weight[0].numel()
+
+    handles = [module.register_forward_hook(hook) for module in model.modules()]
+    with torch.no_grad():
+        model(inputs)
+    for handle in handles:
+        handle.remove()
+    return total // inputs.shape[0]
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+def test_pruned_exactly_or_refused_with_a_reason(case: Case) -> None:
+    torch.set_num_threads(1)
+    model, inputs = case.build()
+    graph = trace(model, inputs)
+    assert {group.name: (group.width, group.step) for group in graph.prunable} == dict(case.prunable)
+    assert all(group.reason for group in graph.groups if not group.prunable)
+    trial = perturbed(model, 1)
+    generator = np.random.default_rng(0)
+    for _ in range(5 if graph.prunable else 0):
+        kept = random_units(graph, generator)
+        assert zero_then_remove(trial, graph, kept, inputs) < 1e-10
+        widths = {name: len(units) * graph.group(name).step for name, units in kept.items()}
+        small = slim(model, graph, kept, check=False)
+        assert sum(parameter.numel() for parameter in small.parameters()) == graph.params(widths)
+
+
+COUNTED = ["residual-projection", "residual-option-a", "depthwise-multiplier", "dense-concat", "grouped", "flatten"]
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_the_graph_counts_the_macs_of_the_slim_network(name: str) -> None:
+    model, inputs = CASES[name].build()
+    graph = trace(model, inputs, check=False)
+    assert graph.macs() == counted_macs(model, inputs)
+    generator = np.random.default_rng(1)
+    for _ in range(3):
+        kept = random_units(graph, generator)
+        widths = {group: len(units) * graph.group(group).step for group, units in kept.items()}
+        assert graph.macs(widths) == counted_macs(slim(model, graph, kept, check=False), inputs)
+
+
+@pytest.mark.parametrize("name", ["attention-fused", "lstm-two-ways", "outer-product", "transposed", "token-mixer"])
+def test_the_graph_counts_what_a_trace_of_the_slim_network_counts(name: str) -> None:
+    model, inputs = CASES[name].build()
+    graph = trace(model, inputs)
+    kept = random_units(graph, np.random.default_rng(2))
+    widths = {group: len(units) * graph.group(group).step for group, units in kept.items()}
+    again = trace(slim(model, graph, kept, check=False), inputs, check=False)
+    assert (graph.macs(widths), graph.params(widths)) == (again.macs(), again.params())
+
+
+def test_slim_networks_can_be_traced_and_slimmed_again() -> None:
+    model, inputs = CASES["attention-fused"].build()
+    graph = trace(model, inputs)
+    once = slim(model, graph, {"attn.qkv": 30, "mlp.0": 12})
+    again = trace(once, inputs)
+    assert {group.name: group.width for group in again.prunable} == {"attn.qkv": 30, "attn.qkv@2": 30, "mlp.0": 12}
+    slim(once, again, {"attn.qkv@2": 12})
