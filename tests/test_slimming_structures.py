@@ -23,7 +23,7 @@ def random_units(graph: WidthGraph, generator: np.random.Generator) -> Kept:
 
 
 def counted_macs(model: nn.Module, inputs: torch.Tensor) -> int:
-    """Multiply-accumulates per example, counted by hooks on what a network of convolutions and linear layers computes."""
+    """Multiply-accumulates of one example, counted by hooks on convolutions and linear layers."""
     total = 0
 
     def hook(module: nn.Module, _: object, output: torch.Tensor) -> None:

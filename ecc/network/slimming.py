@@ -247,9 +247,10 @@ def _without(model: nn.Module, graph: WidthGraph, kept: Kept) -> nn.Module:
             small = small.contiguous(memory_format=torch.channels_last)
         replacements[id(tensor)] = _copied(tensor, small)
     copied = copy_sharing(model, replacements)
+    changed = {id(tensors[name]) for name in keep}
     for path, part in model.named_modules():
-        prefix = f"{path}." if path else ""
-        if any(prefix + name in keep for name, _ in [*part._parameters.items(), *part._buffers.items()]):
+        # By identity, not by name: a tied tensor belongs to several modules.
+        if any(id(tensor) in changed for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False))):
             resize(copied.get_submodule(path))
     relative = {name: len(units) / graph.group(name).units for name, units in kept.items()}
     for size in graph.sizes:

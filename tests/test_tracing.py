@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from network_cases import Net, conv, pool, residual_projection
+from torch import Tensor, nn
+
+from ecc.core.errors import InputError
+from ecc.network.tracing import trace
+
+IMAGE = torch.randn(2, 3, 8, 8)
+
+
+def small() -> nn.Sequential:
+    return nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 6), nn.Flatten(), nn.Linear(384, 5))
+
+
+def test_the_model_is_not_touched() -> None:
+    model = small().train()
+    model[3].weight.requires_grad_(False)
+    calls: list[int] = []
+    model[0].register_forward_hook(lambda *_: calls.append(1))
+    before = copy.deepcopy(model.state_dict())
+    objects = {name: id(tensor) for name, tensor in model.named_parameters()}
+    trace(model, IMAGE)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert {name: id(tensor) for name, tensor in model.named_parameters()} == objects
+    assert all(module.training for module in model.modules())
+    assert len(model[0]._forward_hooks) == 1
+    assert [p.requires_grad for p in model.parameters()] == [True] * 4 + [False] + [True] * 3
+
+
+def test_attributes_that_the_forward_sets_do_not_reach_the_model() -> None:
+    def run(s: Any, x: Tensor) -> Tensor:
+        s.last = s.c(x)
+        return s.head(pool(s.last))
+
+    model = Net(run, c=conv(3, 8), head=nn.Linear(8, 2))
+    trace(model, IMAGE)
+    assert not hasattr(model, "last")
+
+
+def test_groups_come_in_order_of_execution_with_the_layers_that_share_them() -> None:
+    graph = trace(residual_projection(), IMAGE)
+    assert [group.name for group in graph.groups] == ["c1", "c2", "head"]
+    assert graph.group("c2").layers == ("c2", "b2", "p", "head")
+    assert graph.group("head").reason == "it is an output of the network"
+    assert {(slot.tensor, slot.axis, slot.role) for slot in graph.group("c2").slots} == {
+        ("c2.weight", 0, "write"),
+        ("c2.bias", 0, "write"),
+        ("b2.weight", 0, "write"),
+        ("b2.bias", 0, "write"),
+        ("b2.running_mean", 0, "write"),
+        ("b2.running_var", 0, "write"),
+        ("p.weight", 0, "write"),
+        ("p.bias", 0, "write"),
+        ("head.weight", 1, "read"),
+    }
+
+
+def test_layers_cost_what_one_example_costs() -> None:
+    graph = trace(small(), IMAGE)
+    assert [(layer.name, layer.kind, layer.macs) for layer in graph.layers] == [
+        ("0", "conv", 8 * 3 * 9 * 64),
+        ("1", "norm", 0),
+        ("3", "conv", 6 * 8 * 9 * 64),
+        ("5", "linear", 384 * 5),
+    ]
+    assert graph.input_shapes == ((2, 3, 8, 8),)
+
+
+def test_a_module_used_twice_is_two_layers_and_one_parameter() -> None:
+    model = Net(lambda s, x: s.c(s.c(s.a(x))), a=conv(3, 8), c=conv(8, 8))
+    graph = trace(model, IMAGE)
+    assert [layer.name for layer in graph.layers] == ["a", "c", "c@2"]
+    assert graph.params() == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_only_included_layers_and_no_excluded_ones_are_pruned() -> None:
+    assert [g.name for g in trace(small(), IMAGE, include=["0"]).prunable] == ["0"]
+    graph = trace(small(), IMAGE, exclude=["[03]"])
+    assert not graph.prunable
+    assert graph.group("3").reason == "it is excluded by '[03]'"
+    # A group that a normalisation writes too is excluded by its name as well.
+    assert [g.name for g in trace(small(), IMAGE, exclude=["1"]).prunable] == ["3"]
+
+
+def test_a_pattern_that_matches_nothing_is_an_error() -> None:
+    with pytest.raises(InputError, match=r"^pattern 'layer9\*' matches no layer; layers are 0, 1, 3, 5"):
+        trace(small(), IMAGE, exclude=["layer9*"])
+
+
+def test_an_unknown_operator_is_named_and_keeps_its_channels() -> None:
+    model = Net(lambda s, x: s.b(torch.fft.fft(s.a(x)).real), a=conv(3, 8), b=conv(8, 3))
+    graph = trace(model, IMAGE)
+    assert graph.group("a").reason == "the operator fft_fft is not known"
+    assert graph.notes == ("the operator fft_fft is not known, so the channels that it touches stay dense",)
+
+
+def test_keyword_inputs_and_several_inputs() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(4, 8), nn.Embedding(10, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+            return self.head(self.a(x) + self.b(ids))
+
+    x, ids = torch.randn(3, 4), torch.randint(0, 10, (3,))
+    for inputs in ((x, ids), {"ids": ids, "x": x}):
+        graph = trace(Two(), inputs)
+        assert [group.name for group in graph.prunable] == ["a"] or [g.name for g in graph.prunable] == ["b"]
+        assert graph.prunable[0].layers == ("a", "b", "head")
+
+
+def test_a_model_on_the_meta_device_is_traced_without_values() -> None:
+    with torch.device("meta"):
+        model = small()
+    graph = trace(model, torch.empty(2, 3, 8, 8, device="meta"))
+    assert [group.name for group in graph.prunable] == ["0", "3"]
+
+
+def test_half_precision_and_channels_last() -> None:
+    model = small().to(torch.bfloat16).to(memory_format=torch.channels_last)
+    graph = trace(model, IMAGE.to(torch.bfloat16))
+    assert [group.name for group in graph.prunable] == ["0", "3"]
+
+
+def test_the_same_model_gives_the_same_graph() -> None:
+    model = residual_projection()
+    first, second = trace(model, IMAGE), trace(model, IMAGE)
+    assert first.fingerprint == second.fingerprint
+    assert first.to_json() == second.to_json()
+
+
+def test_a_larger_batch_gives_the_same_groups_and_costs() -> None:
+    one, four = trace(small(), IMAGE[:1]), trace(small(), torch.randn(4, 3, 8, 8))
+    assert one.to_json() == four.to_json()
+
+
+def data_dependent() -> nn.Module:
+    return Net(lambda s, x: s.c(x) if x.sum() > 0 else -s.c(x), c=conv(3, 8))
+
+
+def nan_output() -> nn.Module:
+    model = small()
+    with torch.no_grad():
+        model[0].weight.fill_(float("nan"))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "message"),
+    [
+        (small(), torch.randn(2, 4, 8, 8), "Sequential does not run on an input of 2×4×8×8: .*3 channels.*"),
+        (small(), torch.randn(2, 3, 8, 8).long(), "Sequential does not run on an input of 2×3×8×8: .*"),
+        (data_dependent(), IMAGE, "the forward of Net depends on the values of tensors .*"),
+        (nan_output(), IMAGE, "Sequential gives NaN on the example inputs; mend its weights or the inputs .*"),
+        (Net(lambda s, x: None, c=conv(3, 8)), IMAGE, "Net returns no tensor; its forward must return its outputs"),
+        (small(), "image", "example inputs must be a tensor, a tuple of tensors or a dict of tensors, got str"),
+        (small(), (), "example inputs must be a tensor, a tuple of tensors or a dict of tensors, got tuple"),
+    ],
+    ids=["shape", "dtype", "data-dependent", "nan", "no-output", "no-tensor", "no-input"],
+)
+def test_wrong_input_is_one_sentence(model: nn.Module, inputs: Any, message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}$"):
+        trace(model, inputs)
+
+
+def test_a_forward_that_raises_is_quoted() -> None:
+    def run(s: Any, x: Tensor) -> Tensor:
+        raise KeyError("mask")
+
+    with pytest.raises(InputError, match=r"Net does not run on an input of 2×3×8×8: 'mask'"):
+        trace(Net(run), IMAGE)
