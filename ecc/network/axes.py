@@ -60,7 +60,7 @@ class Propagation:
     def run(self) -> None:
         """Carry labels through the graph; the axes of inputs and outputs are fixed."""
         names = iter(self._captured.tensors)
-        for node in live(self._captured.graph):
+        for node in live(self._captured):
             if node.op == "placeholder":
                 self._values[node] = self._placeholder(node, next(names, None))
             elif node.op == "output":

@@ -12,12 +12,12 @@ __all__ = ["ELEMENTWISE"]
 
 # f(0) = 0, so that a removed channel stays zero through them.
 _ZERO_AT_ZERO = (
-    "relu", "relu6", "leaky_relu", "gelu", "silu", "mish", "elu", "selu", "celu", "hardswish", "tanh", "tanhshrink",
-    "hardshrink", "softshrink", "softsign", "rrelu", "abs", "absolute", "neg", "negative", "sign", "sgn", "sqrt",
+    "relu", "relu6", "leaky_relu", "gelu", "silu", "mish", "elu", "selu", "celu", "hardswish", "tanh",
+    "hardshrink", "softshrink", "rrelu", "abs", "absolute", "neg", "negative", "sign", "sgn", "sqrt",
     "square", "sin", "sinh", "asin", "arcsin", "atan", "arctan", "asinh", "arcsinh", "atanh", "arctanh", "tan", "erf",
     "erfinv", "floor", "ceil", "round", "trunc", "fix", "frac", "expm1", "log1p", "dropout", "feature_dropout",
     "alpha_dropout", "feature_alpha_dropout", "native_dropout", "contiguous", "clone", "alias", "detach",
-    "lift_fresh", "lift_fresh_copy", "to", "_to_copy", "type_as", "float", "half", "bfloat16", "double", "positive",
+    "lift_fresh", "lift_fresh_copy", "to", "_to_copy", "type_as", "positive",
     "_conj", "conj", "resolve_conj", "resolve_neg", "nan_to_num",
 )  # fmt: skip
 _NOT_ZERO_AT_ZERO = (
@@ -220,7 +220,7 @@ ELEMENTWISE: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType(
         **dict.fromkeys(("linalg_vector_norm", "norm"), _vector_norm),
         **dict.fromkeys(("mean", "amax", "amin", "max", "min", "var", "std", "prod", "median"), _reduction(sums=False)),
         **dict.fromkeys(("argmax", "argmin", "logsumexp", "any", "all"), _reduction(sums=False, zero=False)),
-        **dict.fromkeys(("softmax", "log_softmax", "softmin", "_softmax", "_log_softmax"), _along(zero=False)),
+        **dict.fromkeys(("softmax", "log_softmax", "_softmax", "_log_softmax"), _along(zero=False)),
         **dict.fromkeys(("cumsum", "cumprod", "sort", "topk"), _along(zero=True)),
     }
 )

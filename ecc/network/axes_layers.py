@@ -285,8 +285,7 @@ def _grid_sample(call: Call) -> list[Axes]:
     return [[computed(value.axes[0]), computed(value.axes[1]), *[PLAIN] * (len(call.shape) - 2)]]
 
 
-_POOLS = ("max_pool{n}d", "avg_pool{n}d", "adaptive_avg_pool{n}d", "adaptive_max_pool{n}d", "max_pool{n}d_with_indices",
-          "_adaptive_avg_pool{n}d", "fractional_max_pool{n}d")  # fmt: skip
+_POOLS = ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
 _RESAMPLERS = {
     1: ("upsample_nearest1d", "upsample_linear1d", "_upsample_nearest_exact1d"),
     2: ("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "_upsample_nearest_exact2d",
@@ -307,7 +306,9 @@ LAYERS: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType(
         **dict.fromkeys(("batch_norm", "instance_norm", "native_batch_norm", "cudnn_batch_norm"), _channel_norm),
         "group_norm": _group_norm,
         **dict.fromkeys(("layer_norm", "rms_norm"), _layer_norm),
-        **{pool.format(n=n): _spatial(n) for pool in _POOLS for n in (1, 2, 3)},
+        **{f"{pool}{n}d": _spatial(n) for pool in _POOLS for n in (1, 2, 3)},
+        **{f"{pool}{n}d": _spatial(n) for pool in ("_adaptive_avg_pool", "fractional_max_pool") for n in (2, 3)},
+        **{f"max_pool{n}d_with_indices": _spatial(n) for n in (1, 2, 3)},
         **{name: _spatial(n) for n, names in _RESAMPLERS.items() for name in names},
         **dict.fromkeys(("grid_sampler", "grid_sampler_2d", "grid_sampler_3d"), _grid_sample),
     }

@@ -176,14 +176,21 @@ def _paths(graph: fx.Graph, boundaries: Mapping[fx.Node | None, str]) -> dict[fx
     return paths
 
 
-def live(graph: fx.Graph) -> list[fx.Node]:
-    """Nodes that the output depends on, or that change a tensor in place, in order."""
+def live(captured: Capture) -> list[fx.Node]:
+    """Nodes that matter, in order: all but tails of operators on a single tensor whose result is never used.
+
+    What is computed in vain still runs, so its weights and operands have to keep fitting together.
+    """
+    placeholders = [node for node in captured.graph.nodes if node.op == "placeholder"]
+    parameters = set(placeholders[: len(captured.tensors)])
     needed: set[fx.Node] = set()
-    for node in reversed(graph.nodes):
-        if node.op in ("placeholder", "output") or node in needed or mutates(node):
+    for node in reversed(captured.graph.nodes):
+        inputs = node.all_input_nodes
+        joins = len(inputs) > 1 or not parameters.isdisjoint(inputs)
+        if node.op in ("placeholder", "output") or node in needed or mutates(node) or joins:
             needed.add(node)
-            needed.update(node.all_input_nodes)
-    return [node for node in graph.nodes if node in needed]
+            needed.update(inputs)
+    return [node for node in captured.graph.nodes if node in needed]
 
 
 def mutates(node: fx.Node) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor, fx
 
 from ecc.core.widths import Kept
 from ecc.network.axes import Propagation, shapes_of
-from ecc.network.capture import Capture
+from ecc.network.capture import Capture, is_item
 from ecc.network.values import Axis
 
 __all__ = ["Replay"]
@@ -70,9 +70,9 @@ class Replay:
         if node.op == "get_attr":
             same = _same_constant(_constant(node), _constant(twin))
             return "" if same else "the forward makes another constant once its size changes"
-        if node.op != "call_function":
-            return ""
         made = self._propagation.made.get(node)
+        if made is None and not is_item(node):
+            return ""  # nothing depends on it
         name = node.name
         if made is not None:
             predicted = [tuple(self._left(axis, size, gone) for axis, size in zip(axes, shape, strict=True))

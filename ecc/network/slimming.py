@@ -20,7 +20,7 @@ from ecc.network.capture import copy_sharing, run
 from ecc.network.graph import WidthGraph
 from ecc.network.resizing import resize
 
-__all__ = ["mask", "select", "slim", "tolerance", "zero_then_remove"]
+__all__ = ["mask", "rank_units", "select", "slim", "tolerance", "zero_then_remove"]
 
 Ints = NDArray[np.int64]
 
@@ -32,14 +32,18 @@ def select(model: nn.Module, graph: WidthGraph, widths: Widths) -> Kept:
         InputError: If a width is not admissible or the graph belongs to another network.
     """
     vector = graph.space.vector(widths)
+    narrower = {g.name: width for g, width in zip(graph.prunable, vector.tolist(), strict=True) if width < g.width}
+    return {
+        name: np.sort(order[: narrower[name] // graph.group(name).step])
+        for name, order in rank_units(model, graph, list(narrower)).items()
+    }
+
+
+def rank_units(model: nn.Module, graph: WidthGraph, names: Sequence[str]) -> dict[str, Ints]:
+    """The units of the named groups by falling L2 norm over all parameters that they touch; equal ones by index."""
     tensors = _tensors(model, graph)
     squares: dict[tuple[str, int], Tensor] = {}
-    kept: dict[str, Ints] = {}
-    for group, width in zip(graph.prunable, vector.tolist(), strict=True):
-        if width < group.width:
-            order = np.argsort(-_norms(tensors, group, squares), kind="stable")
-            kept[group.name] = np.sort(order[: width // group.step])
-    return kept
+    return {name: np.argsort(-_norms(tensors, graph.group(name), squares), kind="stable") for name in names}
 
 
 def _norms(
