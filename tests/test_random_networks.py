@@ -122,28 +122,25 @@ class Drawn(nn.Module):
                 return parts[0](y)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1), length=st.integers(1, 14))
 def test_a_random_network_is_pruned_exactly(seed: int, length: int) -> None:
     torch.manual_seed(seed % 2**31)
     model = Drawn(seed, length).double().eval()
     inputs = torch.randn(2, 3, 8, 8, dtype=torch.float64)
-    graph = trace(model, inputs, check=False)
-    checked = trace(model, inputs)
+    graph, checked = trace(model, inputs, check=False), trace(model, inputs)
     # Only a shuffle says in Python how it cuts, so only there may the check still refuse what the labels allow.
     if not any(kind == "shuffle" for kind, _, _ in model.plan.steps):
         assert [group.name for group in checked.prunable] == [group.name for group in graph.prunable]
     generator = np.random.default_rng(seed)
     trial = perturbed(model, 1)
-    for _ in range(3):
+    for _ in range(2):
         kept = {
             group.name: np.sort(generator.choice(group.units, generator.integers(1, group.units + 1), replace=False))
             for group in checked.prunable
         }
-        if not kept:
-            return
         assert zero_then_remove(trial, checked, kept, inputs) < 1e-9
-        small = slim(model, checked, kept, check=False)
-        widths = {name: len(units) * checked.group(name).step for name, units in kept.items()}
-        assert sum(p.numel() for p in small.parameters()) == checked.params(widths)
-        assert trace(small, inputs, check=False).macs() == checked.macs(widths)
+    small = slim(model, checked, kept, check=False)
+    widths = {name: len(units) * checked.group(name).step for name, units in kept.items()}
+    assert sum(p.numel() for p in small.parameters()) == checked.params(widths)
+    assert trace(small, inputs, check=False).macs() == checked.macs(widths)

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ecc.api.constraints import constraints_of
+from ecc.api.constraints import constraints_of, graph_of_costs
 from ecc.api.recipe import Recipe
 from ecc.api.ruler import Ruler
 from ecc.core.budget import Budget
@@ -29,6 +29,7 @@ from ecc.core.problem import Batches, Checkpoint, Constraint, Problem, Progress,
 from ecc.core.verdict import BudgetCheck, Measured
 from ecc.core.widths import Kept
 from ecc.energy_models.counting import COUNTED
+from ecc.network.blocks import base_units
 from ecc.network.graph import WidthGraph
 from ecc.network.slimming import slim
 from ecc.solvers.baselines.magnitude import Magnitude
@@ -132,6 +133,7 @@ def compress(
     """Compress a trained network to its budgets; the model is left as it is.
 
     Args:
+        graph: Width graph of the model; where a cost model was fitted to longer steps, those widths are used.
         inputs: The batch that is timed.
         recipe: How to run the job.
         test: Where the two accuracies are computed; the task's validation batches when None.
@@ -143,9 +145,10 @@ def compress(
         Interrupted: If the user pressed Ctrl-C; the state is in ``folder``.
     """
     plan = recipe or Recipe()
-    limits = constraints_of(graph, budgets, costs)
+    blocks = graph_of_costs(graph, model, costs)
+    limits = constraints_of(blocks, budgets, costs)
     name = network or type(model).__name__
-    job = _Job(model, graph, task, tuple(budgets), limits, inputs, plan, test, name, _keeper(folder), progress)
+    job = _Job(model, graph, blocks, task, tuple(budgets), limits, inputs, plan, test, name, _keeper(folder), progress)
     return job.run()
 
 
@@ -164,6 +167,7 @@ class _Job:
     """One call of ``compress``."""
 
     model: nn.Module
+    base: WidthGraph
     graph: WidthGraph
     task: Task
     budgets: tuple[Budget, ...]
@@ -193,8 +197,8 @@ class _Job:
             network=self.network,
             dense=dense,
             model=compact.eval(),
-            graph=self.graph,
-            kept=solved.kept,
+            graph=self.base,
+            kept=base_units(self.graph, self.base, solved.kept),
             widths=solved.widths,
             recipe=self.recipe,
             budgets=checks,
@@ -251,7 +255,7 @@ class _Job:
                 break
             limits = self._corrected(seen)
             solved = self._again(dense, solved, limits)
-            if dict(solved.widths) == dict(seen[-1].solution.widths):
+            if any(dict(solved.widths) == dict(trial.solution.widths) for trial in seen):
                 break
         return _best(seen).solution, len(seen)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import nn
+
 from ecc.core.budget import Budget
 from ecc.core.cost import CostModel
 from ecc.core.errors import InputError
 from ecc.core.problem import Constraint
 from ecc.energy_models.counting import COUNTED, CountCost
+from ecc.network.blocks import in_blocks
 from ecc.network.graph import WidthGraph
 
-__all__ = ["constraints_of"]
+__all__ = ["constraints_of", "graph_of_costs"]
 
 
 def constraints_of(graph: WidthGraph, budgets: Sequence[Budget], costs: Sequence[CostModel]) -> tuple[Constraint, ...]:
@@ -41,6 +44,24 @@ def constraints_of(graph: WidthGraph, budgets: Sequence[Budget], costs: Sequence
         _refuse_foreign(cost, graph)
         found.append(_reachable(Constraint(cost, budget.absolute(cost.dense))))
     return tuple(found)
+
+
+def graph_of_costs(graph: WidthGraph, model: nn.Module, costs: Sequence[CostModel]) -> WidthGraph:
+    """The graph with the steps that the cost models were made for.
+
+    Raises:
+        InputError: If a cost model belongs to another network, or two were made for different steps.
+    """
+    spaces = {cost.space.step: cost.space for cost in costs if cost.provenance is not None}
+    if not spaces:
+        return graph
+    if len(spaces) > 1:
+        raise InputError("the cost models were profiled with different steps; profile all metrics with one --step")
+    (space,) = spaces.values()
+    full = graph.space.full
+    if tuple(full) != space.names or tuple(full.values()) != space.dense:
+        _refuse_foreign(next(cost for cost in costs if cost.provenance is not None), graph)
+    return in_blocks(graph, model, dict(zip(space.names, space.step, strict=True)))
 
 
 def _refuse_foreign(cost: CostModel, graph: WidthGraph) -> None:

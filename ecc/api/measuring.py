@@ -14,6 +14,7 @@ from ecc.core.errors import InputError
 from ecc.core.problem import Progress
 from ecc.core.table import ProfileTable
 from ecc.energy_models.judging import FORMS, Fit, judge
+from ecc.network.blocks import aligned_steps, in_blocks
 from ecc.network.graph import WidthGraph
 from ecc.profiler.design import sample
 from ecc.profiler.devices import current_device
@@ -35,6 +36,7 @@ def measure_widths(
     device: str = "cpu",
     runtime: str = "eager",
     threads: int = 1,
+    step: int | None = None,
     window: Window | None = None,
     store: Store | str | Path | None = None,
     network: str = "",
@@ -42,6 +44,9 @@ def measure_widths(
     progress: Progress | None = None,
 ) -> ProfileResult:
     """Measure a design of random widths.
+
+    Args:
+        step: Channels that widths are multiples of, where groups are wide enough; the device's own step when None.
 
     Raises:
         InputError: If the input makes no sense, or the store belongs to something else.
@@ -54,11 +59,13 @@ def measure_widths(
         reasons = "; ".join(f"{group.name}: {group.reason}" for group in graph.groups[:3])
         raise InputError(f"the network has no prunable group, so there is nothing to profile ({reasons})")
     place = current_device(device)
+    multiple = place.channel_step if step is None else step
+    blocks = in_blocks(graph, model, aligned_steps(graph, multiple))
     return profile(
         model,
-        graph,
+        blocks,
         inputs,
-        sample(graph.space, samples, seed=seed),
+        sample(blocks.space, samples, seed=seed),
         meters_for(metrics, place.torch_name),
         window=replace(window or Window(), threads=threads),
         runtime=runtime_named(runtime, place.torch_name),

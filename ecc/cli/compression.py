@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ecc.api.compressing import Compression, compress
-from ecc.api.constraints import constraints_of
+from ecc.api.constraints import constraints_of, graph_of_costs
 from ecc.api.keeping import Source, load, verify
 from ecc.api.recipe import METHODS, Recipe
 from ecc.artefact import check_target
@@ -71,7 +71,7 @@ def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     loaded, data = the_model(arguments), the_data(arguments)
     inputs = data.example(_batch(costs))
     graph = trace(loaded.module, inputs)
-    constraints_of(graph, budgets, costs)  # refuse before the dense network is trained
+    constraints_of(graph_of_costs(graph, loaded.module, costs), budgets, costs)  # refuse before any training
     work = target.with_name(f".{target.name}.work")
     pretrain(loaded.module, data, arguments.pretrain, recipe, FileCheckpoint(work / "pretrain.safetensors"), progress)
     _refuse_untrained(loaded.module, data, arguments)

@@ -67,6 +67,9 @@ def _profile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda or cuda:N (default cpu)")
     parser.add_argument("--runtime", choices=RUNTIMES, default=RUNTIMES[0], help="how the network is run")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="intra-op threads of a CPU (default 1)")
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="channels that widths are multiples of (default: what suits the device)"
+    )
     parser.add_argument("--samples", type=int, default=200, metavar="N", help="width vectors (default 200)")
     parser.add_argument("--batch", type=int, metavar="N", help="examples per run (default: as in --input, or 1)")
     parser.add_argument("--store", required=True, metavar="FILE", help="profile store; what it holds is not redone")
@@ -88,6 +91,7 @@ def _profile(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
             device=arguments.device,
             runtime=arguments.runtime,
             threads=arguments.threads,
+            step=arguments.step,
             store=store,
             network=loaded.name,
             seed=arguments.seed,

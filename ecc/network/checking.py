@@ -52,12 +52,12 @@ def refuse_failing(
     """
     if not graph.prunable:
         return graph
-    trials = [_Runs(_without_values(model), inputs), _Replays(model, inputs, replay)]
-    counted = replace(graph, sizes=(*graph.sizes, *sizes))
-    checked = next((option for option in (graph, counted) if _passes(option, seed, trials)), None)
+    replays = _Replays(model, inputs, replay)
+    options = [graph, *([replace(graph, sizes=(*graph.sizes, *sizes))] if sizes else [])]
+    checked = next((option for option in options if _passes(option, seed, replays)), None)
     if checked is None:
-        options = [_narrowed(graph, seed, trials), *([_narrowed(counted, seed, trials)] if sizes else [])]
-        checked = max(options, key=lambda option: len(option.prunable))
+        trials = [_Runs(_without_values(model), inputs), replays]
+        checked = max((_narrowed(option, seed, trials) for option in options), key=lambda option: len(option.prunable))
     if checked.prunable and not _is_meta(model):
         checked = _narrowed(checked, seed, [_Equals(perturbed(model, seed), inputs)])
     prunable = {group.name for group in checked.prunable}
@@ -90,15 +90,16 @@ def _is_meta(model: nn.Module) -> bool:
 
 
 def _narrowed(graph: WidthGraph, seed: int, trials: Sequence[_Trial]) -> WidthGraph:
-    """The graph without the groups that fail a trial."""
-    for trial in trials:
-        for draw in range(trial.draws):
-            graph = _refused(graph, trial.failures(graph, _draw(graph, seed, draw)))
+    """The graph without the groups that fail a trial, repeated until what is left passes the last one."""
+    while not _passes(graph, seed, trials[-1]):
+        for trial in trials:
+            for draw in range(trial.draws):
+                graph = _refused(graph, trial.failures(graph, _draw(graph, seed, draw)))
     return graph
 
 
-def _passes(graph: WidthGraph, seed: int, trials: Sequence[_Trial]) -> bool:
-    return not any(trial.refusal(graph, _draw(graph, seed, draw)) for trial in trials for draw in range(trial.draws))
+def _passes(graph: WidthGraph, seed: int, trial: _Trial) -> bool:
+    return not any(trial.refusal(graph, _draw(graph, seed, draw)) for draw in range(trial.draws))
 
 
 def _refused(graph: WidthGraph, reasons: Mapping[str, str]) -> WidthGraph:

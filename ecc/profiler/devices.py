@@ -20,6 +20,9 @@ from ecc.profiler.meters import METRICS, meter_for
 __all__ = ["Device", "current_device", "list_devices"]
 
 
+_VECTOR_FLOATS: Mapping[str, int] = {"AVX512": 16, "AVX2": 8}
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """Something that networks are run on.
@@ -41,6 +44,13 @@ class Device:
         """Hash of the settings; equal on one machine from day to day."""
         return hashlib.sha256(json.dumps(dict(self.settings), sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def channel_step(self) -> int:
+        """Channels that its kernels take at a time: floats of a vector register, or the alignment of tensor cores."""
+        if self.kind == "cuda":
+            return 8
+        return _VECTOR_FLOATS.get(torch.backends.cpu.get_cpu_capability(), 4)
+
     def meters(self) -> dict[str, Probe]:
         """What can be measured on it, found out by trying."""
         return {metric: meter_for(metric, self.torch_name).probe() for metric in METRICS}
@@ -52,6 +62,7 @@ class Device:
             "kind": self.kind,
             "torch_name": self.torch_name,
             "fingerprint": self.fingerprint,
+            "channel_step": self.channel_step,
             "settings": dict(self.settings),
             "meters": {metric: probe.to_json() for metric, probe in self.meters().items()},
         }

@@ -78,7 +78,7 @@ class DigitsResNet(nn.Module):
         return logits
 
 
-def digits_resnet(num_classes: int = 10, in_channels: int = 1, width: int = 48) -> DigitsResNet:
+def digits_resnet(num_classes: int = 10, in_channels: int = 1, width: int = 64) -> DigitsResNet:
     """The demo's network for scikit-learn's digits."""
     positive_ints("digits-resnet", num_classes=num_classes, in_channels=in_channels, width=width)
     return DigitsResNet(num_classes, in_channels, width)
