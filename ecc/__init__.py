@@ -1,3 +1,119 @@
-"""ecc: profile a device once, prune any PyTorch network to a budget, prove on the device that it holds."""
+"""ecc: profile a device once, prune any PyTorch network to a budget, prove on the device that it holds.
+
+    trace     nn.Module → WidthGraph: which channels are coupled
+    slim      widths → a smaller nn.Module with the same outputs as the masked network
+    profile   random widths, measured in turn with the dense network → ProfileTable
+    fit       ProfileTable → CostModel;  judge gives its held-out error beside it
+    compress  budgets → a network that holds them, measured
+    save, load, verify, front      artefacts on disk, and what they are worth
+
+The parts behind the verbs are public in their modules: ``ecc.network``, ``ecc.profiler``, ``ecc.energy_models``,
+``ecc.solvers``, ``ecc.zoo``, ``ecc.data``, ``ecc.artefact``, ``ecc.report``.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ecc.api.compressing import Compression
+    from ecc.api.keeping import Source, load
+    from ecc.api.verbs import compress, fit, front, profile, verify
+    from ecc.core.budget import Budget
+    from ecc.core.cost import CostModel
+    from ecc.core.errors import EccError, InputError, Interrupted, MeterError, UnavailableError
+    from ecc.core.table import ProfileTable
+    from ecc.energy_models.bilinear import BilinearCost
+    from ecc.energy_models.counting import CountCost
+    from ecc.energy_models.judging import Fit, judge
+    from ecc.fronts import Front
+    from ecc.network.graph import WidthGraph
+    from ecc.network.slimming import slim
+    from ecc.network.tracing import trace
+    from ecc.profiler.design import sample
+    from ecc.profiler.store import Store
+    from ecc.report.saving import save
+    from ecc.solvers.admm import Admm
+    from ecc.solvers.baselines.magnitude import Magnitude
+    from ecc.solvers.baselines.uniform import Uniform
+    from ecc.verification import Verification
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "Admm": "ecc.solvers.admm",
+    "BilinearCost": "ecc.energy_models.bilinear",
+    "Budget": "ecc.core.budget",
+    "Compression": "ecc.api.compressing",
+    "CostModel": "ecc.core.cost",
+    "CountCost": "ecc.energy_models.counting",
+    "EccError": "ecc.core.errors",
+    "Fit": "ecc.energy_models.judging",
+    "Front": "ecc.fronts",
+    "InputError": "ecc.core.errors",
+    "Interrupted": "ecc.core.errors",
+    "Magnitude": "ecc.solvers.baselines.magnitude",
+    "MeterError": "ecc.core.errors",
+    "ProfileTable": "ecc.core.table",
+    "Source": "ecc.api.keeping",
+    "Store": "ecc.profiler.store",
+    "UnavailableError": "ecc.core.errors",
+    "Uniform": "ecc.solvers.baselines.uniform",
+    "Verification": "ecc.verification",
+    "WidthGraph": "ecc.network.graph",
+    "compress": "ecc.api.verbs",
+    "fit": "ecc.api.verbs",
+    "front": "ecc.api.verbs",
+    "judge": "ecc.energy_models.judging",
+    "load": "ecc.api.keeping",
+    "profile": "ecc.api.verbs",
+    "sample": "ecc.profiler.design",
+    "save": "ecc.report.saving",
+    "slim": "ecc.network.slimming",
+    "trace": "ecc.network.tracing",
+    "verify": "ecc.api.verbs",
+}
+
+__all__ = [
+    "Admm",
+    "BilinearCost",
+    "Budget",
+    "Compression",
+    "CostModel",
+    "CountCost",
+    "EccError",
+    "Fit",
+    "Front",
+    "InputError",
+    "Interrupted",
+    "Magnitude",
+    "MeterError",
+    "ProfileTable",
+    "Source",
+    "Store",
+    "UnavailableError",
+    "Uniform",
+    "Verification",
+    "WidthGraph",
+    "compress",
+    "fit",
+    "front",
+    "judge",
+    "load",
+    "profile",
+    "sample",
+    "save",
+    "slim",
+    "trace",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that ``import ecc`` costs nothing."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'ecc' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

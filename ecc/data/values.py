@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ecc.core.errors import InputError
 from ecc.core.problem import Batches, Task
 
-__all__ = ["Data", "TensorBatches", "accuracy", "mean_squared_error", "rank_correlation"]
+__all__ = ["Data", "TensorBatches", "accuracy", "first_examples", "mean_squared_error", "rank_correlation"]
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -107,21 +107,30 @@ class Data:
         Raises:
             InputError: If ``batch`` is not positive, or there is no validation example.
         """
-        if batch < 1:
-            raise InputError(f"batch must be at least 1, got {batch}")
-        taken: list[tuple[Tensor, ...]] = []
-        several, count = False, 0
-        for inputs, targets in self.validation:
-            several = not isinstance(inputs, Tensor)
-            taken.append(tuple(inputs) if several else (inputs,))
-            count += len(targets)
-            if count >= batch:
-                break
-        if not count:
-            raise InputError(f"data {self.name!r} has no validation example; its validation loader must yield some")
-        index = torch.arange(batch) % count
-        columns = tuple(torch.cat(column)[index] for column in zip(*taken, strict=True))
-        return columns if several else columns[0]
+        return first_examples(self.validation, batch)
+
+
+def first_examples(batches: Batches, batch: int) -> Tensor | tuple[Tensor, ...]:
+    """The first ``batch`` inputs of a loader, from the start again when it has fewer: shape (batch, …).
+
+    Raises:
+        InputError: If ``batch`` is not positive or the loader is empty.
+    """
+    if batch < 1:
+        raise InputError(f"batch must be at least 1, got {batch}")
+    taken: list[tuple[Tensor, ...]] = []
+    several, count = False, 0
+    for inputs, targets in batches:
+        several = not isinstance(inputs, Tensor)
+        taken.append(tuple(inputs) if several else (inputs,))
+        count += len(targets)
+        if count >= batch:
+            break
+    if not count:
+        raise InputError("the validation data yields no example; give a loader that yields some and can be repeated")
+    index = torch.arange(batch) % count
+    columns = tuple(torch.cat(column)[index] for column in zip(*taken, strict=True))
+    return columns if several else columns[0]
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> float:

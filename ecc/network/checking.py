@@ -24,7 +24,7 @@ from ecc.network.graph import SizeAttribute, WidthGraph
 from ecc.network.replay import Replay
 from ecc.network.slimming import slim, zero_then_remove
 
-__all__ = ["counting_attributes", "refuse_failing"]
+__all__ = ["counting_attributes", "perturbed", "refuse_failing"]
 
 _LIMIT = 1e-3  # relative difference; rounding stays far below, a wrong channel is far above
 

@@ -1,0 +1,158 @@
+"""The verbs of ``import ecc``: plain arguments in, values out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ecc.api.compressing import Compression
+from ecc.api.compressing import compress as compress_traced
+from ecc.api.fronts import front_of
+from ecc.api.keeping import Loaded, load
+from ecc.api.keeping import verify as verify_loaded
+from ecc.api.measuring import judge_best, measure_widths
+from ecc.api.recipe import Recipe
+from ecc.core.budget import Budget
+from ecc.core.cost import CostModel
+from ecc.core.problem import Batches, Progress, Task
+from ecc.core.table import ProfileTable
+from ecc.data.values import accuracy, first_examples
+from ecc.fronts import Front
+from ecc.network.tracing import trace
+from ecc.profiler.store import Store
+from ecc.verification import Verification
+
+__all__ = ["compress", "fit", "front", "profile", "verify"]
+
+
+def profile(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    metrics: Sequence[str] = ("latency",),
+    samples: int = 200,
+    store: Store | str | Path | None = None,
+    device: str = "cpu",
+    runtime: str = "eager",
+    threads: int = 1,
+    step: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> ProfileTable:
+    """Measure random widths of a network on a device, each in turn with the dense network.
+
+    Args:
+        example_inputs: The batch that is timed, a tensor or a tuple of tensors.
+        metrics: ``latency``, ``energy``.
+        samples: Width vectors.
+        store: File that keeps every row as it is measured; what it holds is not measured again. In memory when None.
+        threads: Intra-op threads of a CPU.
+        step: Channels that widths are multiples of; what suits the device when None.
+    Raises:
+        InputError: If the input makes no sense, or the store belongs to something else.
+        UnavailableError: If the device or a meter is not here.
+    """
+    return measure_widths(
+        model,
+        trace(model, example_inputs),
+        example_inputs,
+        metrics=metrics,
+        samples=samples,
+        device=device,
+        runtime=runtime,
+        threads=threads,
+        step=step,
+        store=store,
+        network=type(model).__name__,
+        seed=seed,
+        progress=progress,
+    ).table
+
+
+def fit(table: ProfileTable, metric: str = "latency", *, form: str = "auto", seed: int = 0) -> CostModel:
+    """The cost model of a profile; ``ecc.judge`` gives its held-out error too.
+
+    Raises:
+        InputError: If the metric was not measured or the rows cannot carry a fit.
+    """
+    return judge_best(table, metric, form=form, seed=seed).cost
+
+
+def compress(
+    model: nn.Module,
+    train: Batches,
+    validation: Batches,
+    *,
+    budgets: Sequence[Budget | str],
+    costs: Sequence[CostModel] = (),
+    method: Literal["admm", "uniform", "magnitude"] = "admm",
+    epochs: int = 20,
+    distill: float = 0.5,
+    lr: float = 1e-3,
+    test: Batches | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    score: Callable[[Tensor, Tensor], float] = accuracy,
+    example_inputs: Any = None,
+    device: str | None = None,
+    folder: str | Path | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Compression:
+    """Compress a trained network until its budgets hold, measured where their cost models were measured.
+
+    Args:
+        model: The dense, trained network; left as it is.
+        train: Batches of (inputs, targets), repeatable.
+        budgets: ``latency<=60%``, ``latency<=5ms``, ``macs<=0.5`` …; budgets on counts need no cost model.
+        costs: One cost model per measured budget.
+        epochs: Of training in all.
+        distill: Weight of the dense network's logits in the loss.
+        test: Where the two accuracies are computed; ``validation`` when None.
+        example_inputs: The batch that is timed; the first validation examples when None.
+        device: Where to train; where the model is when None.
+        folder: Keeps the job's state, so that the same call goes on after an interrupt.
+    Raises:
+        InputError: If the input makes no sense, or a budget cannot be reached.
+    """
+    place = next((cost.provenance for cost in costs if cost.provenance is not None), None)
+    batch = place.input_shape[0] if place is not None and place.input_shape else 1
+    inputs = first_examples(validation, batch) if example_inputs is None else example_inputs
+    recipe = Recipe(method=method, epochs=epochs, distill=distill, lr=lr, seed=seed, device=device)
+    return compress_traced(
+        model,
+        trace(model, inputs),
+        Task(train, validation, loss, score),
+        [budget if isinstance(budget, Budget) else Budget.parse(budget) for budget in budgets],
+        costs,
+        inputs,
+        recipe=recipe,
+        test=test,
+        folder=folder,
+        progress=progress,
+    )
+
+
+def verify(
+    artefact: Loaded | str | Path, *, device: str | None = None, progress: Progress | None = None
+) -> Verification:
+    """Measure an artefact against its dense network and judge its budgets.
+
+    Raises:
+        InputError: If it is not a sound artefact.
+        UnavailableError: If ``device`` is not the one that the budgets are for.
+    """
+    loaded = artefact if isinstance(artefact, Loaded) else load(artefact)
+    return verify_loaded(loaded, device=device, progress=progress)[0]
+
+
+def front(artefacts: Sequence[str | Path], *, x: str = "latency") -> Front:
+    """Finished artefacts as points that can be compared.
+
+    Raises:
+        InputError: If a folder is not a sound artefact or lacks the axis.
+    """
+    return front_of(artefacts, x=x)
