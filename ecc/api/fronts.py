@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 
 from ecc.artefact import Artefact
 from ecc.artefact import read as read_artefact
@@ -22,6 +23,9 @@ _UNITS: Mapping[str, str] = {**METRICS, "bytes": "B"}
 def front_of(folders: Sequence[str | Path], *, x: str = "latency") -> Front:
     """The artefacts in these folders, and the dense networks that they were made of, as a front.
 
+    What was measured is placed by its paired ratio to the dense network, times the dense network's median over all the
+    artefacts of it: a device that was slower while one of them was measured does not move that one.
+
     Raises:
         InputError: If a folder is not a sound artefact or lacks the axis or the accuracy.
     """
@@ -30,28 +34,38 @@ def front_of(folders: Sequence[str | Path], *, x: str = "latency") -> Front:
     artefacts = [read_artefact(folder) for folder in folders]
     if x in ("latency", "energy"):
         _refuse_mixed(artefacts)
-    points = [_point(artefact, x) for artefact in artefacts]
-    return Front((*_dense(artefacts, x), *points), x, _UNITS[x])
+    dense = _dense(artefacts, x)
+    points = [_point(artefact, x, dense.get(_origin(artefact))) for artefact in artefacts]
+    accuracies = {_origin(a): (a.manifest.accuracy_dense, a.manifest.network) for a in artefacts}
+    references = [
+        Point("dense", value, accuracy, label=network)
+        for origin, value in dense.items()
+        for accuracy, network in [accuracies[origin]]
+        if accuracy is not None
+    ]
+    return Front((*references, *points), x, _UNITS[x])
 
 
-def _point(artefact: Artefact, x: str) -> Point:
+def _origin(artefact: Artefact) -> str:
+    """Tells dense networks apart: architecture and weights."""
+    return f"{artefact.manifest.fingerprint} {artefact.manifest.weights}"
+
+
+def _point(artefact: Artefact, x: str, dense: float | None) -> Point:
     manifest = artefact.manifest
     if manifest.accuracy is None:
         raise InputError(f"artefact {artefact.path} has no accuracy; compress with data to score it on")
-    value, low, high = _place(artefact, x)
-    return Point(manifest.method, value, manifest.accuracy, manifest.seed, low, high, artefact.path.name)
-
-
-def _place(artefact: Artefact, x: str) -> tuple[float, float | None, float | None]:
-    """Value on the axis with its interval."""
-    manifest = artefact.manifest
+    name = artefact.path.name
     if x == "bytes":
-        return float(artefact.files["weights.safetensors"].bytes), None, None
+        size = float(artefact.files["weights.safetensors"].bytes)
+        return Point(manifest.method, size, manifest.accuracy, manifest.seed, label=name)
     if x in manifest.counts:
-        return float(manifest.counts[x]), None, None
+        return Point(manifest.method, float(manifest.counts[x]), manifest.accuracy, manifest.seed, label=name)
     for check in manifest.budgets:
-        if check.metric == x and check.measured is not None:
-            return check.measured, check.low, check.high
+        if check.metric == x and check.measured is not None and check.low is not None and check.high is not None:
+            scale = 1.0 if dense is None else dense / check.dense
+            value, low, high = (scale * each for each in (check.measured, check.low, check.high))
+            return Point(manifest.method, value, manifest.accuracy, manifest.seed, low, high, name)
     measured = ", ".join(check.metric for check in manifest.budgets if check.measured is not None) or "nothing"
     raise InputError(
         f"artefact {artefact.path} has no measured {x} (measured: {measured}); "
@@ -59,16 +73,16 @@ def _place(artefact: Artefact, x: str) -> tuple[float, float | None, float | Non
     )
 
 
-def _dense(artefacts: Sequence[Artefact], x: str) -> list[Point]:
-    """One point per distinct dense network, in order of first use."""
-    points: dict[str, Point] = {}
+def _dense(artefacts: Sequence[Artefact], x: str) -> dict[str, float]:
+    """Value of each dense network on the axis: counted, or the median of what was measured beside its artefacts."""
+    values: dict[str, list[float]] = {}
     for artefact in artefacts:
         manifest = artefact.manifest
-        value = manifest.counts.get(f"{x}_dense") or next((c.dense for c in manifest.budgets if c.metric == x), None)
-        if value is not None and manifest.accuracy_dense is not None:
-            key = f"{manifest.fingerprint} {manifest.weights}"
-            points.setdefault(key, Point("dense", float(value), manifest.accuracy_dense, label=manifest.network))
-    return list(points.values())
+        found = [check.dense for check in manifest.budgets if check.metric == x]
+        if f"{x}_dense" in manifest.counts:
+            found = [float(manifest.counts[f"{x}_dense"])]
+        values.setdefault(_origin(artefact), []).extend(found)
+    return {origin: median(found) for origin, found in values.items() if found}
 
 
 def _refuse_mixed(artefacts: Sequence[Artefact]) -> None:
