@@ -32,6 +32,7 @@ from ecc.energy_models.counting import COUNTED
 from ecc.network.blocks import base_units
 from ecc.network.graph import WidthGraph
 from ecc.network.slimming import slim
+from ecc.profiler.devices import current_device
 from ecc.solvers.baselines.magnitude import Magnitude
 from ecc.solvers.baselines.uniform import Uniform
 from ecc.solvers.checkpoints import FileCheckpoint
@@ -142,9 +143,12 @@ def compress(
         progress: Told how far each stage is.
     Raises:
         InputError: If the input makes no sense, or a budget cannot be reached.
+        UnavailableError: If the device to train on is not here.
         Interrupted: If the user pressed Ctrl-C; the state is in ``folder``.
     """
     plan = recipe or Recipe()
+    if plan.device is not None:
+        current_device(plan.device)  # refuse one that is not here before any work
     blocks = graph_of_costs(graph, model, costs)
     limits = constraints_of(blocks, budgets, costs)
     name = network or type(model).__name__

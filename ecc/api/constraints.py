@@ -30,6 +30,8 @@ def constraints_of(graph: WidthGraph, budgets: Sequence[Budget], costs: Sequence
     if len(set(metrics)) < len(metrics):
         raise InputError(f"metric {max(metrics, key=metrics.count)!r} has several budgets; give the tightest only")
     by_metric = {cost.metric: cost for cost in costs}
+    if len(by_metric) < len(costs):
+        raise InputError("there are two cost models of one metric; give one per budget")
     if unused := [metric for metric in by_metric if metric not in metrics]:
         raise InputError(f"the cost model of {unused[0]} has no budget; give {unused[0]}=LIMIT or leave the model out")
     found = []

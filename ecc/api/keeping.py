@@ -288,11 +288,13 @@ def _example(manifest: Manifest) -> Any:
         if name not in _DTYPES:
             raise InputError(f"the artefact has inputs of dtype {name!r}; this program knows {', '.join(_DTYPES)}")
         dtype = _DTYPES[name]
-        made.append(
-            torch.randn(shape, generator=generator).to(dtype)
-            if dtype.is_floating_point
-            else torch.zeros(shape, dtype=dtype)
-        )
+        try:
+            floating = dtype.is_floating_point
+            made.append(
+                torch.randn(shape, generator=generator).to(dtype) if floating else torch.zeros(shape, dtype=dtype)
+            )
+        except (RuntimeError, TypeError) as error:  # the latter for sizes beyond 64 bits
+            raise InputError(f"the artefact's inputs of shape {shape} do not fit in memory") from error
     return made[0] if len(made) == 1 else tuple(made)
 
 

@@ -30,7 +30,7 @@ _DTYPES: Mapping[str, torch.dtype] = {
 def add_model(parser: argparse.ArgumentParser) -> None:
     """MODEL, the KEY=VALUE pairs that follow it, and its weights."""
     parser.add_argument("model", metavar="MODEL", help="zoo:NAME, package.module:factory or file.py:factory")
-    parser.add_argument("options", metavar="KEY=VALUE", nargs="*", help="keyword arguments of the factory")
+    parser.add_argument("options", metavar="KEY=VALUE", nargs="*", default=[], help="keyword arguments of the factory")
     parser.add_argument("--weights", metavar="FILE", help="trained weights, .safetensors or .pt")
 
 
@@ -95,14 +95,16 @@ def example_inputs(loaded: LoadedModel, text: str | None, *, batch: int | None =
     """Random inputs of the shape that the user gives, or of the zoo's when the user gives none.
 
     Raises:
-        InputError: If neither gives a shape.
+        InputError: If neither gives a shape, or it does not fit in memory.
     """
-    if text is None:
-        return loaded.example(batch or 1, seed=seed)
-    shape, dtype = parse_shape(text)
-    if batch is not None:
-        shape = (batch, *shape[1:])
-    return _random(shape, dtype, loaded.vocabulary, seed)
+    given = None if text is None else parse_shape(text)
+    try:
+        if given is None:
+            return loaded.example(batch or 1, seed=seed)
+        shape, dtype = given
+        return _random(shape if batch is None else (batch, *shape[1:]), dtype, loaded.vocabulary, seed)
+    except (RuntimeError, TypeError) as error:  # the latter for sizes beyond 64 bits
+        raise InputError("the inputs do not fit in memory; give a smaller --input or --batch") from error
 
 
 def _random(shape: tuple[int, ...], dtype: torch.dtype, vocabulary: int, seed: int) -> Tensor:

@@ -33,28 +33,28 @@ class Command:
 
     Attributes:
         name: As typed.
-        summary: One line.
         example: A command line that works.
         configure: Adds the arguments.
         run: Does the work.
     """
 
     name: str
-    summary: str
     example: str
     configure: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace, ProgressLine], Outcome]
 
-    def add_to(self, commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-        """Register with the parser of ``ecc``."""
-        parser = commands.add_parser(
-            self.name,
-            help=self.summary,
-            description=self.summary,
-            epilog=f"example: {self.example}",
-        )
+    def complete(self, parser: argparse.ArgumentParser) -> None:
+        """Give the command's parser its arguments, those that every command has, and its example."""
+        parser.epilog = f"example: {self.example}"
         self.configure(parser)
         group = parser.add_argument_group("every command")
         group.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object on stdout")
-        group.add_argument("--seed", type=int, default=0, metavar="N", help="of every random choice (default 0)")
+        group.add_argument("--seed", type=_seed, default=0, metavar="N", help="of every random choice (default 0)")
         group.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def _seed(text: str) -> int:
+    """A number that every random generator takes."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {2**32 - 1}, got {text!r}")
+    return int(text)

@@ -27,6 +27,7 @@ from ecc.core.problem import Checkpoint, Progress
 from ecc.data.values import Data
 from ecc.energy_models.loading import load as load_cost
 from ecc.network.tracing import trace
+from ecc.profiler.devices import current_device
 from ecc.report.saving import save
 from ecc.solvers.checkpoints import FileCheckpoint
 from ecc.solvers.training import evaluate, train
@@ -58,13 +59,15 @@ def _compress_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     budgets = [Budget.parse(text) for text in arguments.budget]
+    if arguments.pretrain < 0:
+        raise InputError(f"--pretrain must be a number of epochs from 0, got {arguments.pretrain}")
     recipe = Recipe(
         method=arguments.method,
         epochs=arguments.epochs,
         distill=arguments.distill,
         lr=arguments.lr,
         seed=arguments.seed,
-        device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=current_device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")).torch_name,
     )
     costs = [load_cost(path) for path in arguments.cost]
     target = check_target(arguments.out)
@@ -153,7 +156,6 @@ def _verify(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
 COMMANDS = (
     Command(
         "compress",
-        "Prune a trained network to its budgets and verify them on the device.",
         "ecc compress zoo:resnet20 --weights resnet20.safetensors --data cifar10 --budget latency=0.5 "
         "--cost latency.json --out resnet20-half",
         _compress_arguments,
@@ -161,7 +163,6 @@ COMMANDS = (
     ),
     Command(
         "verify",
-        "Load an artefact, measure it, and say whether each budget holds.",
         "ecc verify resnet20-half",
         _verify_arguments,
         _verify,

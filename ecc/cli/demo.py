@@ -85,10 +85,11 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     budget = Budget.parse(f"latency={arguments.budget}")
     if not budget.relative or budget.limit >= 1:
         raise InputError(f"--budget must be a fraction of the dense latency below 1, got {arguments.budget!r}")
+    device = current_device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")).torch_name
     demo = _Demo(
         out=_folder(arguments.out),
         budget=budget,
-        device=current_device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")).torch_name,
+        device=device,
         scale=_QUICK if arguments.quick else _FULL,
         seed=arguments.seed,
         progress=progress,
@@ -279,6 +280,4 @@ def _share(value: float | None, dense: float) -> float | None:
     return None if value is None else value / dense
 
 
-COMMANDS = (
-    Command("demo", "The whole story on embedded data, in a few minutes.", "ecc demo --out demo", _arguments, _run),
-)
+COMMANDS = (Command("demo", "ecc demo --out demo", _arguments, _run),)

@@ -11,17 +11,32 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from types import MappingProxyType
+from typing import NoReturn
 
 import ecc
-from ecc.cli import compression, demo, measuring, results
 from ecc.cli.command import Command, Outcome
 from ecc.cli.progress import ProgressLine
-from ecc.core.errors import EccError, Interrupted
+from ecc.core.errors import EccError, InputError, Interrupted
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main"]
 
-COMMANDS: tuple[Command, ...] = (*demo.COMMANDS, *measuring.COMMANDS, *compression.COMMANDS, *results.COMMANDS)
+COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "demo": ("ecc.cli.demo", "The whole story on embedded data, in a few minutes."),
+        "devices": ("ecc.cli.measuring", "What can be measured here, and for what cannot, why."),
+        "graph": ("ecc.cli.measuring", "The width graph: which channels are coupled."),
+        "profile": ("ecc.cli.measuring", "Measure random widths of a network on a device."),
+        "fit": ("ecc.cli.measuring", "Fit a cost model to a profile and judge it on rows it has not seen."),
+        "compress": ("ecc.cli.compression", "Prune a trained network to its budgets and verify them on the device."),
+        "verify": ("ecc.cli.compression", "Load an artefact, measure it, and say whether each budget holds."),
+        "front": ("ecc.cli.results", "Compare finished compressions: table, plot, hypervolume."),
+        "inspect": ("ecc.cli.results", "What is in a profile store, a cost model or an artefact."),
+    }
+)
+"""Name → module and summary. A module is imported when its command is given, so that ``ecc --help`` loads no torch."""
 
 _EXITS = (
     "exit codes: 0 done; 1 done, but a promise fell short; 2 wrong input; 3 this machine cannot do it; 130 interrupted"
@@ -31,28 +46,28 @@ _EXITS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
-    parsed = parser.parse_args(given)
-    if parsed.command is None:
-        parser.print_help()
-        return 2
-    command = next(command for command in COMMANDS if command.name == parsed.command)
-    progress = ProgressLine(quiet=parsed.quiet)
+    name = next((text for text in given if text in COMMANDS), "")
+    called = f"ecc {name}".rstrip()
+    progress = ProgressLine(quiet="--quiet" in given)
     _log_to(progress)
     try:
+        command = _command(name)
+        parsed = _parser(command).parse_args(given)
+        if command is None:
+            raise InputError(f"give a command: {', '.join(COMMANDS)}; ecc --help tells what each does")
         outcome = command.run(parsed, progress)
         progress.end_line()
         _print(outcome, as_json=parsed.as_json)
         return outcome.exit_code
     except EccError as error:
         progress.end_line()
-        print(f"ecc {command.name}: {error}", file=sys.stderr)
+        print(f"{called}: {error}", file=sys.stderr)
         if isinstance(error, Interrupted):
             print(f"resume with: {error.resume or shlex.join(['ecc', *given])}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         progress.end_line()
-        print(f"ecc {command.name}: interrupted; what was finished is saved", file=sys.stderr)
+        print(f"{called}: interrupted; what was finished is saved", file=sys.stderr)
         print(f"resume with: {shlex.join(['ecc', *given])}", file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -60,8 +75,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    """Refuses with one sentence, as everything here does; the usage is in ``--help``."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; {self.prog} --help shows what is taken")
+
+
+def _command(name: str) -> Command | None:
+    if not name:
+        return None
+    found: tuple[Command, ...] = import_module(COMMANDS[name][0]).COMMANDS
+    return next(command for command in found if command.name == name)
+
+
+def _parser(command: Command | None) -> argparse.ArgumentParser:
+    """The parser of ``ecc``; of the commands, only the one that is given has its arguments."""
+    parser = _Parser(
         prog="ecc",
         description="Profile a device once, prune any PyTorch network to an energy or latency budget, and prove on the "
         "device that the budget holds.",
@@ -69,8 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ecc {ecc.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for command in COMMANDS:
-        command.add_to(commands)
+    for name, (_, summary) in COMMANDS.items():
+        own = commands.add_parser(name, help=summary, description=summary)
+        if command is not None and command.name == name:
+            command.complete(own)
     return parser
 
 

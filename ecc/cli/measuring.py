@@ -81,22 +81,21 @@ def _profile(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         raise InputError(f"--batch must be at least 1, got {arguments.batch}")
     inputs = example_inputs(loaded, arguments.input, batch=arguments.batch, seed=arguments.seed)
     graph = trace(loaded.module, inputs, include=arguments.include, exclude=arguments.exclude)
-    with Store.open(arguments.store) as store:
-        result = measure_widths(
-            loaded.module,
-            graph,
-            inputs,
-            metrics=arguments.metric or ("latency",),
-            samples=arguments.samples,
-            device=arguments.device,
-            runtime=arguments.runtime,
-            threads=arguments.threads,
-            step=arguments.step,
-            store=store,
-            network=loaded.name,
-            seed=arguments.seed,
-            progress=progress,
-        )
+    result = measure_widths(
+        loaded.module,
+        graph,
+        inputs,
+        metrics=arguments.metric or ("latency",),
+        samples=arguments.samples,
+        device=arguments.device,
+        runtime=arguments.runtime,
+        threads=arguments.threads,
+        step=arguments.step,
+        store=arguments.store,
+        network=loaded.name,
+        seed=arguments.seed,
+        progress=progress,
+    )
     return Outcome(_profiled(result, arguments.store), _profile_text(result, arguments.store))
 
 
@@ -167,24 +166,21 @@ def fit_text(fit: Fit, out: str, max_error: float | None = None) -> str:
 
 
 COMMANDS = (
-    Command("devices", "What can be measured here, and for what cannot, why.", "ecc devices", _nothing, _devices),
+    Command("devices", "ecc devices", _nothing, _devices),
     Command(
         "graph",
-        "The width graph: which channels are coupled.",
         "ecc graph zoo:resnet20 --input 1x3x32x32",
         _graph_arguments,
         _graph,
     ),
     Command(
         "profile",
-        "Measure random widths of a network on a device.",
         "ecc profile zoo:resnet20 --input 1x3x32x32 --samples 200 --store resnet20.db",
         _profile_arguments,
         _profile,
     ),
     Command(
         "fit",
-        "Fit a cost model to a profile and judge it on rows it has not seen.",
         "ecc fit resnet20.db --metric latency -o latency.json",
         _fit_arguments,
         _fit,

@@ -72,14 +72,12 @@ def _cost(path: Path) -> dict[str, object]:
 COMMANDS = (
     Command(
         "front",
-        "Compare finished compressions: table, plot, hypervolume.",
         "ecc front half-admm half-uniform half-magnitude --x latency --out front.html",
         _front_arguments,
         _front,
     ),
     Command(
         "inspect",
-        "What is in a profile store, a cost model or an artefact.",
         "ecc inspect resnet20.db --csv rows.csv",
         _inspect_arguments,
         _inspect,

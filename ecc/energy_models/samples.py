@@ -60,7 +60,7 @@ class Samples:
             measured = ", ".join(table.metrics) or "nothing"
             raise InputError(
                 f"{metric} of {table.provenance.network} was not measured on {table.provenance.device} "
-                f"(the profile holds {measured}); profile it where a {metric} meter is available"
+                f"(the profile holds {measured}); profile it where {metric} has a meter"
             )
         if len(table) < FEWEST:
             raise InputError(

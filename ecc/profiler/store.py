@@ -263,7 +263,7 @@ class Store:
         try:
             frame.to_csv(path, index=False)
         except OSError as error:
-            raise InputError(f"cannot write {str(path)!r}: {error.strerror}; give another path") from error
+            raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}; give another path") from error
 
     @contextmanager
     def _damage(self) -> Iterator[None]:

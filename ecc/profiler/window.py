@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from ecc.core.errors import InputError
@@ -44,6 +45,9 @@ class Window:
         for name in ("warm_up_runs", "blocks", "pairs", "long_pairs", "max_blocks", "threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"Window({name}=...) must be at least 1, got {getattr(self, name)}")
+        cores = os.cpu_count() or 1
+        if self.threads > cores:
+            raise InputError(f"Window(threads=...) must be at most {cores}, the cores of this machine, got {self.threads}")
         for name in ("device_warm_up_s", "warm_up_s"):
             if not 0 <= getattr(self, name) < 1e6:
                 raise InputError(f"Window({name}=...) must be a number of seconds from 0, got {getattr(self, name)}")

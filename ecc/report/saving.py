@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -76,6 +77,8 @@ def write_page(report: Report, path: str | Path) -> dict[str, Path]:
         InputError: If a file cannot be written.
     """
     page = Path(path)
+    if page.is_dir():
+        raise InputError(f"{str(path)!r} is a folder; give the name of a file such as {page / 'report.html'}")
     written = {"page": page}
     _write(page, render(report).encode())
     for name, content in pictures(report).items():
@@ -99,5 +102,6 @@ def _write(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise InputError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error

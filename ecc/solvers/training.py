@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ecc.core.errors import EccError, InputError, Interrupted
+from ecc.core.errors import InputError, Interrupted
 from ecc.core.problem import Batches, Checkpoint, Progress, Task
 from ecc.solvers.evaluation import (
     device_of,
@@ -104,7 +104,7 @@ def train(
 
     Raises:
         InputError: If the loader yields nothing or no parameter can be trained.
-        EccError: If the loss or a weight is no longer finite; the model then holds the last good weights.
+        InputError: If the loss or a weight is no longer finite; the model then holds the last good weights.
         Interrupted: If the user pressed Ctrl-C; the state is saved.
     """
     if config.device is not None:
@@ -245,7 +245,7 @@ class _Run:
         if bool(finite):
             return
         self.model.load_state_dict(self.good)
-        raise EccError(
+        raise InputError(
             f"the loss of {self.stage} stopped being a finite number in epoch {self.epoch + 1} at learning rate "
             f"{self.config.lr:g}; the weights from before that epoch are kept: lower the learning rate or set clip_norm"
         )
