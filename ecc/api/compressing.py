@@ -192,11 +192,11 @@ class _Job:
         accuracy_dense = evaluate(dense, judged_on, self.task.score)
         ruler = Ruler.of(dense, self.inputs, [limit.cost for limit in self.limits])
         solved, rounds = self._widths(dense, ruler)
-        compact = slim(solved.model, self.graph, solved.kept)
-        spent = int((solved.history["epoch"] > 0).sum())
-        tuned = self._tune(dense, compact, spent)
+        compact, tuned, checks = self._finish(dense, solved, ruler)
+        if any(check.met is False for check in checks) and rounds < self.recipe.rounds:
+            solved, rounds = self._again(dense, solved, self._tightened(solved, checks)), rounds + 1
+            compact, tuned, checks = self._finish(dense, solved, ruler)
         accuracy = evaluate(compact, judged_on, self.task.score)
-        checks = self._verify(ruler, compact, solved.widths)
         return Compression(
             network=self.network,
             dense=dense,
@@ -215,6 +215,24 @@ class _Job:
             history=pd.concat([solved.history, tuned], ignore_index=True),
             inputs=self.inputs,
         )
+
+    def _finish(
+        self, dense: nn.Module, solved: Solution, ruler: Ruler | str
+    ) -> tuple[nn.Module, pd.DataFrame, tuple[BudgetCheck, ...]]:
+        """Slim, tune for the epochs that the solver has left, and verify."""
+        compact = slim(solved.model, self.graph, solved.kept)
+        tuned = self._tune(dense, compact, int((solved.history["epoch"] > 0).sum()))
+        return compact, tuned, self._verify(ruler, compact, solved.widths)
+
+    def _tightened(self, solved: Solution, checks: Sequence[BudgetCheck]) -> tuple[Constraint, ...]:
+        """Limits below those at which the last measurement missed a budget."""
+        result = []
+        for limit, check in zip(self.limits, checks, strict=True):
+            ceiling = solved.predicted[limit.cost.metric]
+            if check.met is False and check.high is not None:
+                ceiling *= _AIM * check.limit / check.high
+            result.append(self._scaled(limit, ceiling / limit.limit))
+        return tuple(result)
 
     def _problem(self, model: nn.Module, limits: Sequence[Constraint]) -> Problem:
         return Problem(model, self.graph.prunable, self.graph.space, self.task, tuple(limits), self.recipe.seed)
@@ -255,7 +273,7 @@ class _Job:
         seen: list[_Trial] = []
         for done in range(1, self.recipe.rounds + 1):
             seen.append(_Trial(solved, self._over(ruler, solved, done)))
-            if _USED <= seen[-1].worst <= 1 or done == self.recipe.rounds:
+            if _USED <= seen[-1].worst <= _SAFE or done == self.recipe.rounds:
                 break
             limits = self._corrected(seen)
             solved = self._again(dense, solved, limits)
@@ -383,7 +401,8 @@ class _Job:
 
 
 _AIM = 0.985  # where in the budget a correction aims: inside by about the width of the measured interval
-_USED = 0.96  # of a budget: below that, widths are given back
+_SAFE = 0.99  # two measurements of one network differ by up to that much
+_USED = 0.95  # of a budget: below that, widths are given back
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -401,7 +420,7 @@ class _Trial:
 
 def _best(seen: Sequence[_Trial]) -> _Trial:
     """The trial that uses most of its budget and holds it, or comes nearest to that."""
-    inside = [trial for trial in seen if trial.worst <= 1]
+    inside = [trial for trial in seen if trial.worst <= _SAFE] or [trial for trial in seen if trial.worst <= 1]
     return max(inside, key=lambda trial: trial.worst) if inside else min(seen, key=lambda trial: trial.worst)
 
 

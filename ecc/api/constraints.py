@@ -14,7 +14,18 @@ from ecc.energy_models.counting import COUNTED, CountCost
 from ecc.network.blocks import in_blocks
 from ecc.network.graph import WidthGraph
 
-__all__ = ["constraints_of", "graph_of_costs"]
+__all__ = ["constraints_of", "demand_prunable", "graph_of_costs"]
+
+
+def demand_prunable(graph: WidthGraph) -> None:
+    """Refuse a network of which nothing can be pruned.
+
+    Raises:
+        InputError: If there is no prunable group; with the reasons of the first few.
+    """
+    if not len(graph.space):
+        reasons = "; ".join(f"{group.name}: {group.reason}" for group in graph.groups[:3]) or "it has no channels"
+        raise InputError(f"the network has no prunable group, so there is nothing to compress ({reasons})")
 
 
 def constraints_of(graph: WidthGraph, budgets: Sequence[Budget], costs: Sequence[CostModel]) -> tuple[Constraint, ...]:
@@ -24,6 +35,7 @@ def constraints_of(graph: WidthGraph, budgets: Sequence[Budget], costs: Sequence
         InputError: If a budget has no cost model, a cost model has no budget or belongs to another network, or a limit
             is above dense or below what the smallest admissible network needs.
     """
+    demand_prunable(graph)
     if not budgets:
         raise InputError("there is no budget; give one, for example latency<=60%")
     metrics = [budget.metric for budget in budgets]

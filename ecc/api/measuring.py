@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ecc.api.constraints import demand_prunable
 from ecc.api.ruler import meters_for
 from ecc.core.errors import InputError
 from ecc.core.problem import Progress
@@ -55,9 +56,7 @@ def measure_widths(
     """
     if not metrics or len(set(metrics)) < len(metrics):
         raise InputError("give each metric once, at least one")
-    if not len(graph.space):
-        reasons = "; ".join(f"{group.name}: {group.reason}" for group in graph.groups[:3])
-        raise InputError(f"the network has no prunable group, so there is nothing to profile ({reasons})")
+    demand_prunable(graph)
     place = current_device(device)
     multiple = place.channel_step if step is None else step
     blocks = in_blocks(graph, model, aligned_steps(graph, multiple))

@@ -23,6 +23,7 @@ from ecc.profiler.window import Window
 
 __all__ = ["Ruler", "find_device", "meters_for"]
 
+_VISITS = 10  # at least: enough that the interval covers what differs from visit to visit
 _REL_HALF_WIDTH = 0.008  # of the ratio: where a measurement may end before its time is over
 
 
@@ -105,7 +106,7 @@ class Ruler:
         Args:
             seconds: When to stop at the latest; earlier where the ratios are known well enough.
         """
-        window = Window(rel_half_width=_REL_HALF_WIDTH, max_s=seconds, threads=self.threads)
+        window = Window(blocks=_VISITS, pairs=5, rel_half_width=_REL_HALF_WIDTH, max_s=seconds, threads=self.threads)
         found = compare(
             self.dense,
             networks,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from ecc.api.compressing import compress
@@ -17,7 +19,6 @@ from ecc.api.fronts import front_of
 from ecc.api.keeping import Source
 from ecc.api.measuring import judge_best, measure_widths
 from ecc.api.recipe import METHODS, Recipe
-from ecc.api.ruler import meters_for
 from ecc.artefact import Artefact
 from ecc.artefact import read as read_artefact
 from ecc.cli.command import Command, Outcome
@@ -25,14 +26,14 @@ from ecc.cli.measuring import fit_text
 from ecc.cli.progress import ProgressLine
 from ecc.cli.text import percent
 from ecc.core.budget import Budget
-from ecc.core.errors import EccError, InputError, UnavailableError
+from ecc.core.errors import EccError, InputError
 from ecc.data.loading import load_data
 from ecc.data.values import Data
 from ecc.energy_models.judging import Fit
 from ecc.network.graph import WidthGraph
 from ecc.network.tracing import trace
 from ecc.profiler.devices import current_device
-from ecc.profiler.meters import METRICS
+from ecc.profiler.meters import METRICS, meter_for
 from ecc.profiler.window import Window
 from ecc.report.page import Report
 from ecc.report.saving import report_of, save, write_page
@@ -151,16 +152,17 @@ class _Demo:
         )
         checkpoint = FileCheckpoint(self.out / "work" / "dense.safetensors")
         train(model, data.task(), config, stage="train dense", progress=self.progress, checkpoint=checkpoint)
+        save_file(model.state_dict(), self.out / "dense.safetensors")  # for runs of one's own, with --weights
 
     def _profile(self, model: nn.Module, graph: WidthGraph, data: Data) -> tuple[list[Fit], dict[str, str]]:
         """A judged cost model per metric that has a meter, latency first; why the others are missing."""
         fits: list[Fit] = []
         unmeasured: dict[str, str] = {}
         for metric in METRICS:
-            try:
-                meters_for([metric], self.device)
-            except UnavailableError as error:
-                unmeasured[metric] = str(error)
+            probe = meter_for(metric, self.device).probe()
+            if not probe.available:
+                unmeasured[metric] = probe.reason
+                self.progress.say(f"{metric} is not measured: {probe.reason}")
                 continue
             window, samples = self.scale.window, self.scale.samples
             if metric == "energy":  # its windows take seconds
@@ -182,8 +184,6 @@ class _Demo:
             fits.append(fit)
             fit.cost.save(self.out / f"cost-{metric}.json")
             self.progress.say(fit_text(fit, str(self.out / f"cost-{metric}.json")))
-        for metric, reason in unmeasured.items():
-            self.progress.say(f"{metric}: {reason}")
         return fits, unmeasured
 
     def _compress(self, method: str, model: nn.Module, graph: WidthGraph, data: Data, fit: Fit) -> Artefact:
@@ -217,7 +217,9 @@ class _Demo:
         self.progress.say(
             f"{method}: accuracy {percent(result.accuracy_dense)} → {percent(result.accuracy)}; {result.budgets[0]}"
         )
-        return save(result, folder, source=source, fits=[fit])
+        artefact = save(result, folder, source=source, fits=[fit])
+        shutil.rmtree(self.out / "work" / method, ignore_errors=True)
+        return artefact
 
     def _finished(self, folder: Path, recipe: Recipe, source: Source, fit: Fit) -> Artefact | None:
         """The artefact of an earlier run of the same settings on the same device, if there is one."""
