@@ -32,7 +32,9 @@ from ecc.report.saving import save
 from ecc.solvers.checkpoints import FileCheckpoint
 from ecc.solvers.training import evaluate, train
 
-__all__ = ["COMMANDS", "chance", "pretrain"]
+__all__ = ["COMMANDS"]
+
+_LEARNED = 0.1  # of the way from chance to 1: random weights get that far by luck
 
 
 def _compress_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +78,7 @@ def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     graph = trace(loaded.module, inputs)
     constraints_of(graph_of_costs(graph, loaded.module, costs), budgets, costs)  # refuse before any training
     work = target.with_name(f".{target.name}.work")
-    pretrain(loaded.module, data, arguments.pretrain, recipe, FileCheckpoint(work / "pretrain.safetensors"), progress)
+    _pretrain(loaded.module, data, arguments.pretrain, recipe, FileCheckpoint(work / "pretrain.safetensors"), progress)
     _refuse_untrained(loaded.module, data, arguments)
     result = compress(
         loaded.module,
@@ -103,7 +105,7 @@ def _batch(costs: list[CostModel]) -> int:
     return places[0].input_shape[0] if places and places[0].input_shape else 1
 
 
-def pretrain(
+def _pretrain(
     model: nn.Module, data: Data, epochs: int, recipe: Recipe, checkpoint: Checkpoint | None, progress: Progress | None
 ) -> None:
     """Train the dense network from where it is, as the method's tuning does but without a teacher."""
@@ -113,16 +115,17 @@ def pretrain(
     train(model, data.task(), config, stage="pretrain", progress=progress, checkpoint=checkpoint)
 
 
-def chance(data: Data) -> float:
+def _chance(data: Data) -> float:
     """Score of guessing."""
     return 1 / data.classes if data.kind == "classification" else 0.0
 
 
 def _refuse_untrained(model: nn.Module, data: Data, arguments: argparse.Namespace) -> None:
     score = evaluate(model, data.validation, data.score)
-    if score <= 1.5 * chance(data):
+    floor = _chance(data)
+    if not score > floor + _LEARNED * (1 - floor):
         raise InputError(
-            f"the dense network scores {percent(score)} on {data.name}, no better than chance; "
+            f"the dense network scores {percent(score)} on {data.name}, hardly better than chance; "
             "give its trained weights with --weights, or train it first with --pretrain EPOCHS"
         )
 

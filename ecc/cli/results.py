@@ -47,20 +47,27 @@ def _inspect(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     path = Path(arguments.file)
     if not path.exists():
         raise InputError(f"there is no {str(path)!r}; give a profile store, a cost model or an artefact folder")
-    store = path.is_file() and path.open("rb").read(6) == b"SQLite"
+    store = _is_database(path)
     if arguments.csv is not None and not store:
         raise InputError(f"--csv exports the rows of a profile store, and {str(path)!r} is none")
     if path.is_dir():
-        value = {"kind": "artefact"} | inspect_artefact(path)
+        value = inspect_artefact(path)
     elif store:
         with Store(path) as opened:
-            value = {"kind": "profile store"} | opened.inspect()
+            value = opened.inspect()
             if arguments.csv is not None:
                 opened.export_csv(arguments.csv)
     else:
         load_cost(path)  # refuses what is none
-        value = {"kind": "cost model", **_cost(path)}
+        value = _cost(path)
     return Outcome(value, json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def _is_database(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(6) == b"SQLite"
 
 
 def _cost(path: Path) -> dict[str, object]:

@@ -1,0 +1,532 @@
+import contextlib
+import errno
+import json
+import os
+import shlex
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from cli_toy import PROCESS, run, workplace
+
+from ecc.api.recipe import METHODS, Recipe
+from ecc.cli.main import COMMANDS
+from ecc.cli.progress import ProgressLine
+
+BUDGET = {"metric", "limit", "dense", "predicted", "measured", "met"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A trained network, its profile of eight examples a run, and its cost model."""
+    return workplace(tmp_path_factory.mktemp("cli"))
+
+
+@pytest.fixture(autouse=True)
+def here(made, monkeypatch):
+    monkeypatch.chdir(made)
+    monkeypatch.delenv("ECC_DATA", raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
+NET = "net.py:small --input 1x1x8x8"
+TRAINED = "net.py:small --weights weights.safetensors --data digits"
+
+
+@pytest.fixture(scope="module")
+def profiled(made):
+    """JSON of a profile and of its fit."""
+    profile = "profile net.py:small --input 32x1x8x8 --samples 14 --step 2 --store net.db --json"
+    with contextlib.chdir(made):
+        return run(profile).value, run("fit net.db --metric latency -o cost.json --json").value
+
+
+@pytest.fixture(scope="module")
+def halves(made):
+    """JSON of three compressions to half of the MACs, one per method."""
+    line = f"compress {TRAINED} --budget macs=0.5 --epochs 2 --json --quiet"
+    with contextlib.chdir(made):
+        return {method: run(line, f"--method {method} --out {method}").value for method in METHODS}
+
+
+# -- the whole path, and the fields of the interface
+
+
+def test_devices_names_every_meter_with_its_source_or_its_reason():
+    said = run("devices --json")
+    assert said.code == 0
+    for device in said.value["devices"]:
+        assert {"name", "kind", "fingerprint", "meters"} <= set(device)
+        assert set(device["meters"]) == {"latency", "energy"}
+        for meter in device["meters"].values():
+            assert bool(meter["source"]) == meter["available"] != bool(meter["reason"])
+
+
+def test_graph_counts_what_the_network_has():
+    said = run("graph net.py:small --input 1x1x8x8 --json")
+    assert said.code == 0
+    groups = {group["name"]: group for group in said.value["groups"]}
+    assert all({"name", "width", "prunable", "step", "layers"} <= set(group) for group in groups.values())
+    assert {name for name, group in groups.items() if group["prunable"]} == {"stem", "inner"}
+    assert {"stem", "outer", "norm"} <= set(groups["stem"]["layers"])
+    assert said.value["macs"] == 64 * 9 * 16 + 2 * 64 * 9 * 256 + 256 * 10
+    assert said.value["params"] == 9 * 16 + 32 + 2 * (9 * 256 + 16) + 2570
+
+
+def test_options_reach_the_factory():
+    groups = run("graph net.py:small width=6 --input 1x1x8x8 --json").value["groups"]
+    assert groups[0]["width"] == 6
+
+
+def test_profile_says_what_was_measured_and_how_well(profiled):
+    value, _ = profiled
+    assert {"rows", "rows_reused", "dense", "noise", "drift", "seconds", "store"} <= set(value)
+    assert (value["rows_reused"], value["store"]) == (0, "net.db")
+    assert value["rows"] >= 14
+    assert 0 < value["dense"]["latency_s"] < 1
+    assert value["dense"]["energy_j"] is None
+    assert 0 < value["noise"]["latency"] < 1
+
+
+def test_second_profile_measures_nothing_again(profiled):
+    said = run("profile net.py:small --input 32x1x8x8 --samples 14 --step 2 --store net.db --json --quiet")
+    assert said.err == ""
+    assert said.value["rows_reused"] == profiled[0]["rows"]
+
+
+def test_fit_gives_the_error_on_held_out_rows_beside_the_noise(profiled):
+    _, value = profiled
+    named = {"form", "samples", "holdout", "noise_floor", "interval_coverage", "coefficients", "learning_curve"}
+    assert named <= set(value)
+    assert set(value["holdout"]) == {"mape", "p95", "worst", "within_10pct"}
+    assert all({"samples", "mape"} == set(point) for point in value["learning_curve"])
+
+
+def test_fit_that_is_worse_than_the_users_error_exits_with_1(profiled):
+    said = run("fit net.db --max-error 1e-9 -o other.json")
+    assert said.code == 1
+    assert "above --max-error" in said.out
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_compress_meets_its_budget_on_counts(halves, method):
+    value = halves[method]
+    named = {"method", "budgets", "accuracy_dense", "accuracy", "widths", "nonzero_fraction", "rounds", "seconds"}
+    assert {*named, "artefact"} <= set(value)
+    (budget,) = value["budgets"]
+    assert set(budget) >= BUDGET
+    assert budget["met"] is True
+    assert 0.3 * budget["dense"] < budget["measured"] <= budget["limit"] == 0.5 * budget["dense"]
+    assert value["accuracy_dense"] > 0.8
+    assert value["accuracy"] > 0.5
+    assert Path(value["report"]).is_file()
+
+
+def test_verify_judges_counts_anew(halves):
+    said = run("verify magnitude --json --quiet")
+    assert said.code == 0
+    assert set(said.value["budgets"][0]) >= BUDGET
+    assert said.value["accuracy"] == halves["magnitude"]["accuracy"]
+
+
+def test_latency_budget_is_measured_and_the_exit_code_is_the_verdict(profiled, monkeypatch):
+    monkeypatch.setattr("ecc.cli.compression.Recipe", partial(Recipe, measure_s=2.0, rounds=2))
+    line = f"compress {TRAINED} --budget latency=0.8 --cost cost.json --method magnitude --epochs 2 --out fast --json"
+    said = run(line)
+    (budget,) = said.value["budgets"]
+    assert said.code == int(not budget["met"])
+    assert budget["met"] == (budget["high"] <= budget["limit"])
+    assert 0 < budget["measured"] < budget["dense"]
+    front = run("front fast --x latency --out fast.html --json").value
+    assert [point["method"] for point in front["points"]] == ["dense", "magnitude"]
+
+
+@pytest.mark.parametrize("axis", ["macs", "params", "bytes"])
+def test_front_compares_what_was_compressed(halves, axis, tmp_path):
+    said = run("front", *halves, f"--x {axis} --out {tmp_path / 'front.html'} --json")
+    assert said.code == 0
+    points = said.value["points"]
+    assert all({"method", "x", "accuracy", "seed"} <= set(point) for point in points)
+    assert [point["method"] for point in points if point["method"] != "dense"] == list(halves)
+    assert set(said.value["hypervolume"]) >= set(halves)
+    assert Path(said.value["figure"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_inspect_knows_a_store_a_cost_model_and_an_artefact(profiled, halves, tmp_path):
+    table = tmp_path / "rows.csv"
+    assert run(f"inspect net.db --json --csv {table}").value["kind"] == "profile store"
+    assert len(table.read_text().splitlines()) == profiled[0]["rows"] + 1
+    assert run("inspect cost.json --json").value["metric"] == "latency"
+    artefact = run("inspect admm --json").value
+    assert (artefact["kind"], artefact["method"]) == ("ecc-artefact", "admm")
+
+
+def test_text_for_people_is_on_stdout_and_progress_on_stderr(profiled, halves):
+    for line in (
+        "devices",
+        "graph net.py:small --input 1x1x8x8",
+        "fit net.db -o o.json",
+        "verify admm",
+        "inspect admm",
+    ):
+        said = run(line, "--quiet")
+        assert (said.code, said.err) == (0, "")
+        assert said.out.strip()
+
+
+# -- wrong input: one sentence, exit code 2 or 3, nothing left behind
+
+PROFILE = f"profile {NET} --store new.db --samples 12"
+COMPRESS = f"compress {TRAINED} --out new"
+WRONG = [
+    ("", 2, "give a command"),
+    ("bogus", 2, "invalid choice: 'bogus'"),
+    ("graph", 2, "required: MODEL"),
+    ("graph zoo:nope", 2, "zoo has no network 'nope'"),
+    ("graph net.py:nope", 2, "has no 'nope'"),
+    ("graph nofile.py:small", 2, "there is no file"),
+    ("graph net.py:fails --input 1x1x8x8", 2, "no such disk"),
+    ("graph net.py:text --input 1x1x8x8", 2, "must return an nn.Module"),
+    ("graph net.py:needs --input 1x1x8x8", 2, "missing a required argument: 'depth'"),
+    ("graph net.py:small", 2, "--input 1x3x32x32"),
+    ("graph net.py:small width --input 1x1x8x8", 2, "not KEY=VALUE"),
+    ("graph net.py:small --input 1x3x8x8", 2, "does not run on an input of 1×3×8×8"),
+    ("graph net.py:small --input 1x1x8x8:int64", 2, "does not run"),
+    ("graph net.py:small --input 1x1x8x8:complex", 2, "dtype 'complex' is unknown"),
+    ("graph net.py:small --input 1xx8", 2, "sizes joined by x"),
+    ("graph net.py:small --input 0x1x8x8", 2, "sizes joined by x"),
+    ("graph net.py:small --input 999999999x99999x8x8", 2, "do not fit in memory"),
+    ("graph net.py:small --input 99999999999999999999x1x8x8", 2, "do not fit in memory"),
+    ("graph net.py:Broken --input 1x1x8x8", 2, "NaN"),
+    (f"graph {NET} --include nowhere", 2, "matches no layer"),
+    (f"graph {NET} --weights nofile.pt", 2, "no such file"),
+    (f"graph {NET} --weights net.py", 2, "never loads"),
+    (f"graph {NET} --seed -1", 2, "whole number from 0"),
+    (f"graph {NET} --seed 1e3", 2, "whole number from 0"),
+    (f"graph {NET} --seed 99999999999999999999", 2, "whole number from 0"),
+    ("profile net.py:Lone --input 1x1x8x8 --store new.db", 2, "no prunable group"),
+    ("profile net.py:Broken --input 1x1x8x8 --store new.db", 2, "NaN"),
+    (f"{PROFILE} --samples 0", 2, "samples must be at least 1"),
+    (f"{PROFILE} --samples -1", 2, "samples must be at least 1"),
+    (f"{PROFILE} --batch 0", 2, "--batch must be at least 1"),
+    (f"{PROFILE} --batch 99999999999999", 2, "do not fit in memory"),
+    (f"{PROFILE} --threads 0", 2, "at least 1"),
+    (f"{PROFILE} --threads 99999", 2, "the cores of this machine"),
+    (f"{PROFILE} --step 0", 2, "at least 1 channel"),
+    (f"{PROFILE} --device cuda", 3, "no CUDA device"),
+    (f"{PROFILE} --device tpu", 2, "'tpu' is unknown"),
+    (f"{PROFILE} --runtime bogus", 2, "invalid choice: 'bogus'"),
+    (f"{PROFILE} --metric latency --metric latency", 2, "each metric once"),
+    (f"profile {NET} --store .", 2, "is a folder"),
+    (f"profile {NET} --store net.py", 2, "not a profile store"),
+    (f"profile {NET} --store net.py/new.db", 2, "cannot be written"),
+    ("fit nofile.db -o new.json", 2, "does not exist"),
+    ("fit net.py -o new.json", 2, "not a profile store"),
+    (f"{COMPRESS} --budget latency=fast", 2, "is not a number"),
+    (f"{COMPRESS} --budget latency=0", 2, "positive"),
+    (f"{COMPRESS} --budget latency=-1", 2, "positive"),
+    (f"{COMPRESS} --budget latency=1.5", 2, "above the dense network"),
+    (f"{COMPRESS} --budget macs=1TMAC", 2, "above the dense network"),
+    (f"{COMPRESS} --budget latency", 2, "has no limit"),
+    (f"{COMPRESS} --budget beauty=0.5", 2, "'beauty' is unknown"),
+    (f"{COMPRESS} --budget latency=0.5", 2, "needs a cost model"),
+    (f"{COMPRESS} --budget macs=0.001", 2, "still needs 0.0"),
+    (f"{COMPRESS} --budget macs=0.5 --budget macs=0.4", 2, "several budgets"),
+    (f"{COMPRESS} --budget latency=0.5 --cost net.py", 2, "not readable JSON"),
+    (f"{COMPRESS} --budget latency=0.5 --cost nofile.json", 2, "cannot be read"),
+    ("compress net.py:small --data digitz --budget macs=0.5 --out new", 2, "did you mean digits"),
+    ("compress net.py:small --data mnist --budget macs=0.5 --out new", 2, "--data-dir"),
+    ("compress net.py:small --data mnist --data-dir nowhere --budget macs=0.5 --out new", 2, "does not exist"),
+    ("compress net.py:small --data mnist --data-dir . --budget macs=0.5 --out new", 2, "train-images"),
+    ("compress net.py:small --data net.py:small --budget macs=0.5 --out new", 2, "loaders"),
+    ("compress net.py:Broken --data digits --budget macs=0.5 --out new", 2, "NaN"),
+    ("compress net.py:Lone --data digits --budget macs=0.5 --out new", 2, "no prunable group"),
+    ("compress zoo:lenet5 --data digits --budget macs=0.5 --out new", 2, "does not run on an input of 1×1×8×8"),
+    ("compress net.py:small --data digits --budget macs=0.5 --out new", 2, "hardly better than chance"),
+    ("compress net.py:small --data digits --budget macs=0.5 --out new --pretrain 1 --lr 1e30", 2, "lower the learning"),
+    (f"{COMPRESS} --budget macs=0.5 --out net.py", 2, "is not a folder"),
+    (f"{COMPRESS} --budget macs=0.5 --out .", 2, "holds something else"),
+    (f"{COMPRESS} --budget macs=0.5 --out net.py/new", 2, "cannot be written"),
+    (f"{COMPRESS} --budget macs=0.5 --epochs 0", 2, "epochs must be at least 2"),
+    (f"{COMPRESS} --budget macs=0.5 --epochs 1", 2, "epochs must be at least 2"),
+    (f"{COMPRESS} --budget macs=0.5 --pretrain -1", 2, "--pretrain"),
+    (f"{COMPRESS} --budget macs=0.5 --lr 0", 2, "lr"),
+    (f"{COMPRESS} --budget macs=0.5 --lr nan", 2, "lr"),
+    (f"{COMPRESS} --budget macs=0.5 --distill 2", 2, "distill"),
+    (f"{COMPRESS} --budget macs=0.5 --batch-size 0", 2, "batch size"),
+    (f"{COMPRESS} --budget macs=0.5 --method guess", 2, "invalid choice: 'guess'"),
+    (f"{COMPRESS} --budget macs=0.5 --device cuda", 3, "no CUDA device"),
+    (f"{COMPRESS} --budget macs=0.5 --device mps", 2, "choose cpu or cuda"),
+    ("verify nowhere", 2, "is not a folder"),
+    ("verify .", 2, "no manifest.json"),
+    ("front nowhere --out new.html", 2, "is not a folder"),
+    ("inspect nowhere", 2, "there is no 'nowhere'"),
+    ("inspect net.py", 2, "not readable JSON"),
+    ("inspect weights.safetensors --csv new.csv", 2, "is none"),
+    ("demo --out new --budget 2", 2, "above the dense network"),
+    ("demo --out new --budget 0", 2, "positive"),
+    ("demo --out new --budget 5ms", 2, "fraction of the dense latency"),
+    ("demo --out new --device cuda", 3, "no CUDA device"),
+    ("demo --out net.py", 2, "cannot be written"),
+]
+
+
+def one_sentence(said, code, words):
+    assert said.code == code
+    assert said.out == ""
+    lines = [line for line in said.err.splitlines() if not line.startswith("pretrain")]
+    assert len(lines) == 1, said.err
+    assert lines[0].startswith("ecc")
+    assert words in lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize(("line", "code", "words"), WRONG)
+def test_wrong_input_is_refused_with_one_sentence(made, line, code, words):
+    before = sorted(made.rglob("*"))
+    one_sentence(run(line), code, words)
+    assert [path for path in sorted(made.rglob("*")) if path not in before and "__pycache__" not in path.parts] == []
+
+
+def test_missing_meter_exits_with_3_and_the_reason(monkeypatch):
+    monkeypatch.setattr("ecc.profiler.meters.rapl.packages", list, raising=False)
+    energy = run("devices --json").value["devices"][0]["meters"]["energy"]
+    if energy["available"]:
+        pytest.skip("this machine measures energy")
+    one_sentence(run(f"{PROFILE} --metric energy"), 3, energy["reason"])
+    assert not Path("new.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("profile net.py:small --input 4x1x8x8 --step 2", "input shape 4x1x8x8 instead of 32x1x8x8"),
+        ("profile net.py:small width=8 --input 32x1x8x8 --step 2", "network small"),
+        ("profile net.py:small --input 32x1x8x8 --step 4", "groups"),
+    ],
+)
+def test_store_of_something_else_is_refused(profiled, line, words):
+    before = Path("net.db").read_bytes()
+    one_sentence(run(line, "--store net.db --samples 12"), 2, words)
+    assert Path("net.db").read_bytes() == before
+
+
+def test_store_of_another_device_is_refused(profiled, tmp_path):
+    other = tmp_path / "other.db"
+    other.write_bytes(Path("net.db").read_bytes())
+    with sqlite3.connect(other) as connection:
+        (text,) = connection.execute("SELECT provenance FROM runs").fetchone()
+        moved = json.dumps(json.loads(text) | {"device": "Abacus", "device_fingerprint": "f" * 16})
+        connection.execute("UPDATE runs SET provenance = ?", (moved,))
+    connection.close()
+    said = run(f"profile net.py:small --input 32x1x8x8 --step 2 --samples 12 --store {other}")
+    assert "instead of Abacus" in one_sentence(said, 2, "belongs to another profile")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--budget latency=0.001 --cost cost.json", "still needs"),
+        ("--budget latency=50s --cost cost.json", "above the dense network"),
+        ("--budget macs=0.5 --cost cost.json", "has no budget"),
+        ("--budget latency=0.9 --cost cost.json --cost cost.json", "two cost models"),
+    ],
+)
+def test_cost_model_that_does_not_fit_the_budgets_is_refused(profiled, arguments, words):
+    one_sentence(run(COMPRESS, arguments), 2, words)
+    assert not Path("new").exists()
+
+
+def test_cost_model_of_another_network_is_refused(profiled):
+    line = "compress net.py:small width=8 --data digits --out new --budget latency=0.9 --cost cost.json"
+    one_sentence(run(line), 2, "belongs to another network")
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, -10])
+def test_damaged_cost_model_is_refused(profiled, cut, tmp_path):
+    damaged = tmp_path / "cost.json"
+    damaged.write_bytes(Path("cost.json").read_bytes()[:cut])
+    for line in (f"{COMPRESS} --budget latency=0.9 --cost {damaged}", f"inspect {damaged}"):
+        one_sentence(run(line), 2, "cost model")
+
+
+def test_damaged_data_is_refused(tmp_path):
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    for part in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            (folder / f"{part}-{kind}-ubyte.gz").write_bytes(b"\x1f\x8b\x08\x00 cut short")
+    line = f"compress zoo:lenet5-caffe --data mnist --data-dir {tmp_path} --budget macs=0.5 --out new"
+    one_sentence(run(line), 2, "ubyte")
+
+
+def copied(source, target):
+    target.mkdir()
+    for file in Path(source).iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "history.csv", "report.html"])
+def test_artefact_with_one_flipped_bit_is_refused(halves, name, tmp_path):
+    folder = copied("admm", tmp_path / "bad")
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    for line in (f"verify {folder}", f"front {folder} --x macs --out new.html"):
+        one_sentence(run(line), 2, name)
+
+
+def test_artefact_whose_network_has_changed_is_refused(halves, tmp_path):
+    folder = copied("admm", tmp_path / "moved")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"options": {"width": "8"}}))
+    one_sentence(run(f"verify {folder}"), 2, "another network")
+
+
+def test_front_without_the_axis_is_refused(halves):
+    one_sentence(run("front admm --x latency --out new.html"), 2, "no measured latency (measured: macs)")
+
+
+def test_front_cannot_be_written_to_a_folder_or_a_full_disk(halves, monkeypatch, tmp_path):
+    one_sentence(run("front admm --x macs --out ."), 2, "is a folder")
+    one_sentence(run("front admm --x macs --out net.py/new.html"), 2, "cannot be written")
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    one_sentence(run(f"front admm --x macs --out {tmp_path / 'new.html'}"), 2, "No space left")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_leaves_no_half_artefact_and_the_same_command_goes_on(monkeypatch):
+    line = f"compress {TRAINED} --budget params=0.5 --method uniform --epochs 2 --out later --json --quiet"
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        one_sentence(run(line), 2, "no space is left")
+    assert not Path("later").exists()
+    assert run(line).code == 0
+    assert not [path for path in Path().iterdir() if path.name.startswith(".later")]
+
+
+def elsewhere(path):
+    """The cost model as if it had been profiled on a device that is not here."""
+    cost = json.loads(Path("cost.json").read_text())
+    cost["provenance"] |= {"device": "Abacus", "device_fingerprint": "f" * 16}
+    path.write_text(json.dumps(cost))
+    return path
+
+
+def test_budget_on_a_device_that_is_not_here_stays_unmeasured_with_the_reason(profiled, tmp_path):
+    line = (
+        f"compress {TRAINED} --budget latency=0.8 --method uniform --epochs 2 --out {tmp_path / 'far'} --json --quiet"
+    )
+    said = run(line, "--cost", elsewhere(tmp_path / "far.json"))
+    (budget,) = said.value["budgets"]
+    assert (budget["measured"], budget["met"]) == (None, None)
+    assert "Abacus" in budget["reason"]
+    verified = run(f"verify {tmp_path / 'far'} --json --quiet")
+    assert verified.code == 3
+    assert verified.value["budgets"][0]["measured"] is None
+    assert "Abacus" in verified.value["budgets"][0]["reason"]
+    one_sentence(run(f"verify {tmp_path / 'far'} --device cpu --quiet"), 3, "Abacus")
+
+
+# -- interrupts
+
+
+def test_interrupted_compression_resumes_to_the_result_of_an_undisturbed_one(monkeypatch):
+    line = f"compress {TRAINED} --budget macs=0.4 --epochs 6 --json --quiet --seed 3 --out"
+    whole = run(line, "whole").value
+    report = ProgressLine.__call__
+    for stage in ("admm", "tune"):
+
+        def press(self, name, done, total, note="", stage=stage):
+            if name.startswith(stage) and done >= total / 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            report(self, name, done, total, note)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ProgressLine, "__call__", press)
+            said = run(line, "parts")
+        assert said.code == 130
+        assert f"resume with: ecc {line} parts" in said.err
+        assert "Traceback" not in said.err
+        assert not Path("parts").exists()
+    parts = run(line, "parts").value
+    for field in ("widths", "accuracy", "budgets"):
+        assert parts[field] == whole[field]
+    assert not Path(".parts.work").exists()
+
+
+def test_interrupted_profile_keeps_its_rows_and_resumes(made):
+    line = "profile net.py:small --input 8x1x8x8 --samples 12 --step 4 --store slow.db --seed 5"
+    running = subprocess.Popen(
+        [*PROCESS, *line.split()], cwd=made, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_for_rows(made / "slow.db", 5)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 130, err
+    assert f"resume with: ecc {line}" in err
+    assert "Traceback" not in err
+    assert run(line, "--json --quiet").value["rows_reused"] > 0
+
+
+def wait_for_rows(path, count):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if path.exists():
+            connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+            try:
+                if connection.execute("SELECT count(*) FROM rows").fetchone()[0] >= count:
+                    return
+            except sqlite3.OperationalError:  # not made yet
+                pass
+            finally:
+                connection.close()
+        time.sleep(0.02)
+    raise TimeoutError(path)
+
+
+# -- start-up and help
+
+
+def test_help_loads_no_torch_and_devices_no_matplotlib():
+    code = (
+        "import sys\nfrom ecc.cli.main import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "print([name for name in ('torch', 'matplotlib', 'jinja2') if name in sys.modules], file=sys.stderr)"
+    )
+    found = [
+        subprocess.run([sys.executable, "-c", code, word], capture_output=True, text=True, check=True).stderr.strip()
+        for word in ("--help", "devices")
+    ]
+    assert found == ["[]", "['torch']"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name):
+    text = " ".join(run(name, "--help").out.split())
+    assert f"example: ecc {name}" in text
+    assert all(option in text for option in ("--json", "--seed", "--quiet"))
+
+
+def test_reader_that_goes_away_is_no_error(made):
+    command = shlex.join([*PROCESS, "devices", "--json"])
+    shell = ["bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(shell, cwd=made, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
