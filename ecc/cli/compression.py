@@ -92,11 +92,17 @@ def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         folder=work,
         progress=progress,
     )
-    source = Source(arguments.model, pairs(arguments.options), arguments.weights or "", arguments.data, loaded.name)
+    source = Source(arguments.model, pairs(arguments.options), _origin(arguments), arguments.data, loaded.name)
     artefact = save(result, target, source=source)
     shutil.rmtree(work, ignore_errors=True)
     value = result.to_json() | {"artefact": str(artefact.path), "report": str(artefact.path / "report.html")}
     return Outcome(value, _compress_text(result, artefact.path), exit_code=int(result.met is False))
+
+
+def _origin(arguments: argparse.Namespace) -> str:
+    """Where the dense weights came from."""
+    given = arguments.weights or f"fresh, seed {arguments.seed}"
+    return f"{given}, then trained {arguments.pretrain} epochs" if arguments.pretrain else str(given)
 
 
 def _batch(costs: list[CostModel]) -> int:

@@ -1,0 +1,172 @@
+import json
+import shutil
+
+import pytest
+import torch
+from solver_toy import ResidualNet
+from torch import nn
+
+import ecc
+from ecc.api.compressing import compress
+from ecc.api.keeping import Source, load, verify
+from ecc.api.recipe import Recipe
+from ecc.core.budget import Budget
+from ecc.core.errors import InputError, UnavailableError
+from ecc.data.loading import load_data
+from ecc.network.tracing import trace
+from ecc.report.saving import save
+
+DATA = load_data("digits")
+INPUTS = DATA.example(4)
+
+
+def shrunk(model):
+    recipe = Recipe(method="magnitude", epochs=2)
+    return compress(model, trace(model, INPUTS), DATA.task(), [Budget("macs", 0.5)], [], INPUTS, recipe=recipe)
+
+
+@pytest.fixture(scope="module")
+def result():
+    torch.manual_seed(0)
+    return shrunk(ResidualNet().eval())
+
+
+@pytest.fixture
+def saved(result, tmp_path):
+    """An artefact that says how its network is made, and on what data it is scored."""
+    source = Source("solver_toy:ResidualNet", {}, "none", "digits", "residual")
+    return save(result, tmp_path / "half", source=source).path
+
+
+def rewritten(folder, change):
+    """The manifest with some values replaced."""
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    return folder
+
+
+def test_loaded_network_computes_what_was_saved(result, saved):
+    loaded = load(saved)
+    torch.testing.assert_close(loaded.model(INPUTS), result.model(INPUTS), rtol=0, atol=0)
+    assert not loaded.model.training
+    assert dict(loaded.widths) == dict(result.widths)
+    assert loaded.manifest.accuracy == result.accuracy
+    assert (loaded.inputs.shape, loaded.inputs.dtype) == (INPUTS.shape, INPUTS.dtype)
+
+
+def test_artefact_holds_its_page_pictures_and_history(result, saved):
+    names = {path.name for path in saved.iterdir()}
+    assert {"manifest.json", "weights.safetensors", "history.csv", "report.html"} <= names
+    artefact = load(saved).artefact
+    assert artefact.history()["phase"].tolist() == result.history["phase"].tolist()
+
+
+def test_class_without_arguments_is_found_by_itself(result, tmp_path):
+    loaded = ecc.load(ecc.save(result, tmp_path / "half").path)
+    assert loaded.manifest.model == "solver_toy:ResidualNet"
+
+
+def test_network_given_as_an_object_needs_one_of_its_architecture(tmp_path):
+    torch.manual_seed(0)
+    special = shrunk(ResidualNet(6, 6, 10).eval())
+    folder = save(special, tmp_path / "half").path
+    with pytest.raises(InputError, match=r"ecc\.load\(path, model=\.\.\.\)"):
+        load(folder)
+    fresh = ResidualNet(6, 6, 10)
+    weights = fresh.stem.weight.clone()
+    loaded = load(folder, model=fresh)
+    torch.testing.assert_close(loaded.model(INPUTS), special.model(INPUTS), rtol=0, atol=0)
+    assert torch.equal(fresh.stem.weight, weights)
+    with pytest.raises(InputError, match="another network"):
+        load(folder, model=ResidualNet(8, 8, 12))
+
+
+def test_verification_counts_and_scores_anew(result, saved):
+    found, why = verify(load(saved))
+    assert (found.met, why) == (True, "")
+    assert found.accuracy == pytest.approx(
+        (result.model(torch.cat([x for x, _ in DATA.test])).argmax(1) == torch.cat([y for _, y in DATA.test]))
+        .float()
+        .mean()
+        .item()
+    )
+    assert ecc.verify(saved).met is True
+
+
+@pytest.mark.parametrize(
+    ("data", "words"), [("", "does not name"), ("mnist", "--data-dir"), ("gone.py:data", "gone.py")]
+)
+def test_accuracy_that_cannot_be_computed_is_missing_with_the_reason(saved, data, words, monkeypatch):
+    monkeypatch.delenv("ECC_DATA", raising=False)
+    found, why = verify(load(rewritten(saved, {"data": data})))
+    assert found.accuracy is None
+    assert words in why
+    assert found.met is True
+
+
+def test_other_device_is_refused(saved, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UnavailableError, match="no CUDA device"):
+        verify(load(saved), device="cuda")
+    moved = load(rewritten(saved, {"device": "Abacus", "device_fingerprint": "f" * 16}))
+    with pytest.raises(UnavailableError, match="are for Abacus"):
+        verify(moved, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "solver_toy:Nothing"},
+        {"model": "zoo:lenet5"},
+        {"model": "json:loads"},
+        {"options": {"a": "4"}},
+        {"options": {"depth": "4"}},
+        {"input_shapes": [[4, 3, 8, 8]]},
+        {"input_shapes": [[1 << 40, 1, 1 << 20, 8]]},
+        {"input_shapes": [[1 << 70, 1, 8, 8]]},
+        {"input_dtypes": ["complex64"]},
+        {"input_dtypes": ["int64"]},
+        {"dense": {"nowhere": 8}},
+    ],
+)
+def test_manifest_of_another_network_is_refused_with_one_sentence(saved, change):
+    with pytest.raises(InputError) as caught:
+        load(rewritten(saved, change))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_network_are_refused(saved, tmp_path):
+    other = save(shrunk(ResidualNet(8, 8, 4).eval()), tmp_path / "other").path
+    shutil.copy(other / "weights.safetensors", saved / "weights.safetensors")
+    files = json.loads((other / "manifest.json").read_text())["files"]
+    mine = json.loads((saved / "manifest.json").read_text())["files"]
+    rewritten(saved, {"files": mine | {"weights.safetensors": files["weights.safetensors"]}})
+    with pytest.raises(InputError, match="do not fit"):
+        load(saved)
+
+
+def test_saving_where_something_else_lies_leaves_it_alone(result, tmp_path):
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(InputError, match="something else"):
+        save(result, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_network_of_several_inputs_is_kept(tmp_path):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(3, 8), nn.Linear(5, 8), nn.Linear(8, 2)
+
+        def forward(self, x, y):
+            return self.head((self.a(x) + self.b(y)).relu())
+
+    torch.manual_seed(0)
+    model, inputs = Two().eval(), (torch.randn(6, 3), torch.randn(6, 5))
+    batches = [(inputs, torch.arange(6) % 2)]
+    done = ecc.compress(
+        model, batches, batches, budgets=["params<=60%"], method="uniform", epochs=2, example_inputs=inputs
+    )
+    folder = ecc.save(done, tmp_path / "two").path
+    loaded = ecc.load(folder, model=Two())
+    torch.testing.assert_close(loaded.model(*inputs), done.model(*inputs), rtol=0, atol=0)
