@@ -120,6 +120,7 @@ def test_other_device_is_refused(saved, monkeypatch):
         {"model": "zoo:lenet5"},
         {"model": "json:loads"},
         {"options": {"a": "4"}},
+        {"options": {"a": "16"}},
         {"options": {"depth": "4"}},
         {"input_shapes": [[4, 3, 8, 8]]},
         {"input_shapes": [[1 << 40, 1, 1 << 20, 8]]},
