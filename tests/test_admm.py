@@ -224,6 +224,12 @@ def test_the_floor_of_the_widths_holds(trained, images):
     assert found.widths["last"] >= 7
 
 
+def test_a_floor_that_the_budget_does_not_allow_is_lowered(trained, images):
+    found = Admm(training=SHORT, min_fraction=0.9).solve(problem(trained, images, 0.3))
+    assert found.status is Status.MET
+    assert found.predicted["macs"] <= 0.3 * problem(trained, images, 0.3).constraints[0].cost.dense
+
+
 def test_without_continuation_the_budget_is_met_as_well(trained, images):
     found = Admm(training=SHORT, continuation=0.0).solve(problem(trained, images, 0.4))
     assert found.predicted["macs"] <= 0.4 * trained[2].dense

@@ -56,7 +56,9 @@ class Admm:
         form: ``paper``, or ``code`` for what the public code does: the square of the sum of hinges, and floor(s) in the
             ascent of y.
         continuation: Part of the steps over which the limit falls to the budget; 0 sets the budget from the start.
-        min_fraction: Least fraction of every group's units that is kept; one unit always is.
+        min_fraction: Least fraction of every group's units that is kept, so that no layer is emptied for the sake of
+            others (ECC's energies favour that in narrow layers); halved until the budget can be reached, and one unit
+            always is kept.
 
     Raises:
         InputError: If a value makes no sense.
@@ -68,7 +70,7 @@ class Admm:
     rho: float = 10.0
     form: Literal["paper", "code"] = "paper"
     continuation: float = 0.7
-    min_fraction: float = 0.0
+    min_fraction: float = 0.1
     name: str = field(default="admm", init=False)
 
     def __post_init__(self) -> None:
@@ -92,7 +94,7 @@ class Admm:
             EccError: If training diverges.
             Interrupted: If the user pressed Ctrl-C; the state is saved.
         """
-        limits = Limits(problem, self.min_fraction)
+        limits = _limits(problem, self.min_fraction)
         model = copy.deepcopy(problem.model)
         model.to(self.training.device)  # before slices are compiled: buffers are other tensors after a move
         hook = _Alternation(self, problem, limits, model)
@@ -108,6 +110,16 @@ class Admm:
         )
         ranking, units = hook.final()
         return solution(problem, model, limits, ranking, units, history)
+
+
+def _limits(problem: Problem, min_fraction: float) -> Limits:
+    """The limits with the largest floor, of ``min_fraction`` and its halves, at which they can be met."""
+    while min_fraction * max(group.units for group in problem.groups) > 1:
+        try:
+            return Limits(problem, min_fraction)
+        except InputError:
+            min_fraction /= 2
+    return Limits(problem)
 
 
 class _Alternation:

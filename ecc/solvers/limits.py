@@ -21,6 +21,9 @@ from ecc.solvers.sparsity import Sparsity
 __all__ = ["Limits", "Ranking", "solution"]
 
 
+_ROUNDING = 1 + 1e-12  # a sum of products differs by that much with the shape of the batch it is computed in
+
+
 class Limits:
     """The constraints of a problem, for vectors of units kept per group.
 
@@ -84,7 +87,7 @@ class Limits:
     @torch.no_grad()
     def met(self, units: Tensor) -> Tensor:
         """Whether every constraint holds: units kept, shape (…, n_groups) → (…), bool. A NaN cost does not hold."""
-        return (self.values(units) <= self._absolute).all(-1)
+        return (self.values(units) <= self._absolute * _ROUNDING).all(-1)
 
     @torch.no_grad()
     def figures(self, units: Tensor) -> dict[str, float]:
@@ -97,7 +100,7 @@ class Limits:
     def _check_reachable(self, min_fraction: float) -> None:
         smallest = self.values(self.lowest)
         for constraint, value, limit in zip(self._constraints, smallest.tolist(), self._absolute.tolist(), strict=True):
-            if value <= limit:
+            if value <= limit * _ROUNDING:
                 continue
             metric, unit, dense = constraint.cost.metric, METRICS[constraint.cost.metric], constraint.cost.dense
             floor = f"at least {min_fraction:.3g} of every group" if min_fraction else "one unit in every group"

@@ -1,0 +1,131 @@
+"""Writes docs/results.md from experiments/measurements: every figure of the page is in a file there.
+
+python experiments/results_page.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+HERE = Path(__file__).resolve().parent
+MEASUREMENTS = HERE / "measurements"
+
+
+def read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((MEASUREMENTS / name).read_text())
+    return found
+
+
+def percent(value: float, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f} %"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def demo() -> str:
+    found = read("demo.json")
+    low, high = found["measured_interval"]
+    model = found["cost_model"]
+    rows = [
+        [
+            "accuracy on the test digits, dense → compressed",
+            f"{percent(found['accuracy_dense'])} → {percent(found['accuracy'])}",
+        ],
+        ["latency budget, of dense", percent(found["budget"])],
+        ["predicted", percent(found["predicted"])],
+        ["measured [95 % interval]", f"{percent(found['measured'])} [{percent(low)}, {percent(high)}]"],
+        ["cost model, held-out error", percent(model["mape"])],
+        ["noise floor of its rows", percent(model["noise_floor"])],
+        ["seconds in all", f"{found['seconds']:.0f}"],
+    ]
+    return table(["`ecc demo`", ""], rows)
+
+
+def digits_front() -> str:
+    points = pd.read_csv(MEASUREMENTS / "digits_front.csv")
+    rows = [
+        [
+            point.method,
+            percent(point.budget, 0),
+            percent(point.predicted),
+            f"{percent(point.measured)} [{percent(point.low)}, {percent(point.high)}]",
+            "yes" if point.met else "no",
+            percent(point.accuracy),
+        ]
+        for point in points.sort_values(["budget", "method"], ascending=[False, True]).itertuples()
+    ]
+    first = points.iloc[0]
+    note = f"Dense accuracy {percent(first.accuracy_dense)}; {first.device}, one thread, torch {first.torch}."
+    return (
+        table(["method", "budget", "predicted", "measured [95 % interval]", "holds", "accuracy"], rows) + f"\n\n{note}"
+    )
+
+
+def resnet20() -> str:
+    fit = read("resnet20_fit.json")
+    rows = []
+    for method in ("admm", "uniform", "magnitude"):
+        found = read(f"resnet20_{method}.json")
+        (check,) = found["budgets"]
+        share = {name: check[name] / check["dense"] for name in ("predicted", "measured", "low", "high")}
+        rows.append(
+            [
+                method,
+                percent(share["predicted"]),
+                f"{percent(share['measured'])} [{percent(share['low'])}, {percent(share['high'])}]",
+                "yes" if check["met"] else "no",
+                f"{percent(found['accuracy_dense'])} → {percent(found['accuracy'])}",
+                percent(found["nonzero_fraction"]),
+            ]
+        )
+    made = table(["method", "predicted", "measured [95 % interval]", "holds", "accuracy", "parameters left"], rows)
+    held = fit["holdout"]
+    return (
+        f"{made}\n\nCost model of {fit['samples']} rows: held-out error {percent(held['mape'])}, noise floor "
+        f"{percent(fit['noise_floor'])}, MACs alone {percent(fit['macs_only'])}, 95 % intervals cover "
+        f"{percent(fit['interval_coverage'])}."
+    )
+
+
+PAGE = """# Results
+
+Two cores of a shared virtual machine, one thread, batch as stated; all ratios are to the dense network in the same run.
+The page is written by `experiments/results_page.py` from the files in `experiments/measurements`.
+
+## The demo
+
+    ecc demo --json
+
+{demo}
+
+## Three methods at four budgets, digits
+
+    python experiments/digits_front.py ecc-demo
+
+![Accuracy against measured latency](front.png)
+
+{digits_front}
+
+One seed; the test set has 270 images, so that one image is 0.4 points.
+
+## Pretrained ResNet-20, CIFAR-10, half of the latency
+
+    bash experiments/resnet20_cifar10.sh OUT
+
+Batch 16, 16 epochs in all on 3,200 images (the lossless subset), tested on 249: the standard error of an accuracy near
+70 % is 2.9 points. A short run on little data, the same for all methods; not a figure to compare with publications.
+
+{resnet20}
+"""
+
+
+if __name__ == "__main__":
+    text = PAGE.format(demo=demo(), digits_front=digits_front(), resnet20=resnet20())
+    (HERE.parent / "docs" / "results.md").write_text(text)
