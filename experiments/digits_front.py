@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 METHODS = ("admm", "uniform", "magnitude")
-BUDGETS = (0.7, 0.5, 0.35, 0.25)
+BUDGETS = (0.5, 0.35, 0.25)
 HERE = Path(__file__).resolve().parent
 
 

@@ -105,7 +105,7 @@ The page is written by `experiments/results_page.py` from the files in `experime
 
 {demo}
 
-## Three methods at four budgets, digits
+## Three methods at three budgets, digits
 
     python experiments/digits_front.py ecc-demo
 

@@ -180,7 +180,7 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Loaded:
     inputs = _example(manifest)
     graph = trace(dense, inputs)
     full = graph.space.full
-    if any(full.get(name) != width for name, width in manifest.dense.items()):
+    if graph.fingerprint != manifest.fingerprint or dict(full) != dict(manifest.dense):
         raise InputError(
             f"artefact {path} was made of another network than {manifest.model or 'the one given'}; "
             "give the model and the options that it was made from"

@@ -134,7 +134,7 @@ class _Demo:
         fits, unmeasured = self._profile(model, graph, data)
         artefacts = [self._compress(method, model, graph, data, fits[0]) for method in METHODS]
         report = self._report(artefacts, graph, fits, unmeasured)
-        written = write_page(report, self.out / "report.html")
+        written = write_page(report, self.out.resolve() / "report.html")
         return _outcome(artefacts[0], fits[0], validation, self.budget, written["page"], time.monotonic() - started)
 
     @property

@@ -41,6 +41,7 @@ _MOST_GROUPS = 1 << 14
 _MOST_PARTS = 1 << 12  # of one side
 _MOST_PRODUCTS = 1 << 16
 _MOST_CELLS = 1 << 24  # of the matrix parts × sides, float64
+_MOST_ELEMENTS = 1 << 28  # of the batch that was timed
 _MOST_FACTORS = 64  # groups of one part
 
 
@@ -158,10 +159,13 @@ def provenance_of(fields: Fields) -> Provenance | None:
     if "provenance" not in fields:
         return None
     inner = fields.inner("provenance")
+    shape = inner.wholes("input_shape", 1)
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise InputError("provenance: input_shape is too large to be one batch")
     return Provenance(
         network=inner.text("network"),
         fingerprint=inner.text("fingerprint"),
-        input_shape=inner.wholes("input_shape"),
+        input_shape=shape,
         device=inner.text("device"),
         device_fingerprint=inner.text("device_fingerprint"),
         runtime=inner.text("runtime"),
