@@ -1,0 +1,93 @@
+"""Compression: what a constrained job gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from ecc.api.recipe import Recipe
+from ecc.core.cost import CostModel
+from ecc.core.verdict import BudgetCheck
+from ecc.core.widths import Kept
+from ecc.network.graph import WidthGraph
+
+__all__ = ["Compression"]
+
+
+@dataclass(frozen=True, eq=False)
+class Compression:
+    """A network that meets its budgets, and how it came about.
+
+    Attributes:
+        network: Name for people.
+        dense: The dense network.
+        model: The compact network, in eval mode.
+        graph: Width graph of the dense network.
+        kept: Unit indices kept per group.
+        widths: Channels kept per group.
+        recipe: How the job was run.
+        budgets: One check per budget.
+        costs: The cost models, one per budget.
+        accuracy_dense: Score of the dense network on the test batches, in [0, 1] (validation where there are none).
+        accuracy: The same of the compact network.
+        nonzero_fraction: Parameters left, as a fraction of dense.
+        rounds: How often widths were chosen.
+        seconds: Wall time of this call.
+        history: One row per epoch: phase, epoch, loss, score, costs relative to dense, duals.
+        inputs: The batch that was timed (or the example that was traced).
+    """
+
+    network: str
+    dense: nn.Module
+    model: nn.Module
+    graph: WidthGraph
+    kept: Kept
+    widths: Mapping[str, int]
+    recipe: Recipe
+    budgets: tuple[BudgetCheck, ...]
+    costs: tuple[CostModel, ...]
+    accuracy_dense: float
+    accuracy: float
+    nonzero_fraction: float
+    rounds: int
+    seconds: float
+    history: pd.DataFrame
+    inputs: Any
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """MACs of one example and parameters, of the compact and of the dense network."""
+        macs, params = self.graph.macs, self.graph.params
+        return {
+            "macs": macs(self.widths),
+            "params": params(self.widths),
+            "macs_dense": macs(),
+            "params_dense": params(),
+        }
+
+    @property
+    def met(self) -> bool | None:
+        """True when every budget holds, False when one does not, None when that could not be measured."""
+        verdicts = [check.met for check in self.budgets]
+        return False if False in verdicts else None if None in verdicts else True
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of ``ecc compress --json``, without the artefact."""
+        return {
+            "method": self.recipe.method,
+            "budgets": [check.to_json() for check in self.budgets],
+            "accuracy_dense": self.accuracy_dense,
+            "accuracy": self.accuracy,
+            "widths": dict(self.widths),
+            "nonzero_fraction": self.nonzero_fraction,
+            "rounds": self.rounds,
+            "seconds": self.seconds,
+        }
+
+    def __repr__(self) -> str:
+        checks = "; ".join(str(check) for check in self.budgets)
+        return f"Compression({self.recipe.method}, accuracy {self.accuracy_dense:.4f} → {self.accuracy:.4f}; {checks})"
