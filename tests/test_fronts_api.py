@@ -11,6 +11,7 @@ from ecc.api.recipe import Recipe
 from ecc.artefact import read
 from ecc.core.budget import Budget
 from ecc.core.errors import InputError
+from ecc.core.verdict import BudgetCheck
 from ecc.data.loading import load_data
 from ecc.network.tracing import trace
 from ecc.report.saving import save, write_front
@@ -80,10 +81,15 @@ def test_artefact_without_accuracy_is_refused(folders, tmp_path):
 
 
 def test_measurements_of_two_devices_are_not_mixed_but_counts_are(folders, tmp_path):
-    moved = copied(folders[1], tmp_path / "moved", {"device": "Abacus", "device_fingerprint": "f" * 16})
+    check = BudgetCheck("latency", 1e-3, 2e-3, 9e-4, 9e-4, 8e-4, 9.5e-4, True, 0.99, relative=True)
+    measured = {"budgets": [check.to_json()]}
+    here = copied(folders[0], tmp_path / "here", measured)
+    moved = copied(folders[1], tmp_path / "moved", measured | {"device": "Abacus", "device_fingerprint": "f" * 16})
     with pytest.raises(InputError, match="different devices"):
-        front_of([folders[0], moved], x="latency")
-    assert len(front_of([folders[0], moved], x="macs").points) == 3
+        front_of([here, moved], x="latency")
+    with pytest.raises(InputError, match="has no measured latency"):
+        front_of([here, folders[1]], x="latency")
+    assert len(front_of([here, moved], x="macs").points) == 3
 
 
 def test_page_and_picture_are_written_side_by_side_and_again(folders, tmp_path):

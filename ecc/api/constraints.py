@@ -44,19 +44,20 @@ def constraints_of(graph: WidthGraph, budgets: Sequence[Budget], costs: Sequence
     by_metric = {cost.metric: cost for cost in costs}
     if len(by_metric) < len(costs):
         raise InputError("there are two cost models of one metric; give one per budget")
-    if unused := [metric for metric in by_metric if metric not in metrics]:
-        raise InputError(f"the cost model of {unused[0]} has no budget; give {unused[0]}=LIMIT or leave the model out")
     found = []
     for budget in budgets:
         cost = by_metric.get(budget.metric)
         if cost is None:
             if budget.metric not in COUNTED:
                 raise InputError(
-                    f"budget {budget.metric} needs a cost model; profile the network and fit one, then give it"
+                    f"budget {budget.metric} needs a cost model of {budget.metric}: profile that metric with "
+                    "ecc profile, fit it with ecc fit, and give the file with --cost (costs=[...] in Python)"
                 )
             cost = CountCost(budget.metric, graph)
         _refuse_foreign(cost, graph)
         found.append(_reachable(Constraint(cost, budget.absolute(cost.dense))))
+    if unused := [metric for metric in by_metric if metric not in metrics]:
+        raise InputError(f"the cost model of {unused[0]} has no budget; give {unused[0]}=LIMIT or leave the model out")
     return tuple(found)
 
 

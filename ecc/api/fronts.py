@@ -32,10 +32,10 @@ def front_of(folders: Sequence[str | Path], *, x: str = "latency") -> Front:
     if x not in AXES:
         raise InputError(f"axis {x!r} is unknown; choose from {', '.join(AXES)}")
     artefacts = [read_artefact(folder) for folder in folders]
-    if x in ("latency", "energy"):
-        _refuse_mixed(artefacts)
     dense = _dense(artefacts, x)
     points = [_point(artefact, x, dense.get(_origin(artefact))) for artefact in artefacts]
+    if x in ("latency", "energy"):
+        _refuse_mixed(artefacts)
     accuracies = {_origin(a): (a.manifest.accuracy_dense, a.manifest.network) for a in artefacts}
     references = [
         Point("dense", value, accuracy, label=network)

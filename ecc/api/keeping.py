@@ -198,6 +198,7 @@ def verify(
     loaded: Loaded,
     *,
     device: str | None = None,
+    data: str | None = None,
     data_dir: str | Path | None = None,
     seconds: float = 20.0,
     progress: Progress | None = None,
@@ -207,7 +208,8 @@ def verify(
 
     Args:
         device: Where to measure; None for the device that the cost models belong to.
-        data_dir: Folder of the data that it is scored on.
+        data: What it is scored on; the data that the artefact names when None.
+        data_dir: Folder of that data.
         seconds: Longest time of the measurement.
     Returns:
         The verification, and why the accuracy is missing from it (empty when it is not).
@@ -223,7 +225,7 @@ def verify(
         (measured,) = ruler.measure([loaded.model], seconds=seconds, progress=progress, seed=seed)
     reason = ruler if isinstance(ruler, str) else ""
     checks = tuple(_check(loaded, budget, measured.get(budget.metric), reason) for budget in manifest.budgets)
-    accuracy, why = _accuracy(loaded, data_dir)
+    accuracy, why = _accuracy(loaded, data or loaded.manifest.data, data_dir)
     return Verification(checks, accuracy), why
 
 
@@ -249,9 +251,8 @@ def _refuse_other_device(manifest: Manifest, device: str) -> None:
         )
 
 
-def _accuracy(loaded: Loaded, data_dir: str | Path | None) -> tuple[float | None, str]:
-    """Score on the test data that the manifest names, or None with the reason."""
-    name = loaded.manifest.data
+def _accuracy(loaded: Loaded, name: str, data_dir: str | Path | None) -> tuple[float | None, str]:
+    """Score on the test part of the named data, or None with the reason."""
     if not name:
         return None, "the artefact does not name its data"
     try:

@@ -46,8 +46,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InputError(f"method {self.method!r} is unknown; choose from {', '.join(METHODS)}")
-        if self.epochs < 2:
-            raise InputError(f"epochs must be at least 2, one to solve and one to tune, got {self.epochs}")
+        if self.epochs < (2 if self.method == "admm" else 1):
+            least = "2 for admm, one to solve and one to tune" if self.method == "admm" else "1"
+            raise InputError(f"epochs must be at least {least}, got {self.epochs}")
         if not 0 < self.solve_share < 1:
             raise InputError(f"Recipe(solve_share=...) must be in (0, 1), got {self.solve_share}")
         if not 0 < self.measure_s < 1e6:

@@ -73,12 +73,17 @@ def profile(
     ).table
 
 
-def fit(table: ProfileTable, metric: str = "latency", *, form: str = "auto", seed: int = 0) -> CostModel:
+def fit(table: ProfileTable | str | Path, metric: str = "latency", *, form: str = "auto", seed: int = 0) -> CostModel:
     """The cost model of a profile; ``ecc.judge`` gives its held-out error too.
 
+    Args:
+        table: A profile, or the file of a store.
     Raises:
         InputError: If the metric was not measured or the rows cannot carry a fit.
     """
+    if not isinstance(table, ProfileTable):
+        with Store(table) as store:
+            table = store.table()
     return judge_best(table, metric, form=form, seed=seed).cost
 
 
@@ -87,7 +92,7 @@ def compress(
     train: Batches,
     validation: Batches,
     *,
-    budgets: Sequence[Budget | str],
+    budgets: Sequence[Budget | str] | Budget | str,
     costs: Sequence[CostModel] = (),
     method: Literal["admm", "uniform", "magnitude"] = "admm",
     epochs: int = 20,
@@ -121,12 +126,13 @@ def compress(
     place = next((cost.provenance for cost in costs if cost.provenance is not None), None)
     batch = place.input_shape[0] if place is not None and place.input_shape else 1
     inputs = first_examples(validation, batch) if example_inputs is None else example_inputs
+    wanted = [budgets] if isinstance(budgets, Budget | str) else budgets
     recipe = Recipe(method=method, epochs=epochs, distill=distill, lr=lr, seed=seed, device=device)
     return compress_traced(
         model,
         trace(model, inputs),
         Task(train, validation, loss, score),
-        [budget if isinstance(budget, Budget) else Budget.parse(budget) for budget in budgets],
+        [budget if isinstance(budget, Budget) else Budget.parse(budget) for budget in wanted],
         costs,
         inputs,
         recipe=recipe,

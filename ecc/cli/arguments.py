@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from ecc.data.loading import load_data
 from ecc.data.values import Data
 from ecc.zoo.loading import LoadedModel, load_model, load_weights
 
-__all__ = ["add_data", "add_model", "example_inputs", "pairs", "parse_shape", "the_data", "the_model"]
+__all__ = ["add_data", "add_model", "example_inputs", "lasting", "pairs", "parse_shape", "the_data", "the_model"]
 
 _DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -37,10 +38,19 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """DATA and where its folder is."""
     parser.add_argument(
-        "--data", metavar="DATA", required=required, help="digits, mnist, cifar10 … or package.module:factory"
+        "--data",
+        metavar="DATA",
+        required=required,
+        help="digits, mnist, cifar10 …, package.module:factory or file.py:factory",
     )
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data sets; default: $ECC_DATA")
     parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="of training (default 128)")
+
+
+def lasting(spec: str) -> str:
+    """A spec that means the same in every folder: ``file.py:factory`` with its whole path."""
+    where, separator, name = spec.rpartition(":")
+    return f"{Path(where).expanduser().resolve()}{separator}{name}" if where.endswith(".py") else spec
 
 
 def pairs(texts: Sequence[str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from ecc.api.constraints import constraints_of, graph_of_costs
 from ecc.api.keeping import Source, load, verify
 from ecc.api.recipe import METHODS, Recipe
 from ecc.artefact import check_target
-from ecc.cli.arguments import add_data, add_model, pairs, the_data, the_model
+from ecc.cli.arguments import add_data, add_model, lasting, pairs, the_data, the_model
 from ecc.cli.command import Command, Outcome
 from ecc.cli.progress import ProgressLine
 from ecc.cli.text import percent
@@ -31,6 +31,7 @@ from ecc.profiler.devices import current_device
 from ecc.report.saving import save
 from ecc.solvers.checkpoints import FileCheckpoint
 from ecc.solvers.training import evaluate, train
+from ecc.zoo.loading import load_model
 
 __all__ = ["COMMANDS"]
 
@@ -56,7 +57,9 @@ def _compress_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate of Adam (default 1e-3)")
     parser.add_argument("--distill", type=float, default=0.5, help="weight of the dense network's logits (default 0.5)")
     parser.add_argument("--device", metavar="D", help="where to train (default: cuda where there is one)")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the artefact")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="folder of the artefact; an older one there is replaced at the end"
+    )
 
 
 def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
@@ -73,11 +76,11 @@ def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     )
     costs = [load_cost(path) for path in arguments.cost]
     target = check_target(arguments.out)
+    work = _work_folder(target)
     loaded, data = the_model(arguments), the_data(arguments)
     inputs = data.example(_batch(costs))
     graph = trace(loaded.module, inputs)
     constraints_of(graph_of_costs(graph, loaded.module, costs), budgets, costs)  # refuse before any training
-    work = target.with_name(f".{target.name}.work")
     _pretrain(loaded.module, data, arguments.pretrain, recipe, FileCheckpoint(work / "pretrain.safetensors"), progress)
     _refuse_untrained(loaded.module, data, arguments)
     result = compress(
@@ -92,11 +95,25 @@ def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         folder=work,
         progress=progress,
     )
-    source = Source(arguments.model, pairs(arguments.options), _origin(arguments), arguments.data, loaded.name)
+    source = Source(
+        lasting(arguments.model), pairs(arguments.options), _origin(arguments), lasting(arguments.data), loaded.name
+    )
     artefact = save(result, target, source=source)
     shutil.rmtree(work, ignore_errors=True)
     value = result.to_json() | {"artefact": str(artefact.path), "report": str(artefact.path / "report.html")}
     return Outcome(value, _compress_text(result, artefact.path), exit_code=int(result.met is False))
+
+
+def _work_folder(target: Path) -> Path:
+    """Where the job's state is kept, beside the artefact; refused at once where it cannot be written."""
+    work = target.with_name(f".{target.name}.work")
+    try:
+        if not work.exists():
+            work.mkdir(parents=True)
+            work.rmdir()  # a job that is refused leaves nothing behind
+    except OSError as error:
+        raise InputError(f"--out {str(target)!r} cannot be written: {error.strerror}; choose another folder") from error
+    return work
 
 
 def _origin(arguments: argparse.Namespace) -> str:
@@ -138,7 +155,7 @@ def _refuse_untrained(model: nn.Module, data: Data, arguments: argparse.Namespac
 
 def _compress_text(result: Compression, folder: Path) -> str:
     lines = [
-        f"{result.recipe.method}: accuracy {percent(result.accuracy_dense)} → {percent(result.accuracy)}, "
+        f"{result.recipe.method}: test accuracy {percent(result.accuracy_dense)} → {percent(result.accuracy)}, "
         f"{percent(result.nonzero_fraction)} of the parameters, {result.rounds} round(s), {result.seconds:.0f} s",
         *map(str, result.budgets),
         f"artefact: {folder}",
@@ -150,13 +167,20 @@ def _compress_text(result: Compression, folder: Path) -> str:
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artefact", metavar="DIR", help="folder that ecc compress has written")
     parser.add_argument("--device", metavar="D", help="where to measure (default: the device of the profile)")
+    parser.add_argument("--model", metavar="MODEL", help="the dense network, where the artefact's own name fails")
+    parser.add_argument("--data", metavar="DATA", help="what to score it on, instead of what the artefact names")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data sets; default: $ECC_DATA")
 
 
 def _verify(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
-    kept = load(arguments.artefact)
-    found, why = verify(kept, device=arguments.device, data_dir=arguments.data_dir, progress=progress)
-    accuracy = f"accuracy {percent(found.accuracy)}" if found.accuracy is not None else f"accuracy not measured: {why}"
+    dense = None if arguments.model is None else load_model(arguments.model).module
+    kept = load(arguments.artefact, model=dense)
+    found, why = verify(
+        kept, device=arguments.device, data=arguments.data, data_dir=arguments.data_dir, progress=progress
+    )
+    accuracy = (
+        f"test accuracy {percent(found.accuracy)}" if found.accuracy is not None else f"accuracy not measured: {why}"
+    )
     value: dict[str, Any] = found.to_json() | {"artefact": arguments.artefact, "accuracy_reason": why}
     exit_code = 3 if found.met is None else int(not found.met)
     return Outcome(value, f"{found}\n{accuracy}", exit_code=exit_code)

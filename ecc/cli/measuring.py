@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from ecc.api.measuring import judge_best, measure_widths
@@ -39,8 +40,16 @@ def _devices(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
 def _graph_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--input", metavar="SHAPE", help="one batch, for example 1x3x32x32 or 1x32:int64")
-    parser.add_argument("--include", metavar="PATTERN", action="append", default=[], help="prune only these layers")
-    parser.add_argument("--exclude", metavar="PATTERN", action="append", default=[], help="leave these layers dense")
+    parser.add_argument(
+        "--include",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="glob of the layers that may be pruned, such as layer1.*; repeatable",
+    )
+    parser.add_argument(
+        "--exclude", metavar="PATTERN", action="append", default=[], help="glob of layers that stay dense"
+    )
 
 
 def _graph(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
@@ -48,7 +57,7 @@ def _graph(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     inputs = example_inputs(loaded, arguments.input, seed=arguments.seed)
     graph = trace(loaded.module, inputs, include=arguments.include, exclude=arguments.exclude)
     rows = [
-        [group.name, group.width, group.step, "yes" if group.prunable else f"no: {group.reason}", len(group.layers)]
+        [group.name, group.width, group.step, "yes" if group.prunable else f"no: {group.reason}", _few(group.layers)]
         for group in graph.groups
     ]
     text = [table(["group", "width", "step", "prunable", "layers"], rows), *graph.notes]
@@ -57,6 +66,11 @@ def _graph(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         f"{quantity(graph.macs(), 'macs')}, {graph.params():,} parameters"
     )
     return Outcome(graph.to_json(), "\n".join(text))
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" … {len(names) - most} more" if len(names) > most else "")
 
 
 def _profile_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +137,7 @@ def _profile_text(result: ProfileResult, store: str) -> str:
     for metric, (value, low, high) in result.table.reference.items():
         interval = f"[{quantity(low, metric)}, {quantity(high, metric)}]"
         found = result.drift[metric]
-        moved = "" if found is None else f", reference drifted by {percent(found.change)}"
+        moved = "" if found is None else f"; the dense network drifted by {percent(found.change)} meanwhile"
         known = f"ratios known to ±{percent(result.noise[metric])}"
         lines.append(f"dense {metric} {quantity(value, metric)} {interval}, {known}{moved}")
     return "\n".join([*lines, f"next: ecc fit {store} --metric {next(iter(result.table.reference))} -o COST.json"])

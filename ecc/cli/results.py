@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ecc.api.fronts import AXES, front_of
 from ecc.artefact import inspect as inspect_artefact
@@ -18,6 +20,8 @@ from ecc.profiler.store import Store
 from ecc.report.saving import write_front
 
 __all__ = ["COMMANDS"]
+
+_LONGEST = 100  # characters of a value in the summary of inspect
 
 
 def _front_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +64,20 @@ def _inspect(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     else:
         load_cost(path)  # refuses what is none
         value = _cost(path)
-    return Outcome(value, json.dumps(value, indent=1, ensure_ascii=False))
+    return Outcome(value, _summary(value))
+
+
+def _summary(value: Mapping[str, Any]) -> str:
+    """One line per member: short values as they are, long ones by their size; ``--json`` has all of them."""
+    lines = []
+    for name, member in value.items():
+        text = member if isinstance(member, str) else json.dumps(member, ensure_ascii=False)
+        if len(text) > _LONGEST and isinstance(member, Mapping):
+            text = f"{len(member)} entries: {', '.join(map(str, member))}"
+        elif len(text) > _LONGEST and isinstance(member, list):
+            text = f"{len(member)} entries"
+        lines.append([name, text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"])
+    return table(["member", "value"], lines)
 
 
 def _is_database(path: Path) -> bool:

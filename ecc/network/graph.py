@@ -170,10 +170,13 @@ class WidthGraph:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the dense architecture: parameter names and shapes, groups, layers; weights and batch excluded."""
+        """Hash of the dense architecture: parameter names and shapes, groups, layers.
+
+        Weights, batch and steps are not in it: the same network cut in blocks is the same network.
+        """
         value = {
             "parameters": {name: list(axes.shape) for name, axes in self.parameters.items()},
-            "groups": [[group.name, group.width, group.step, group.prunable] for group in self.groups],
+            "groups": [[group.name, group.width, group.prunable] for group in self.groups],
             "layers": [[layer.name, layer.macs] for layer in self.layers],
         }
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
