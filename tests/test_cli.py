@@ -134,6 +134,14 @@ def test_verify_judges_counts_anew(halves):
     assert said.value["accuracy"] == halves["magnitude"]["accuracy"]
 
 
+def test_artefact_is_verified_from_another_folder_and_with_the_model_named_anew(halves, made, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for naming in ("", f"--model {made / 'net.py'}:small --data digits"):
+        said = run(f"verify {made / 'magnitude'} {naming} --json --quiet")
+        assert said.code == 0
+        assert said.value["accuracy"] == halves["magnitude"]["accuracy"]
+
+
 def test_latency_budget_is_measured_and_the_exit_code_is_the_verdict(profiled, monkeypatch):
     monkeypatch.setattr("ecc.cli.compression.Recipe", partial(Recipe, measure_s=2.0, rounds=2))
     line = f"compress {TRAINED} --budget latency=0.8 --cost cost.json --method magnitude --epochs 2 --out fast --json"

@@ -92,7 +92,7 @@ class Job:
         compact, tuned, checks = self._finish(dense, solved, ruler)
         if any(check.met is False for check in checks) and rounds < self.recipe.rounds:
             solved, rounds = self._again(dense, solved, self._tightened(solved, checks)), rounds + 1
-            compact, tuned, checks = self._finish(dense, solved, ruler)
+            compact, tuned, checks = self._finish(dense, solved, ruler, again=True)
         accuracy = evaluate(compact, judged_on, self.task.score)
         return Compression(
             network=self.network,
@@ -114,11 +114,12 @@ class Job:
         )
 
     def _finish(
-        self, dense: nn.Module, solved: Solution, ruler: Ruler | str
+        self, dense: nn.Module, solved: Solution, ruler: Ruler | str, *, again: bool = False
     ) -> tuple[nn.Module, pd.DataFrame, tuple[BudgetCheck, ...]]:
         """Slim, tune for the epochs that the solver has left, and verify."""
         compact = slim(solved.model, self.graph, solved.kept)
-        tuned = self._tune(dense, compact, int((solved.history["epoch"] > 0).sum()))
+        spent = int((solved.history["epoch"] > 0).sum())
+        tuned = self._tune(dense, compact, spent, self.keeper("tune-again" if again else "tune"))
         return compact, tuned, self._verify(ruler, compact, solved.widths)
 
     def _tightened(self, solved: Solution, checks: Sequence[BudgetCheck]) -> tuple[Constraint, ...]:
@@ -256,7 +257,7 @@ class Job:
         least = float(limit.cost(self.graph.space.smallest))
         return Constraint(limit.cost, max(limit.limit * factor, least))
 
-    def _tune(self, dense: nn.Module, compact: nn.Module, spent: int) -> pd.DataFrame:
+    def _tune(self, dense: nn.Module, compact: nn.Module, spent: int, kept: Checkpoint | None) -> pd.DataFrame:
         """Train the slim network, taught by the dense one, for the epochs that the solver has left."""
         recalibrate(compact, self.task.train)
         config = self.recipe.tuning(self.recipe.epochs - spent)
@@ -267,7 +268,7 @@ class Job:
             teacher=dense,
             stage="tune",
             progress=self.progress,
-            checkpoint=self.keeper("tune"),
+            checkpoint=kept,
         )
 
     def _verify(self, ruler: Ruler | str, compact: nn.Module, widths: Mapping[str, int]) -> tuple[BudgetCheck, ...]:
