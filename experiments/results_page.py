@@ -71,7 +71,7 @@ def digits_front() -> str:
 def resnet20() -> str:
     fit = read("resnet20_fit.json")
     rows = []
-    for method in ("admm", "uniform", "magnitude"):
+    for method in ("admm", "uniform"):
         found = read(f"resnet20_{method}.json")
         (check,) = found["budgets"]
         share = {name: check[name] / check["dense"] for name in ("predicted", "measured", "low", "high")}
