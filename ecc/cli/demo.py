@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -233,7 +234,7 @@ class _Demo:
         same = (
             dict(manifest.settings) == recipe.settings
             and manifest.weights == source.weights
-            and [check.budget for check in manifest.budgets] == [self.budget]
+            and all(math.isclose(check.budget.limit, self.budget.limit) for check in manifest.budgets)
             and place is not None
             and manifest.device_fingerprint == place.device_fingerprint
             and manifest.input_shapes == (place.input_shape,)
