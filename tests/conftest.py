@@ -1,4 +1,4 @@
-"""Settings of all tests: one thread for tiny kernels, Ctrl-C as a terminal sends it, and the same random examples in every run."""
+"""Settings of all tests: one thread, Ctrl-C as a terminal sends it, the same random examples in every run."""
 
 import signal
 
