@@ -97,7 +97,8 @@ def resnet20() -> str:
 PAGE = """# Results
 
 Two cores of a shared virtual machine, one thread, batch as stated; all ratios are to the dense network in the same run.
-Measured at commit 04f28c7 (demo) and d356cc1 (the rest). The page is written by `experiments/results_page.py` from the files in `experiments/measurements`.
+Measured at commit 04f28c7 (demo) and d356cc1 (the rest).
+The page is written by `experiments/results_page.py` from the files in `experiments/measurements`.
 
 ## The demo
 
