@@ -38,12 +38,15 @@ class Slot:
         indices: Positions along the axis, shape (units, k): row u holds the k positions of unit u.
         role: ``write`` where the tensor produces the channels (weight rows, bias, norm scale and shift), so that zeros
             there make the channels zero; ``read`` where it consumes them (weight columns).
+        zeroed: Whether a masked network is zero here; false where zeros elsewhere suffice and zeros here would be
+            divided by (the direction of a weight-normalised layer).
     """
 
     tensor: str
     axis: int
     indices: NDArray[np.int64]
     role: Role
+    zeroed: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,7 +19,7 @@ from ecc.network.axes_elementwise import ELEMENTWISE
 from ecc.network.axes_layers import LAYERS
 from ecc.network.axes_movement import MOVEMENT
 from ecc.network.axes_sequence import SEQUENCE
-from ecc.network.capture import Capture, is_item, live, mutates
+from ecc.network.capture import Capture, is_item, live, mutates, operator_name
 from ecc.network.values import PLAIN, Axes, Axis, Call, Ledger, Value, values_in
 
 __all__ = ["RULES", "Propagation", "propagate", "shapes_of"]
@@ -102,7 +102,7 @@ class Propagation:
         outputs = node.meta.get("val")
         shapes = list(shapes_of(outputs))
         arguments = self._arguments(node)
-        name = _name(node.target)
+        name = operator_name(node)
         call = Call(name, self._captured.modules.get(node, ""), arguments, shapes, self.ledger, self._batch)
         axes = self._apply(call)
         first = next(values_in(list(arguments.values())), None)
@@ -179,18 +179,6 @@ def propagate(captured: Capture, batch: int) -> Propagation:
     propagation = Propagation(captured, batch)
     propagation.run()
     return propagation
-
-
-def _name(target: Any) -> str:
-    """``relu`` for aten.relu_.default; other namespaces keep theirs; forms that write to ``out`` have no rule."""
-    if not isinstance(target, torch._ops.OpOverload):
-        return str(getattr(target, "__name__", target))
-    namespace, _, name = target._schema.name.partition("::")
-    if namespace != "aten":
-        return f"{namespace}::{name}"
-    if target._overloadname.endswith("out"):
-        return f"{name}.out"
-    return name if name.startswith("__") else name.rstrip("_")
 
 
 def shapes_of(value: Any) -> Iterator[tuple[int, ...]]:

@@ -1,7 +1,9 @@
 """Capture: a module and example inputs → the graph of ATen operators that its forward runs.
 
-The graph is recorded on fake tensors, before composite operators are taken apart. Callers hand over a copy that shares
-the parameters (``copy_sharing``), so that the module itself is neither run nor changed.
+The forward runs once on fake tensors, which have shapes but no values, while a dispatch mode writes down what arrives.
+In inference mode operators arrive whole (``linear``, ``lstm``, ``scaled_dot_product_attention``), as they do in
+``torch.export`` before composite operators are taken apart. Callers hand over a copy that shares the parameters
+(``copy_sharing``), so that the module itself is neither run nor changed.
 """
 
 from __future__ import annotations
@@ -15,11 +17,41 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ecc.core.errors import InputError
 
-__all__ = ["Capture", "bind", "capture", "copy_sharing", "is_item", "live", "mutates", "run", "tensors_in"]
+__all__ = [
+    "Capture",
+    "ModuleCall",
+    "bind",
+    "capture",
+    "copy_sharing",
+    "is_item",
+    "live",
+    "mutates",
+    "operator_name",
+    "run",
+    "tensors_in",
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModuleCall:
+    """One call of a module's forward.
+
+    Attributes:
+        path: Of the module; empty for the whole network.
+        inputs: Nodes of the tensors that it got, positional ones first.
+        outputs: Nodes of the tensors that it gave.
+        single: Whether it got one positional argument and no others, and gave one tensor.
+    """
+
+    path: str
+    inputs: tuple[fx.Node, ...]
+    outputs: tuple[fx.Node, ...]
+    single: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,11 +62,15 @@ class Capture:
         graph: Operators in order of execution.
         tensors: Name of the parameter or buffer behind each of the first placeholders, each tensor once.
         modules: Path of the module whose forward made a node.
+        constants: The tensors, neither parameter nor input, that ``get_attr`` nodes stand for.
+        calls: Calls of modules in the order in which they return.
     """
 
     graph: fx.Graph
     tensors: tuple[str, ...]
     modules: Mapping[fx.Node, str]
+    constants: Mapping[fx.Node, Tensor]
+    calls: tuple[ModuleCall, ...]
 
 
 def bind(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -107,22 +143,126 @@ def capture(module: nn.Module, inputs: Any) -> Capture:
     """
     args, kwargs = bind(inputs)
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    names, keys = tuple(named), tuple(kwargs)
-    boundaries: dict[fx.Node | None, str] = {}
-
-    def forward(tensors: list[Tensor], values: list[Tensor]) -> list[Tensor]:
-        positional, keyword = values[: len(args)], dict(zip(keys, values[len(args) :], strict=True))
-        state = dict(zip(names, tensors, strict=True))
-        output = torch.func.functional_call(module, state, tuple(positional), keyword)
-        return list(tensors_in(output))
-
-    record = make_fx(forward, tracing_mode="fake", pre_dispatch=True, _allow_non_fake_inputs=True)
+    recorder = _Recorder()
     try:
-        with _module_boundaries(module, boundaries):
-            graph = record(list(named.values()), [*args, *kwargs.values()]).graph
+        fake = FakeTensorMode(allow_non_fake_inputs=True)
+        state = {name: recorder.placeholder(fake.from_tensor(tensor)) for name, tensor in named.items()}
+        positional = tuple(recorder.placeholder(fake.from_tensor(tensor)) for tensor in args)
+        keyword = {name: recorder.placeholder(fake.from_tensor(tensor)) for name, tensor in kwargs.items()}
+        with _whole_operators(), _module_calls(module, recorder), fake, recorder:
+            output = torch.func.functional_call(module, state, positional, keyword)
+        recorder.graph.output(tuple(recorder.node(tensor) for tensor in tensors_in(output)))
     except Exception as error:  # whatever a user's forward may raise on tensors without values
         raise InputError(_explain(module, error)) from error
-    return Capture(graph, names, _paths(graph, boundaries))
+    return Capture(recorder.graph, tuple(named), recorder.modules, recorder.constants, tuple(recorder.calls))
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes down every operator that a forward runs."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.graph = fx.Graph()
+        self.modules: dict[fx.Node, str] = {}
+        self.constants: dict[fx.Node, Tensor] = {}
+        self.calls: list[ModuleCall] = []
+        self.path = [""]  # modules that are running, outermost first
+        self._nodes: dict[int, fx.Node] = {}
+        self._alive: list[Tensor] = []  # so that no two tensors have one id
+
+    def placeholder(self, tensor: Tensor) -> Tensor:
+        """Note a parameter, buffer or input before the forward runs."""
+        self._made(self.graph.placeholder(f"p{len(self._alive)}"), tensor)
+        return tensor
+
+    def node(self, tensor: Tensor) -> fx.Node:
+        """The node that made a tensor; one that no operator made is a constant."""
+        if id(tensor) not in self._nodes:
+            node = self.graph.create_node("get_attr", f"constant{len(self.constants)}")
+            self.constants[node] = tensor
+            self._made(node, tensor)
+        return self._nodes[id(tensor)]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        output = func(*args, **given)
+        if isinstance(output, Tensor) or func._schema.is_mutable or any(True for _ in tensors_in(output)):
+            # Arguments are looked up before the outputs, which may be one of them, take over their places.
+            node = self.graph.call_function(func, self._arguments(args), self._arguments(given))
+            self.modules[node] = self.path[-1]
+            self._outputs(node, output)
+        return output
+
+    def _arguments(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self.node(value)
+        if isinstance(value, list | tuple):
+            return type(value)(self._arguments(item) for item in value)
+        if isinstance(value, dict):
+            return {name: self._arguments(item) for name, item in value.items()}
+        return value
+
+    def _outputs(self, node: fx.Node, output: Any) -> None:
+        if isinstance(output, Tensor):
+            self._made(node, output)
+            return
+        node.meta["val"] = output
+        for i, item in enumerate(output if isinstance(output, list | tuple) else []):
+            if isinstance(item, Tensor):
+                taken = self.graph.call_function(operator.getitem, (node, i))
+                self.modules[taken] = self.path[-1]
+                self._made(taken, item)
+
+    def _made(self, node: fx.Node, tensor: Tensor) -> None:
+        node.meta["val"] = tensor
+        self._nodes[id(tensor)] = node
+        self._alive.append(tensor)
+
+
+@contextmanager
+def _whole_operators() -> Iterator[None]:
+    """Without gradients, so that composite operators arrive whole, and without fused layers of attention."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+@contextmanager
+def _module_calls(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    """While recording, keep track of which modules run and note each call."""
+
+    def enter(path: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            recorder.path.append(path)
+
+        return hook
+
+    def leave(path: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            recorder.path.pop()
+            inputs = tuple(recorder.node(tensor) for tensor in tensors_in([args, kwargs]))
+            outputs = tuple(recorder.node(tensor) for tensor in tensors_in(output))
+            single = len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and isinstance(output, Tensor)
+            recorder.calls.append(ModuleCall(path, inputs, outputs, single))
+
+        return hook
+
+    handles = []
+    for path, part in module.named_modules():
+        if path:
+            handles.append(part.register_forward_pre_hook(enter(path), prepend=True))
+            handles.append(part.register_forward_hook(leave(path), with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _explain(module: nn.Module, error: Exception) -> str:
@@ -134,46 +274,6 @@ def _explain(module: nn.Module, error: Exception) -> str:
         )
     first = text[0] if text else type(error).__name__
     return f"the forward of {name} cannot be recorded on tensors without values: {first}"
-
-
-@contextmanager
-def _module_boundaries(module: nn.Module, boundaries: dict[fx.Node | None, str]) -> Iterator[None]:
-    """While recording, note after which node the execution enters or leaves a module."""
-    stack = [""]
-
-    def last() -> fx.Node | None:
-        mode = get_proxy_mode()
-        return None if mode is None else next(iter(reversed(mode.tracer.graph.nodes)), None)
-
-    def enter(path: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            stack.append(path)
-            boundaries[last()] = path
-
-        return hook
-
-    def leave(*_: Any) -> None:
-        if len(stack) > 1:
-            stack.pop()
-        boundaries[last()] = stack[-1]
-
-    handles = []
-    for path, part in module.named_modules():
-        if path:
-            handles += [part.register_forward_pre_hook(enter(path)), part.register_forward_hook(leave)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _paths(graph: fx.Graph, boundaries: Mapping[fx.Node | None, str]) -> dict[fx.Node, str]:
-    paths, path = {}, boundaries.get(None, "")
-    for node in graph.nodes:
-        paths[node] = path
-        path = boundaries.get(node, path)
-    return paths
 
 
 def live(captured: Capture) -> list[fx.Node]:
@@ -201,3 +301,18 @@ def mutates(node: fx.Node) -> bool:
 def is_item(node: fx.Node) -> bool:
     """Whether the node takes one of several outputs."""
     return node.op == "call_function" and node.target is operator.getitem
+
+
+def operator_name(node: fx.Node) -> str:
+    """``relu`` for aten.relu_.default; other namespaces keep theirs; forms that write to ``out`` say so."""
+    target: Any = node.target
+    if is_item(node) and isinstance(node.args[0], fx.Node):
+        return operator_name(node.args[0])
+    if not isinstance(target, torch._ops.OpOverload):
+        return str(getattr(target, "__name__", target))
+    namespace, _, name = target._schema.name.partition("::")
+    if namespace != "aten":
+        return f"{namespace}::{name}"
+    if target._overloadname.endswith("out"):
+        return f"{name}.out"
+    return name if name.startswith("__") else name.rstrip("_")

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ecc.core.layers import Layer, Side
 from ecc.core.widths import WidthGroup, Widths, WidthSpace
 
-__all__ = ["InputSpec", "SizeAttribute", "TensorAxes", "WidthGraph"]
+__all__ = ["Block", "InputSpec", "Rescale", "SizeAttribute", "TensorAxes", "WidthGraph"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,48 @@ class SizeAttribute:
     side: Side
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Rescale:
+    """A factor on some positions of a tensor that makes up for a scale which the forward takes from a width.
+
+    Attributes:
+        tensor: Name of the parameter.
+        axis: Along which the positions count.
+        positions: Dense positions, shape (k,).
+        side: The axis whose size the forward scales by.
+        power: The slim values are the dense ones times (kept fraction of ``side``) ** power.
+    """
+
+    tensor: str
+    axis: int
+    positions: NDArray[np.int64]
+    side: Side
+    power: float
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A residual block that may be removed whole: without its branch it gives back what it gets.
+
+    Attributes:
+        name: Path of the module.
+        removable: Whether removal was tried and gives the same outputs as zeros in all of its parameters.
+        reason: Why not, in one sentence; empty when removable.
+        layers: Names of the layers inside, in order of execution.
+        groups: Names of the groups that only it holds.
+        macs: Multiply-accumulates of one example that go with it when dense.
+        params: Parameters that go with it when dense.
+    """
+
+    name: str
+    removable: bool
+    reason: str
+    layers: tuple[str, ...]
+    groups: tuple[str, ...]
+    macs: int
+    params: int
+
+
 @dataclass(frozen=True, eq=False)
 class WidthGraph:
     """The coupled channel groups of a network and its layers, for one input shape.
@@ -104,6 +147,9 @@ class WidthGraph:
         notes: What was met on the way that the user should know, one sentence each.
         inputs: The example inputs, described well enough to draw others.
         sizes: Attributes of modules, beyond those of PyTorch's own layers, that follow the widths.
+        rescales: Factors that slim weights need because the forward scales by a width.
+        renormalised: Weights of the norms whose statistics run over prunable channels; empty unless trace was asked to.
+        blocks: Residual blocks, the second kind of unit.
     """
 
     groups: tuple[WidthGroup, ...]
@@ -113,6 +159,9 @@ class WidthGraph:
     notes: tuple[str, ...] = ()
     inputs: tuple[InputSpec, ...] = ()
     sizes: tuple[SizeAttribute, ...] = ()
+    rescales: tuple[Rescale, ...] = ()
+    renormalised: tuple[str, ...] = ()
+    blocks: tuple[Block, ...] = ()
 
     def example(self, *, seed: int = 0, device: torch.device | str = "cpu") -> tuple[Tensor, ...] | dict[str, Tensor]:
         """Random inputs like the ones that were traced: a tuple, or a dict if they were keyword arguments."""

@@ -8,7 +8,6 @@ weights.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor, fx
 
 from ecc.core.widths import Kept
 from ecc.network.axes import Propagation, shapes_of
-from ecc.network.capture import Capture, is_item
+from ecc.network.capture import Capture, is_item, operator_name
 from ecc.network.values import Axis
 
 __all__ = ["Replay"]
@@ -58,22 +57,27 @@ class Replay:
         if len(dense) != len(other):
             return "the forward uses other constants once its size changes"
         for node, twin in partner.items():
-            problem = self._compare(node, twin, partner, gone)
+            problem = self._compare(slim, node, twin, partner, gone)
             if problem:
                 place = self._captured.modules.get(node, "")
                 return f"{problem} in {place}" if place else problem
         return ""
 
     def _compare(
-        self, node: fx.Node, twin: fx.Node, partner: Mapping[fx.Node, fx.Node], gone: NDArray[np.bool_]
+        self,
+        slim: Capture,
+        node: fx.Node,
+        twin: fx.Node,
+        partner: Mapping[fx.Node, fx.Node],
+        gone: NDArray[np.bool_],
     ) -> str:
         if node.op == "get_attr":
-            same = _same_constant(_constant(node), _constant(twin))
+            same = _same_constant(self._captured.constants[node], slim.constants[twin])
             return "" if same else "the forward makes another constant once its size changes"
         made = self._propagation.made.get(node)
         if made is None and not is_item(node):
             return ""  # nothing depends on it
-        name = node.name
+        name = operator_name(node)
         if made is not None:
             predicted = [tuple(self._left(axis, size, gone) for axis, size in zip(axes, shape, strict=True))
                          for axes, shape in zip(made, shapes_of(node.meta.get("val")), strict=True)]  # fmt: skip
@@ -146,13 +150,7 @@ def _same_argument(mine: Any, theirs: Any, partner: Mapping[fx.Node, fx.Node]) -
     return bool(mine == theirs) or (mine != mine and theirs != theirs)
 
 
-def _constant(node: fx.Node) -> Any:
-    return operator.attrgetter(str(node.target))(node.graph.owning_module)
-
-
-def _same_constant(mine: Any, theirs: Any) -> bool:
-    if not isinstance(mine, Tensor) or not isinstance(theirs, Tensor):
-        return mine is theirs or type(mine) is type(theirs)
+def _same_constant(mine: Tensor, theirs: Tensor) -> bool:
     if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
         return False
     return mine.is_meta or theirs.is_meta or torch.equal(mine, theirs)
