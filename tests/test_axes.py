@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ecc.network.axes import RULES
 from ecc.network.checking import perturbed
-from ecc.network.slimming import zero_then_remove
+from ecc.network.equality import zero_then_remove
 from ecc.network.tracing import trace
 
 Operator = Callable[[Tensor], Tensor]

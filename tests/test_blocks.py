@@ -8,7 +8,8 @@ from torch import nn
 
 from ecc.core.errors import InputError
 from ecc.network.blocks import aligned_steps, base_units, in_blocks
-from ecc.network.slimming import rank_units, select, slim
+from ecc.network.ranking import rank_units, select
+from ecc.network.slimming import slim
 from ecc.network.tracing import trace
 
 INPUTS = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -14,7 +14,7 @@ from ecc.api.recipe import METHODS, Recipe
 from ecc.core.budget import Budget
 from ecc.core.errors import InputError, Interrupted, UnavailableError
 from ecc.data.loading import load_data
-from ecc.network.slimming import zero_then_remove
+from ecc.network.equality import zero_then_remove
 from ecc.network.tracing import trace
 from ecc.profiler.window import Window
 from ecc.solvers.settings import TrainConfig

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ecc.network.checking import perturbed
-from ecc.network.slimming import slim, zero_then_remove
+from ecc.network.equality import zero_then_remove
+from ecc.network.slimming import slim
 from ecc.network.tracing import trace
 
 STEPS = ("conv", "strided", "depthwise", "grouped", "norm", "group-norm", "relu", "sigmoid", "add", "cat", "excite",

@@ -10,7 +10,10 @@ from network_cases import CASES, Net, conv, pool
 from torch import Tensor, nn
 
 from ecc.core.errors import EccError, InputError
-from ecc.network.slimming import mask, select, slim, zero_then_remove
+from ecc.network.equality import zero_then_remove
+from ecc.network.masking import mask
+from ecc.network.ranking import select
+from ecc.network.slimming import slim
 from ecc.network.tracing import trace
 
 IMAGE = torch.randn(2, 3, 8, 8)

@@ -10,8 +10,9 @@ from torch import nn
 
 from ecc.core.widths import Kept
 from ecc.network.checking import perturbed
+from ecc.network.equality import zero_then_remove
 from ecc.network.graph import WidthGraph
-from ecc.network.slimming import slim, zero_then_remove
+from ecc.network.slimming import slim
 from ecc.network.tracing import trace
 
 

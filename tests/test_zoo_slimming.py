@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from ecc.network.checking import perturbed
-from ecc.network.slimming import select, slim, zero_then_remove
+from ecc.network.equality import zero_then_remove
+from ecc.network.ranking import select
+from ecc.network.slimming import slim
 from ecc.network.tracing import trace
 from ecc.zoo.networks import NETWORKS, Network
 

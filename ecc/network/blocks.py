@@ -18,7 +18,7 @@ from torch import nn
 from ecc.core.errors import InputError
 from ecc.core.widths import Kept, WidthGroup
 from ecc.network.graph import WidthGraph
-from ecc.network.slimming import rank_units
+from ecc.network.ranking import rank_units
 
 __all__ = ["aligned_steps", "base_units", "in_blocks"]
 

@@ -3,12 +3,11 @@
 The forward runs once on fake tensors, which have shapes but no values, while a dispatch mode writes down what arrives.
 In inference mode operators arrive whole (``linear``, ``lstm``, ``scaled_dot_product_attention``), as they do in
 ``torch.export`` before composite operators are taken apart. Callers hand over a copy that shares the parameters
-(``copy_sharing``), so that the module itself is neither run nor changed.
+(``copying.copy_sharing``), so that the module itself is neither run nor changed.
 """
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,6 @@ __all__ = [
     "ModuleCall",
     "bind",
     "capture",
-    "copy_sharing",
     "is_item",
     "live",
     "mutates",
@@ -87,23 +85,6 @@ def bind(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
             f"example inputs must be a tensor, a tuple of tensors or a dict of tensors, got {type(inputs).__name__}"
         )
     return args, kwargs
-
-
-def copy_sharing(module: nn.Module, replacements: Mapping[int, Tensor]) -> nn.Module:
-    """A deep copy in which the tensors with these ids are replaced, so that large ones are never copied.
-
-    Raises:
-        InputError: If the module holds something that cannot be copied.
-    """
-    memo: dict[int, Any] = dict(replacements)
-    for part in module.modules():
-        for value in vars(part).values():
-            if isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
-                memo[id(value)] = value.detach().clone()
-    try:
-        return copy.deepcopy(module, memo)
-    except (TypeError, RuntimeError, NotImplementedError) as error:
-        raise InputError(f"{type(module).__name__} cannot be copied ({error}); remove what cannot from it") from error
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 from ecc.core.layers import Side
 from ecc.core.widths import Kept
-from ecc.network.capture import bind, capture, copy_sharing, run
+from ecc.network.capture import bind, capture, run
+from ecc.network.copying import copy_sharing
+from ecc.network.equality import zero_then_remove
 from ecc.network.graph import SizeAttribute, WidthGraph
 from ecc.network.replay import Replay
-from ecc.network.slimming import slim, zero_then_remove
+from ecc.network.slimming import slim
 
 __all__ = ["counting_attributes", "perturbed", "refuse_failing"]
 

@@ -14,8 +14,9 @@ from ecc.core.errors import InputError
 from ecc.core.layers import Side
 from ecc.core.widths import WidthGroup
 from ecc.network.axes import propagate
-from ecc.network.capture import bind, capture, copy_sharing, run
+from ecc.network.capture import bind, capture, run
 from ecc.network.checking import counting_attributes, refuse_failing
+from ecc.network.copying import copy_sharing
 from ecc.network.graph import InputSpec, SizeAttribute, TensorAxes, WidthGraph
 from ecc.network.grouping import group_channels
 from ecc.network.replay import Replay

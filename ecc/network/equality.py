@@ -1,0 +1,107 @@
+"""Equality: a network in which every slice of the dropped units is zero gives the same outputs as one without them.
+
+That is what zero-then-remove means; ``demand_equal`` checks it on random inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ecc.core.errors import EccError
+from ecc.core.widths import Kept
+from ecc.network.capture import run
+from ecc.network.copying import copied, copy_sharing
+from ecc.network.cutting import cut
+from ecc.network.graph import WidthGraph
+from ecc.network.masking import mask
+from ecc.network.matching import matched_tensors
+
+__all__ = ["demand_equal", "tolerance", "zero_then_remove"]
+
+
+def zero_then_remove(model: nn.Module, graph: WidthGraph, kept: Kept, inputs: Any) -> float:
+    """Largest difference between masked and slim outputs, relative to the largest masked output; inf if NaN differ.
+
+    Networks in half precision are compared in float32.
+    """
+    tensors = list(matched_tensors(model, graph).values())
+    masked = copy_sharing(model, {id(tensor): copied(tensor, tensor.detach().clone()) for tensor in tensors}).eval()
+    mask(masked, graph, kept)
+    small = cut(model, graph, kept).eval()
+    if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors):
+        masked, small, inputs = masked.float(), small.float(), _to_float(inputs)
+    expected, found = run(masked, inputs), run(small, inputs)
+    if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
+        return float("inf")
+    return max((_difference(a, b) for a, b in zip(expected, found, strict=True)), default=0.0)
+
+
+def _to_float(inputs: Any) -> Any:
+    if isinstance(inputs, Tensor):
+        return inputs.float() if inputs.dtype in (torch.float16, torch.bfloat16) else inputs
+    if isinstance(inputs, Mapping):
+        return {name: _to_float(value) for name, value in inputs.items()}
+    return tuple(_to_float(value) for value in inputs)
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    if not a.numel():
+        return 0.0
+    a, b = (t.to(torch.complex128 if t.is_complex() else torch.float64) for t in (a, b))
+    same = (a == b) | (a.isnan() & b.isnan())
+    gap = torch.where(same, torch.zeros_like(a), a - b).abs().max()
+    largest = torch.where(a.isfinite(), a, torch.zeros_like(a)).abs().max()
+    if not bool(gap.isfinite()):
+        return float("inf")
+    return float(gap / largest) if largest > 0 else float(gap > 0)
+
+
+def tolerance(model: nn.Module) -> float:
+    """Relative difference that rounding may cause in the model's precision."""
+    double = any(tensor.dtype == torch.float64 for tensor in model.parameters())
+    return 1e-9 if double else 1e-4
+
+
+def demand_equal(model: nn.Module, graph: WidthGraph, kept: Kept) -> None:
+    """Refuse a graph whose removal of all but ``kept`` is not what zeros in the dropped slices do.
+
+    Networks without values, and graphs that know no inputs, pass.
+
+    Raises:
+        EccError: If the outputs differ; the message names a group.
+    """
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    if device.type == "meta" or not graph.inputs:
+        return
+    inputs, limit = graph.example(device=device), tolerance(model)
+    try:
+        difference = zero_then_remove(model, graph, kept, inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        name = _culprit(model, graph, kept, inputs, limit)
+        raise EccError(
+            f"the slim network fails once group {name!r} is pruned ({_first_line(error)}); exclude it"
+        ) from error
+    if not difference <= limit:
+        name = _culprit(model, graph, kept, inputs, limit)
+        raise EccError(
+            f"the slim network differs from the masked one by {difference:.1e} once {name!r} is pruned; exclude it"
+        )
+
+
+def _culprit(model: nn.Module, graph: WidthGraph, kept: Kept, inputs: Any, limit: float) -> str:
+    """The first group that makes a difference alone, else the last."""
+    for name, units in kept.items():
+        try:
+            if not zero_then_remove(model, graph, {name: units}, inputs) <= limit:
+                return name
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            return name
+    return list(kept)[-1]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,64 @@
+"""Ranking: which units of each group stay, by the size of their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ecc.core.widths import Kept, WidthGroup, Widths
+from ecc.network.graph import WidthGraph
+from ecc.network.matching import matched_tensors
+
+__all__ = ["rank_units", "select"]
+
+Ints = NDArray[np.int64]
+
+
+def select(model: nn.Module, graph: WidthGraph, widths: Widths) -> Kept:
+    """The units of largest L2 norm over all parameters that a group touches; of equal ones the first.
+
+    Raises:
+        InputError: If a width is not admissible or the graph belongs to another network.
+    """
+    vector = graph.space.vector(widths)
+    narrower = {g.name: width for g, width in zip(graph.prunable, vector.tolist(), strict=True) if width < g.width}
+    return {
+        name: np.sort(order[: narrower[name] // graph.group(name).step])
+        for name, order in rank_units(model, graph, list(narrower)).items()
+    }
+
+
+def rank_units(model: nn.Module, graph: WidthGraph, names: Sequence[str]) -> dict[str, Ints]:
+    """The units of the named groups by falling L2 norm over all parameters that they touch; equal ones by index."""
+    tensors = matched_tensors(model, graph)
+    squares: dict[tuple[str, int], Tensor] = {}
+    return {name: np.argsort(-_norms(tensors, graph.group(name), squares), kind="stable") for name in names}
+
+
+def _norms(
+    tensors: Mapping[str, Tensor], group: WidthGroup, squares: dict[tuple[str, int], Tensor]
+) -> NDArray[np.float64]:
+    """Sum of squares per unit over the group's parameters; buffers do not count."""
+    total = np.zeros(group.units)
+    for slot in group.slots:
+        tensor = tensors[slot.tensor]
+        if not isinstance(tensor, nn.Parameter):
+            continue
+        key = (slot.tensor, slot.axis)
+        if key not in squares:
+            squares[key] = _sum_of_squares(tensor.detach(), slot.axis)
+        total += squares[key].numpy()[slot.indices].sum(axis=1)
+    return total
+
+
+def _sum_of_squares(tensor: Tensor, axis: int) -> Tensor:
+    """Over all axes but one: shape (size of the axis,), float64 on the CPU."""
+    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    before = tensor.shape[:axis].numel()
+    norms = torch.linalg.vector_norm(tensor.reshape(before, tensor.shape[axis], -1), dim=2, dtype=dtype)
+    # In runs of rows, so that the squares stay in the cache.
+    return torch.stack([rows.square().sum(0) for rows in norms.split(64)]).sum(0).double().cpu()
