@@ -1,13 +1,14 @@
 """Capture: a module and example inputs → the graph of ATen operators that its forward runs.
 
-The forward runs once on fake tensors, which have shapes but no values, while a dispatch mode writes down what arrives.
-In inference mode operators arrive whole (``linear``, ``lstm``, ``scaled_dot_product_attention``), as they do in
-``torch.export`` before composite operators are taken apart. Callers hand over a copy that shares the parameters
+The forward runs once on tensors that have shapes but no values, while a dispatch mode writes down what arrives. In
+inference mode operators arrive whole (``linear``, ``lstm``, ``scaled_dot_product_attention``), as they do in
+``torch.export`` before composite operators are taken apart. Callers hand over copies that share the parameters
 (``copying.copy_sharing``), so that the module itself is neither run nor changed.
 """
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ __all__ = [
     "run",
     "tensors_in",
 ]
+
+_LOG = logging.getLogger("ecc")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,29 +115,45 @@ def run(module: nn.Module, inputs: Any) -> list[Tensor]:
         return [tensor.detach() for tensor in tensors_in(module(*args, **kwargs))]
 
 
-def capture(module: nn.Module, inputs: Any) -> Capture:
-    """Record the forward of a module in eval mode.
+def capture(make: Callable[[], nn.Module], inputs: Any) -> Capture:
+    """Record the forward of a module.
 
     Args:
-        module: Already a copy; its buffers and attributes may change.
+        make: Gives a fresh copy of the module, in eval mode; its buffers and attributes may change.
         inputs: As for ``bind``.
 
     Raises:
         InputError: If the forward depends on the values of tensors, or gives no tensor.
     """
+    module = make()
+    try:
+        return _record(module, inputs, _on_meta)
+    except Exception:  # such as a forward that makes tensors on a device of its own
+        _LOG.debug("%s does not run on the meta device; recording on fake tensors", type(module).__name__)
+    module, fake = make(), FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        with fake:
+            return _record(module, inputs, fake.from_tensor)
+    except Exception as error:  # whatever a user's forward may raise on tensors without values
+        raise InputError(_explain(module, error)) from error
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    """A tensor on the meta device, which is much quicker than a fake one but does not know where it would be."""
+    empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    return nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+
+def _record(module: nn.Module, inputs: Any, empty: Callable[[Tensor], Tensor]) -> Capture:
     args, kwargs = bind(inputs)
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     recorder = _Recorder()
-    try:
-        fake = FakeTensorMode(allow_non_fake_inputs=True)
-        state = {name: recorder.placeholder(fake.from_tensor(tensor)) for name, tensor in named.items()}
-        positional = tuple(recorder.placeholder(fake.from_tensor(tensor)) for tensor in args)
-        keyword = {name: recorder.placeholder(fake.from_tensor(tensor)) for name, tensor in kwargs.items()}
-        with _whole_operators(), _module_calls(module, recorder), fake, recorder:
-            output = torch.func.functional_call(module, state, positional, keyword)
-        recorder.graph.output(tuple(recorder.node(tensor) for tensor in tensors_in(output)))
-    except Exception as error:  # whatever a user's forward may raise on tensors without values
-        raise InputError(_explain(module, error)) from error
+    state = {name: recorder.placeholder(empty(tensor)) for name, tensor in named.items()}
+    positional = tuple(recorder.placeholder(empty(tensor)) for tensor in args)
+    keyword = {name: recorder.placeholder(empty(tensor)) for name, tensor in kwargs.items()}
+    with _whole_operators(), _module_calls(module, recorder), recorder:
+        output = torch.func.functional_call(module, state, positional, keyword)
+    recorder.graph.output(tuple(recorder.node(tensor) for tensor in tensors_in(output)))
     return Capture(recorder.graph, tuple(named), recorder.modules, recorder.constants, tuple(recorder.calls))
 
 

@@ -241,7 +241,7 @@ class _Replays(_Trial):
 
     def refusal(self, graph: WidthGraph, kept: Kept) -> str:
         try:
-            recorded = capture(slim(self._model, graph, kept, check=False), self._inputs)
+            recorded = capture(lambda: slim(self._model, graph, kept, check=False), self._inputs)
         except Exception as error:  # whatever a user's forward may raise
             return _insists(error.__cause__ if isinstance(error.__cause__, Exception) else error)
         return self._replay.mismatch(recorded, kept)

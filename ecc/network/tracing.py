@@ -47,10 +47,9 @@ def trace(
     """
     args, kwargs = bind(example_inputs)
     shared = {id(parameter): parameter for parameter in model.parameters()}
-    copied = copy_sharing(model, shared).eval()
     if not _is_meta(model):
-        _try(copied, example_inputs)
-    captured = capture(copied, example_inputs)
+        _try(copy_sharing(model, shared).eval(), example_inputs)
+    captured = capture(lambda: copy_sharing(model, shared).eval(), example_inputs)
     first = next(tensor for tensor in (*args, *kwargs.values()))
     propagation = propagate(captured, first.shape[0] if first.ndim else 1)
     grouping = group_channels(propagation)
