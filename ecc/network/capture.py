@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ecc.core.errors import InputError
+from ecc.network.shapes import shaped
 
 __all__ = [
     "Capture",
@@ -187,7 +188,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         given = kwargs or {}
-        output = func(*args, **given)
+        output = shaped(func, args, given)
+        if output is None:
+            output = func(*args, **given)
         if isinstance(output, Tensor) or func._schema.is_mutable or any(True for _ in tensors_in(output)):
             # Arguments are looked up before the outputs, which may be one of them, take over their places.
             node = self.graph.call_function(func, self._arguments(args), self._arguments(given))
