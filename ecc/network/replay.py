@@ -21,7 +21,7 @@ from ecc.network.axes import Propagation, shapes_of
 from ecc.network.capture import Capture, is_item, operator_name
 from ecc.network.values import Axis
 
-__all__ = ["Replay"]
+__all__ = ["Replay", "named_arguments", "same_argument", "same_constant"]
 
 _SIZES = frozenset(
     ["size", "shape", "sizes", "split_size", "split_sizes", "end", "length"]
@@ -72,7 +72,7 @@ class Replay:
         gone: NDArray[np.bool_],
     ) -> str:
         if node.op == "get_attr":
-            same = _same_constant(self._captured.constants[node], slim.constants[twin])
+            same = same_constant(self._captured.constants[node], slim.constants[twin])
             return "" if same else "the forward makes another constant once its size changes"
         made = self._propagation.made.get(node)
         if made is None and not is_item(node):
@@ -84,15 +84,15 @@ class Replay:
             found = list(shapes_of(twin.meta.get("val")))
             if predicted != found:
                 return f"{name} gives size {_shown(found)} where {_shown(predicted)} is left"
-        names = _names(node)
-        for (argument, mine), (_, theirs) in zip(names, _names(twin), strict=True):
+        names = named_arguments(node)
+        for (argument, mine), (_, theirs) in zip(names, named_arguments(twin), strict=True):
             if argument in _SIZES:
                 continue
             if argument in ("start", "groups", "num_groups"):
                 expected = self._expected(node, argument, mine, gone)
                 if expected != (theirs or 0):
                     return f"{name} uses {argument} {theirs} where {expected} is right"
-            elif not _same_argument(mine, theirs, partner):
+            elif not same_argument(mine, theirs, partner):
                 return f"{name} computes with {theirs} where the dense network has {mine}"
         return ""
 
@@ -103,7 +103,7 @@ class Replay:
 
     def _expected(self, node: fx.Node, argument: str, value: Any, gone: NDArray[np.bool_]) -> int:
         """The position or number of groups that corresponds to the dense one."""
-        arguments = dict(_names(node))
+        arguments = dict(named_arguments(node))
         source = self._propagation.inputs[node]
         if argument == "start":
             dim = (arguments.get("dim") or 0) % len(source.axes)
@@ -121,14 +121,14 @@ class Replay:
 
 def _channel_dim(node: fx.Node) -> int:
     """The channel axis of a convolution's or group norm's tensors, counted from the end."""
-    arguments = dict(_names(node))
+    arguments = dict(named_arguments(node))
     weight = arguments.get("weight")
     if "num_groups" in arguments or not isinstance(weight, fx.Node):
         return 1 - int(node.meta["val"].ndim)
     return 1 - int(weight.meta["val"].ndim)
 
 
-def _names(node: fx.Node) -> list[tuple[str, Any]]:
+def named_arguments(node: fx.Node) -> list[tuple[str, Any]]:
     """Arguments with the names of the operator's schema, defaults filled in."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return [(str(i), argument) for i, argument in enumerate([*node.args, *node.kwargs.values()])]
@@ -138,19 +138,21 @@ def _names(node: fx.Node) -> list[tuple[str, Any]]:
     ]
 
 
-def _same_argument(mine: Any, theirs: Any, partner: Mapping[fx.Node, fx.Node]) -> bool:
+def same_argument(mine: Any, theirs: Any, partner: Mapping[fx.Node, fx.Node]) -> bool:
+    """Whether two arguments, which may hold nodes, are the same once nodes are replaced by their partners."""
     if isinstance(mine, fx.Node):
         return partner.get(mine) is theirs
     if isinstance(mine, list | tuple):
         return (
             isinstance(theirs, list | tuple)
             and len(mine) == len(theirs)
-            and all(_same_argument(a, b, partner) for a, b in zip(mine, theirs, strict=True))
+            and all(same_argument(a, b, partner) for a, b in zip(mine, theirs, strict=True))
         )
     return bool(mine == theirs) or (mine != mine and theirs != theirs)
 
 
-def _same_constant(mine: Tensor, theirs: Tensor) -> bool:
+def same_constant(mine: Tensor, theirs: Tensor) -> bool:
+    """Whether two constants are equal as far as they have values."""
     if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
         return False
     return mine.is_meta or theirs.is_meta or torch.equal(mine, theirs)
