@@ -191,10 +191,11 @@ class WidthGraph:
         Raises:
             KeyError: If there is none.
         """
-        for group in self.groups:
-            if group.name == name:
-                return group
-        raise KeyError(name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, WidthGroup]:
+        return {group.name: group for group in self.groups}
 
     def relative(self, widths: Widths) -> dict[str, float]:
         """Widths as fractions of dense, per prunable group.
