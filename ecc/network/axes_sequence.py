@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from ecc.network.axes_layers import labels_of_all
-from ecc.network.values import PLAIN, Axes, Axis, Call, Value, computed
+from ecc.network.values import PLAIN, Axes, Axis, Call, Value, computed, take
 
 __all__ = ["SEQUENCE"]
 
@@ -152,6 +153,18 @@ def _tie_heads(call: Call, query: Axis, other: Axis, n_query: int, n_other: int)
             call.fix(query)
 
 
+def _pieces(call: Call) -> list[Axes]:
+    """unsafe_split_with_sizes: a forward that uses it, as ``attend`` does, knows the size of each piece by itself."""
+    value = call.value()
+    dim = call.dimension(call.get("dim") or 0)
+    axis, pieces, start = value.axes[dim], [], 0
+    for shape in call.shapes:
+        part = replace(take(axis, np.arange(start, start + shape[dim])), source=axis.source)
+        pieces.append([*value.axes[:dim], part, *value.axes[dim + 1 :]])
+        start += shape[dim]
+    return pieces
+
+
 SEQUENCE: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType(
     {
         "lstm": _recurrent(4),
@@ -163,6 +176,7 @@ SEQUENCE: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType(
         "rnn_tanh_cell": _recurrent_cell(1),
         "rnn_relu_cell": _recurrent_cell(1),
         "scaled_dot_product_attention": _attention,
+        "unsafe_split_with_sizes": _pieces,
     }
 )
 """Rules of the operators in this file."""

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ecc.core.widths import Kept
+from ecc.network.attention import unfuse
 from ecc.network.copying import copied, copy_sharing
 from ecc.network.graph import WidthGraph
 from ecc.network.matching import matched_tensors
-from ecc.network.resizing import resize
+from ecc.network.resizing import own_tensors, resize
 
 __all__ = ["cut"]
 
@@ -48,7 +49,7 @@ def cut(model: nn.Module, graph: WidthGraph, kept: Kept) -> nn.Module:
     changed = {id(tensors[name]) for name in keep}
     for path, part in model.named_modules():
         # By identity, not by name: a tied tensor belongs to several modules.
-        if any(id(tensor) in changed for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False))):
+        if any(id(tensor) in changed for tensor in own_tensors(part)):
             resize(small_model.get_submodule(path))
     relative = {name: len(units) / graph.group(name).units for name, units in kept.items()}
     for size in graph.sizes:
@@ -56,4 +57,5 @@ def cut(model: nn.Module, graph: WidthGraph, kept: Kept) -> nn.Module:
             setattr(
                 small_model.get_submodule(size.module), size.attribute, round(size.dense * size.side.fraction(relative))
             )
+    unfuse(small_model)
     return small_model

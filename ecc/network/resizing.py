@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.weight_norm import WeightNorm
 
-__all__ = ["resize"]
+from ecc.network.attention import is_attention, narrow, projections
+
+__all__ = ["own_tensors", "resize"]
+
+
+def own_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers of a module itself; those behind its parametrised weights are its own too."""
+    yield from (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    if is_parametrized(module):
+        for part in cast(nn.ModuleDict, module.parametrizations).values():
+            yield from (*part.parameters(), *part.buffers())
 
 
 def resize(module: nn.Module) -> None:
     """Set the size attributes of a module, whose own tensors were sliced, to what the tensors say."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm | BasePruningMethod):  # they keep the weight as it was at the last forward
+            hook(module, None)
     for kind, rule in _RULES:
         if isinstance(module, kind):
             rule(module)
@@ -53,16 +69,26 @@ def _embedding(module: nn.Embedding | nn.EmbeddingBag) -> None:
 
 
 def _recurrent(module: nn.RNNBase) -> None:
-    tensors = dict(module.named_parameters(recurse=False))
-    rows, module.input_size = tensors["weight_ih_l0"].shape
+    rows, module.input_size = module.weight_ih_l0.shape
     module.hidden_size = rows // {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
     if module.proj_size:
-        module.proj_size = len(tensors["weight_hr_l0"])
+        module.proj_size = len(module.weight_hr_l0)
     module.flatten_parameters()
 
 
 def _cell(module: nn.RNNCellBase) -> None:
     module.hidden_size, module.input_size = module.weight_hh.shape[1], module.weight_ih.shape[1]
+
+
+def _attention(module: nn.MultiheadAttention) -> None:
+    """Sizes that show; the forward takes those that matter from the tensors and from ``num_heads``."""
+    if not is_attention(module):
+        return
+    narrow(module)
+    module._qkv_same_embed_dim = False
+    weights = projections(module)
+    weights *= 3 // len(weights)
+    module.embed_dim, module.kdim, module.vdim = (int(weight.shape[1]) for weight in weights)
 
 
 def _prelu(module: nn.PReLU) -> None:
@@ -78,4 +104,5 @@ _RULES: tuple[tuple[Any, Callable[[Any], None]], ...] = (
     (nn.RNNBase, _recurrent),
     (nn.RNNCellBase, _cell),
     (nn.PReLU, _prelu),
+    (nn.MultiheadAttention, _attention),
 )

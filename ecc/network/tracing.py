@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from ecc.core.errors import InputError
 from ecc.core.layers import Side
 from ecc.core.widths import WidthGroup
+from ecc.network.attention import head_counts
 from ecc.network.axes import propagate
 from ecc.network.capture import bind, capture, run
 from ecc.network.checking import counting_attributes, refuse_failing
@@ -64,7 +65,7 @@ def trace(
         input_shapes=tuple(spec.shape for spec in specs),
         notes=tuple(dict.fromkeys(propagation.ledger.notes)),
         inputs=tuple(specs),
-        sizes=_unused_sizes(model, grouping.sizes),
+        sizes=(*_unused_sizes(model, grouping.sizes), *head_counts(model, grouping.sizes, grouping.sides)),
     )
     if check:
         replay = Replay(captured, propagation, grouping.units)
