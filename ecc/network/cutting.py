@@ -1,11 +1,17 @@
-"""Cutting: kept units → a copy of the network with smaller tensors."""
+"""Cutting: kept units → a copy of the network with smaller tensors.
+
+A *plan* says what goes, without the network: which positions of each tensor axis stay and what sizes modules hold then.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ecc.core.widths import Kept
 from ecc.network.attention import unfuse
@@ -14,48 +20,117 @@ from ecc.network.graph import WidthGraph
 from ecc.network.matching import matched_tensors
 from ecc.network.resizing import own_tensors, resize
 
-__all__ = ["cut"]
+__all__ = ["Plan", "chosen", "cut", "leading", "plan", "rebuilt"]
+
+Axes = Mapping[int, NDArray[np.int64]]
+"""By axis of a tensor, the positions that stay, sorted; axes that are not named stay whole."""
+
+Take = Callable[[Tensor, Axes], Tensor]
+"""Makes a smaller tensor in memory of its own."""
 
 
-def cut(model: nn.Module, graph: WidthGraph, kept: Kept) -> nn.Module:
-    """A copy without the dropped units: same classes, own smaller tensors.
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What cutting does to a network.
+
+    Attributes:
+        axes: What stays of each tensor that gets smaller, by its name.
+        sizes: Module path, attribute and value of what follows the widths beyond PyTorch's own modules.
+    """
+
+    axes: Mapping[str, Axes]
+    sizes: tuple[tuple[str, str, int], ...] = ()
+
+
+def plan(graph: WidthGraph, kept: Kept, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
+    """What keeping only some units does.
 
     Args:
         kept: As ``matched_units`` gives it.
+        shapes: Of all parameters and buffers when dense, by name.
+    """
+    stays: dict[str, dict[int, NDArray[np.bool_]]] = {}
+    for name, units in kept.items():
+        group = graph.group(name)
+        dropped = np.ones(group.units, dtype=bool)
+        dropped[units] = False
+        for slot in group.slots:
+            axes = stays.setdefault(slot.tensor, {})
+            if slot.axis not in axes:
+                axes[slot.axis] = np.ones(shapes[slot.tensor][slot.axis], dtype=bool)
+            axes[slot.axis][slot.indices[dropped]] = False
+    relative = {name: len(units) / graph.group(name).units for name, units in kept.items()}
+    sizes = tuple(
+        (size.module, size.attribute, round(size.dense * size.side.fraction(relative)))
+        for size in graph.sizes
+        if size.side.groups & relative.keys()
+    )
+    return Plan({name: {i: np.flatnonzero(flags) for i, flags in axes.items()} for name, axes in stays.items()}, sizes)
+
+
+def cut(model: nn.Module, graph: WidthGraph, kept: Kept, *, take: Take | None = None) -> nn.Module:
+    """A copy without the dropped units: same classes, own smaller tensors, no gradients.
+
+    Args:
+        kept: As ``matched_units`` gives it.
+        take: How a tensor gets smaller; ``chosen`` when None.
     Raises:
         InputError: If the graph belongs to another network.
     """
     tensors = matched_tensors(model, graph)
-    keep: dict[str, dict[int, NDArray[np.bool_]]] = {}
-    for name, units in kept.items():
-        group = graph.group(name)
-        dropped = np.setdiff1d(np.arange(group.units), units)
-        for slot in group.slots:
-            axes = keep.setdefault(slot.tensor, {})
-            if slot.axis not in axes:
-                axes[slot.axis] = np.ones(tensors[slot.tensor].shape[slot.axis], dtype=bool)
-            axes[slot.axis][slot.indices[dropped].reshape(-1)] = False
-    replacements = {}
-    for name, tensor in tensors.items():
-        small = tensor.detach()
-        for axis, positions in keep.get(name, {}).items():
-            small = small.index_select(axis, torch.from_numpy(np.flatnonzero(positions)).to(tensor.device))
-        if small.data_ptr() == tensor.data_ptr() or tensor.is_meta:
-            small = small.clone()
-        if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
-            small = small.contiguous(memory_format=torch.channels_last)
-        replacements[id(tensor)] = copied(tensor, small)
-    small_model = copy_sharing(model, replacements)
-    changed = {id(tensors[name]) for name in keep}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return rebuilt(model, tensors, plan(graph, kept, shapes), take=take or chosen)
+
+
+def rebuilt(model: nn.Module, tensors: Mapping[str, Tensor], planned: Plan, *, take: Take) -> nn.Module:
+    """A copy of a module as planned.
+
+    Args:
+        tensors: Its parameters and buffers by name, each once.
+    """
+    replacements = {
+        id(tensor): copied(tensor, take(tensor.detach(), planned.axes.get(name, {})))
+        for name, tensor in tensors.items()
+    }
+    small = copy_sharing(model, replacements)
+    changed = {id(tensors[name]) for name in planned.axes}
     for path, part in model.named_modules():
         # By identity, not by name: a tied tensor belongs to several modules.
         if any(id(tensor) in changed for tensor in own_tensors(part)):
-            resize(small_model.get_submodule(path))
-    relative = {name: len(units) / graph.group(name).units for name, units in kept.items()}
-    for size in graph.sizes:
-        if size.side.groups & relative.keys():
-            setattr(
-                small_model.get_submodule(size.module), size.attribute, round(size.dense * size.side.fraction(relative))
-            )
-    unfuse(small_model)
-    return small_model
+            resize(small.get_submodule(path))
+    for path, attribute, value in planned.sizes:
+        setattr(small.get_submodule(path), attribute, value)
+    unfuse(small)
+    return small
+
+
+def chosen(tensor: Tensor, axes: Axes) -> Tensor:
+    """The values at the positions that stay."""
+    small = tensor
+    for axis in sorted(axes, key=lambda axis: len(axes[axis]) / tensor.shape[axis]):
+        small = small.index_select(axis, torch.from_numpy(axes[axis]).to(tensor.device))
+    fresh = bool(axes) and not tensor.is_meta
+    return small if fresh and tensor.is_contiguous() else _laid_out(small, tensor)
+
+
+def leading(tensor: Tensor, axes: Axes) -> Tensor:
+    """As many values as stay, but the first ones: faster, and as good where only shapes matter.
+
+    Whole numbers are chosen all the same, because they may be indices.
+    """
+    if not tensor.is_floating_point():
+        return chosen(tensor, axes)
+    small = tensor
+    for axis, positions in axes.items():
+        small = small.narrow(axis, 0, len(positions))
+    return _laid_out(small, tensor)
+
+
+def _laid_out(values: Tensor, like: Tensor) -> Tensor:
+    """A copy whose axes follow in memory as those of ``like`` do (channels last, transposed …), without gaps."""
+    if like.is_contiguous():
+        return values.clone(memory_format=torch.contiguous_format)
+    # Where strides are equal, axes of size one come last: such a weight is channels-last only by this order.
+    order = sorted(range(like.ndim), key=lambda axis: (-like.stride()[axis], like.shape[axis] == 1))
+    fresh = torch.empty_permuted(values.shape, order, dtype=values.dtype, device=values.device)
+    return fresh.copy_(values)

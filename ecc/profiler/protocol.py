@@ -26,7 +26,7 @@ from ecc.core.problem import Progress
 from ecc.core.table import ProfileTable, Provenance
 from ecc.core.widths import Widths
 from ecc.network.graph import WidthGraph
-from ecc.network.slimming import slim
+from ecc.network.slimming import outline
 from ecc.profiler.devices import current_device
 from ecc.profiler.host import quiet
 from ecc.profiler.pairing import Estimate, Pairs, Ready, alternate, estimate, median_interval, ready
@@ -104,7 +104,7 @@ def profile(
         progress: Told after each visit.
         seed: Of the order of measurement.
         network: Name for people.
-        build: Makes the network at given widths; slims ``model`` by default.
+        build: Makes the network at given widths; ``outline`` of ``model`` by default.
     Raises:
         InputError: If the store belongs to another profile or cannot be written, or the network does not run on inputs.
         MeterError: If a meter stops answering; rows measured so far stay in the store.
@@ -114,7 +114,7 @@ def profile(
         raise InputError("profile(design, meters) needs at least one configuration and one meter")
     plan = window or Window()
     runner = runtime or Eager()
-    maker = build or partial(slim, model, graph, check=False)
+    maker = build or partial(outline, model, graph)
     where = _provenance(network or type(model).__name__, graph, inputs, runner, plan)
     owned = not isinstance(store, Store)
     keeper = store if isinstance(store, Store) else Store.open(store)
