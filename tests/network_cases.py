@@ -518,7 +518,7 @@ CASES: dict[str, Case] = {
     "glu": Case(glu, IMAGE, {"0": (16, 2)}),
     "transposed": Case(transposed, IMAGE, {"0": (8, 1), "1": (12, 2), "3": (3, 1)}),
     "many-outputs": Case(many_outputs, IMAGE, {"c": (8, 1)}),
-    "weight-norm": Case(weight_norm, IMAGE, {"3": (6, 1)}),
+    "weight-norm": Case(weight_norm, IMAGE, {"0": (8, 1), "2": (8, 1), "3": (6, 1)}),
     "scaled-by-width": Case(scaled_by_width, IMAGE, {}),
     "channel-statistics": Case(channel_statistics, IMAGE, {"d": (6, 1)}),
     "unknown-operator": Case(unknown_operator, IMAGE, {}),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -19,12 +20,16 @@ from ecc.network.axes_elementwise import ELEMENTWISE
 from ecc.network.axes_layers import LAYERS
 from ecc.network.axes_movement import MOVEMENT
 from ecc.network.axes_sequence import SEQUENCE
+from ecc.network.axes_weights import WEIGHTS
 from ecc.network.capture import Capture, is_item, live, mutates, operator_name
+from ecc.network.opaque import OPAQUE
 from ecc.network.values import PLAIN, Axes, Axis, Call, Ledger, Value, values_in
 
 __all__ = ["RULES", "Propagation", "propagate", "shapes_of"]
 
-RULES: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType({**ELEMENTWISE, **MOVEMENT, **LAYERS, **SEQUENCE})
+RULES: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType(
+    {**ELEMENTWISE, **MOVEMENT, **LAYERS, **SEQUENCE, **WEIGHTS, **OPAQUE}
+)
 """Operator name (without ``aten::`` and the in-place underscore) → rule."""
 
 _LOG = logging.getLogger("ecc")
@@ -40,8 +45,8 @@ class Propagation:
         inputs: The first tensor that each call gets, as it was then.
     """
 
-    def __init__(self, captured: Capture, batch: int) -> None:
-        self.ledger = Ledger()
+    def __init__(self, captured: Capture, batch: int, divisors: frozenset[tuple[str, int]] = frozenset()) -> None:
+        self.ledger = Ledger(divisors=set(divisors))
         self.order: dict[str, None] = {}
         self.made: dict[fx.Node, list[Axes]] = {}
         self.inputs: dict[fx.Node, Value] = {}
@@ -79,14 +84,20 @@ class Propagation:
         if name is None:
             return self._value(shape, [PLAIN] * len(shape))
         fresh = self.ledger.channels.fresh
-        axes = [Axis(fresh(size), True, (name, i)) if size > 1 else PLAIN for i, size in enumerate(shape)]
+        divisors = self.ledger.divisors
+        axes = [
+            Axis(fresh(size), (name, i) not in divisors, (name, i)) if size > 1 else PLAIN
+            for i, size in enumerate(shape)
+        ]
         self._names[node] = name
-        self._parameters[name] = self._value(shape, axes)
+        self._parameters[name] = self._value(shape, axes, constant=True)
         return self._parameters[name]
 
-    def _value(self, shape: tuple[int, ...], axes: Axes, storage: int | None = None) -> Value:
+    def _value(
+        self, shape: tuple[int, ...], axes: Axes, storage: int | None = None, *, constant: bool = False
+    ) -> Value:
         self._storages += 1
-        return Value(shape, axes, self._storages if storage is None else storage)
+        return Value(shape, axes, self._storages if storage is None else storage, constant)
 
     def _lookup(self, argument: Any) -> Any:
         if isinstance(argument, fx.Node):
@@ -108,9 +119,13 @@ class Propagation:
         first = next(values_in(list(arguments.values())), None)
         if first is not None:
             self.inputs[node] = first
+        storage, constant = self._storage(node, call), call.constant
+        if not constant:
+            axes = [[axis if axis.source is None else replace(axis, source=None) for axis in made] for made in axes]
         self.made[node] = axes
-        storage = self._storage(node, call)
-        values = [self._value(shape, made, storage) for shape, made in zip(shapes, axes, strict=True)]
+        values = [
+            self._value(shape, made, storage, constant=constant) for shape, made in zip(shapes, axes, strict=True)
+        ]
         if mutates(node):
             self._mutate(node, values)
         return values[0] if isinstance(outputs, Tensor) else values
@@ -176,9 +191,13 @@ def propagate(captured: Capture, batch: int) -> Propagation:
     Args:
         batch: Examples in the batch, which costs are divided by.
     """
-    propagation = Propagation(captured, batch)
-    propagation.run()
-    return propagation
+    divisors: frozenset[tuple[str, int]] = frozenset()
+    while True:
+        propagation = Propagation(captured, batch, divisors)
+        propagation.run()
+        if propagation.ledger.divisors == divisors:
+            return propagation
+        divisors = frozenset(propagation.ledger.divisors)  # they are not zero where channels go: once more with that
 
 
 def shapes_of(value: Any) -> Iterator[tuple[int, ...]]:

@@ -6,10 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from ecc.network.values import PLAIN, Axes, Axis, Call, Value, computed, values_in
+import numpy as np
+
+from ecc.network.values import PLAIN, Axes, Axis, Call, Value, computed, take, values_in
 
 __all__ = ["ELEMENTWISE"]
 
+# Infinite at zero.
+_SINGULAR = (
+    "log", "log2", "log10", "rsqrt", "reciprocal", "logit", "digamma", "lgamma", "special_digamma",
+)  # fmt: skip
 # f(0) = 0, so that a removed channel stays zero through them.
 _ZERO_AT_ZERO = (
     "relu", "relu6", "leaky_relu", "gelu", "silu", "mish", "elu", "selu", "celu", "hardswish", "tanh",
@@ -22,8 +28,8 @@ _ZERO_AT_ZERO = (
 )  # fmt: skip
 _NOT_ZERO_AT_ZERO = (
     "sigmoid", "hardsigmoid", "softplus", "log_sigmoid", "exp", "exp2", "cos", "cosh", "acos", "arccos", "acosh",
-    "arccosh", "log", "log2", "log10", "rsqrt", "reciprocal", "threshold", "logical_not", "bitwise_not", "isnan",
-    "isinf", "isfinite", "erfc", "bernoulli", "logit",
+    "arccosh", "threshold", "logical_not", "bitwise_not", "isnan",
+    "isinf", "isfinite", "erfc", "bernoulli",
 )  # fmt: skip
 # Zero where both operands are, where one of them is, where the first is.
 _ALL = (
@@ -32,23 +38,28 @@ _ALL = (
 _ANY = (
     "mul", "multiply",
 )  # fmt: skip
-_FIRST = (
-    "div", "divide", "true_divide", "floor_divide", "remainder", "fmod", "copysign",
+_QUOTIENTS = (
+    "div", "divide", "true_divide", "floor_divide", "remainder", "fmod",
 )  # fmt: skip
 _NONE = (
     "eq", "ne", "lt", "le", "gt", "ge", "less", "less_equal", "greater", "greater_equal", "not_equal", "logical_and",
     "logical_or", "logical_xor", "rsub", "bitwise_and", "bitwise_or", "bitwise_xor", "__and__", "__or__", "__xor__",
-    "atan2", "pow", "xlogy", "heaviside",
+    "pow", "xlogy", "heaviside",
 )  # fmt: skip
 
 
 def _same(call: Call) -> list[Axes]:
-    axes = [computed(axis) for axis in call.value().axes]
-    return [axes for _ in call.shapes]
+    return [list(call.value().axes) for _ in call.shapes]
 
 
 def _same_but_not_zero(call: Call) -> list[Axes]:
     return [[computed(axis, zero=False) for axis in call.value().axes]]
+
+
+def _singular(call: Call) -> list[Axes]:
+    for axis in call.value().axes:
+        call.avoid_zero(axis)
+    return _same_but_not_zero(call)
 
 
 def _clamp(call: Call) -> list[Axes]:
@@ -63,6 +74,8 @@ def _power(call: Call) -> list[Axes]:
     base, exponent = call.get("self"), call.get("exponent")
     if not isinstance(base, Value) or isinstance(exponent, Value):
         return [_broadcast(call, [base, exponent], _never)]
+    if exponent < 0:
+        return _singular(call)
     return [[computed(axis, zero=exponent > 0) for axis in base.axes]]
 
 
@@ -83,6 +96,14 @@ def _elementwise(zero: Callable[[Sequence[bool]], bool]) -> Callable[[Call], lis
         return [_broadcast(call, [first, *others], zero)]
 
     return rule
+
+
+def _quotient(call: Call) -> list[Axes]:
+    above, below = call.get("self", "input"), call.get("other")
+    if isinstance(below, Value):
+        for axis in below.axes:
+            call.avoid_zero(axis)
+    return [_broadcast(call, [above, below], _first)]
 
 
 def _where(call: Call) -> list[Axes]:
@@ -109,7 +130,6 @@ def _ternary(call: Call) -> list[Axes]:
 def _broadcast(call: Call, operands: Sequence[Any], zero: Callable[[Sequence[bool]], bool]) -> Axes:
     """Axes that line up and have the result's size go together; an operand of size 1 there serves all positions."""
     axes: Axes = []
-    weights_only = all(any(axis.source for axis in value.axes) for value in values_in(list(operands)))
     for i, size in enumerate(call.shape):
         behind = len(call.shape) - i
         full: list[Axis] = []
@@ -127,7 +147,7 @@ def _broadcast(call: Call, operands: Sequence[Any], zero: Callable[[Sequence[boo
         labelled = next((axis for axis in full if axis.labels is not None), PLAIN)
         if any(axis.labels is None for axis in full):
             labelled = PLAIN
-        axes.append(Axis(labelled.labels, zero(zeros), labelled.source if weights_only else None))
+        axes.append(Axis(labelled.labels, zero(zeros), call.relate(full)))
     return axes
 
 
@@ -145,7 +165,7 @@ def _glu(call: Call) -> list[Axes]:
     labels = value.axes[dim].labels
     if labels is not None:
         call.ledger.channels.tie_blocks(labels, 2, f"{call.place} cuts it unevenly")
-        axes[dim] = Axis(labels[: len(labels) // 2], value.axes[dim].zero)
+        axes[dim] = take(value.axes[dim], np.arange(len(labels) // 2))
     return [axes]
 
 
@@ -201,10 +221,13 @@ def _vector_norm(call: Call) -> list[Axes]:
 ELEMENTWISE: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType(
     {
         **dict.fromkeys(_ZERO_AT_ZERO, _same),
+        **dict.fromkeys(_SINGULAR, _singular),
         **dict.fromkeys(_NOT_ZERO_AT_ZERO, _same_but_not_zero),
         **dict.fromkeys(_ALL, _elementwise(all)),
         **dict.fromkeys(_ANY, _elementwise(any)),
-        **dict.fromkeys(_FIRST, _elementwise(_first)),
+        **dict.fromkeys(_QUOTIENTS, _quotient),
+        "copysign": _elementwise(_first),
+        **dict.fromkeys(("atan2", "arctan2"), _elementwise(all)),
         **dict.fromkeys(_NONE, _elementwise(_never)),
         "pow": _power,
         **dict.fromkeys(("clamp", "clip", "hardtanh", "clamp_min", "clamp_max"), _clamp),

@@ -31,9 +31,12 @@ def _convolution(call: Call) -> list[Axes]:
         out = computed(writes)
     else:
         out = _grouped(call, value.axes[at], weight, groups, transposed=transposed)
+    if not (depthwise or value.axes[at].zero or reads.zero):
+        call.fix(value.axes[at], f"{call.place} sums over channels that are not zero once removed")
     if isinstance(bias, Value):
         call.tie(bias.axes[0], out)
         call.mark(bias.axes[0], "write")
+        out = computed(out, zero=bias.axes[0].zero)
     macs = math.prod(weight.shape) * (
         math.prod(value.shape) // value.shape[at] if transposed else math.prod(call.shape) // call.shape[at]
     )
@@ -64,7 +67,7 @@ def _grouped(call: Call, channel: Axis, weight: Value, groups: int, *, transpose
         unit = call.ledger.channels.fresh(groups)
         call.tie(channel, Axis(np.repeat(unit, per_in, axis=0)))
         call.tie(rows, Axis(np.repeat(unit, per_in if transposed else per_out, axis=0)))
-        return Axis(np.repeat(unit, per_out, axis=0))
+        return Axis(np.repeat(unit, per_out, axis=0), rows.zero or channel.zero)
     if columns.labels is None or rows.labels is None:
         call.fix(channel)
         call.fix(rows)
@@ -140,6 +143,7 @@ def _add_bias(call: Call, axes: Axes, bias: object) -> None:
     if isinstance(bias, Value) and bias.shape:
         if bias.shape[-1] > 1:
             call.tie(bias.axes[-1], axes[-1])
+        axes[-1] = computed(axes[-1], zero=bias.shape[-1] > 1 and bias.axes[-1].zero)
         call.mark(bias.axes[-1], "write")
         for axis in bias.axes[:-1]:
             call.fix(axis)
@@ -219,7 +223,7 @@ def _channel_norm(call: Call) -> list[Axes]:
     if channel.labels is not None:
         call.ledger.sizes.append((call.module, value.shape[1], channel.labels))
     call.charge("norm", call.owner(weight), 0, None, channel.labels)
-    zero = isinstance(weight, Value) or channel.zero
+    zero = _affine_zero(channel, weight, call.get("bias"))
     around = [computed(axis, zero=False) for axis in value.axes]
     axes = [around[0], Axis(channel.labels, zero), *around[2:]]
     return [axes, *([PLAIN] * len(shape) for shape in call.shapes[1:])]
@@ -230,6 +234,12 @@ def _affine(call: Call, channel: Axis, tensors: Sequence[object]) -> None:
         if isinstance(tensor, Value):
             call.tie(channel, tensor.axes[0])
             call.mark(tensor.axes[0], "write")
+
+
+def _affine_zero(channel: Axis, weight: object, bias: object) -> bool:
+    """Whether a normalised channel is zero once its scale and shift are, or without them once it was."""
+    scaled = weight.axes[0].zero if isinstance(weight, Value) else channel.zero
+    return scaled and (not isinstance(bias, Value) or bias.axes[0].zero)
 
 
 def _group_norm(call: Call) -> list[Axes]:
@@ -244,7 +254,7 @@ def _group_norm(call: Call) -> list[Axes]:
         first = np.repeat(channel.labels[::size], size, axis=0)
         call.ledger.channels.tie(channel.labels, first, f"{call.place} normalises its channels together")
     call.charge("norm", call.owner(weight), 0, None, channel.labels)
-    zero = isinstance(weight, Value) or channel.zero
+    zero = _affine_zero(channel, weight, call.get("bias"))
     around = [computed(axis, zero=False) for axis in value.axes]
     return [[around[0], Axis(channel.labels, zero), *around[2:]]]
 
@@ -299,7 +309,7 @@ LAYERS: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType(
         **{f"conv_transpose{n}d": _convolution for n in (1, 2, 3)},
         **dict.fromkeys(("convolution", "_convolution"), _convolution),
         "linear": _linear,
-        **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "linalg_matmul"), _matmul),
+        **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "vdot", "linalg_matmul"), _matmul),
         **dict.fromkeys(("addmm", "baddbmm"), _add_matmul),
         "einsum": _einsum,
         **dict.fromkeys(("embedding", "embedding_bag", "_embedding_bag"), _embedding),

@@ -46,7 +46,7 @@ def _regroup(call: Call, value: Value, left: Sequence[int], sizes: Sequence[int]
         return [PLAIN] * len(sizes)
     if len(left) == len(sizes) == 1:
         return [value.axes[left[0]]]
-    zero = all(value.axes[i].zero for i in left)
+    zero, source = all(value.axes[i].zero for i in left), next((s for i in left if (s := value.axes[i].source)), None)
     if math.prod(sizes) > _LARGEST:
         for i in left:
             call.fix(value.axes[i], f"{call.place} mixes it with too many positions to follow")
@@ -59,12 +59,12 @@ def _regroup(call: Call, value: Value, left: Sequence[int], sizes: Sequence[int]
         row = None
         if labels is not None:
             row, labels = channels.split(labels, size, rest, f"{call.place} cuts it unevenly")
-        axes.append(Axis(row, zero))
+        axes.append(Axis(row, zero, source if row is not None else None))
         if row is not None:
             call.ledger.sizes.append((call.module, size, row))
     if labels is not None and len(sizes) > 1:
         call.ledger.sizes.append((call.module, sizes[-1], labels))
-    return [*axes, Axis(labels, zero)]
+    return [*axes, Axis(labels, zero, source if labels is not None else None)]
 
 
 def _permute(call: Call) -> list[Axes]:
@@ -142,7 +142,7 @@ def _cat(call: Call) -> list[Axes]:
         if i == dim:
             parts = [(value.shape[i], value.axes[i].labels) for value in values]
             zero = all(piece.zero for piece in pieces)
-            axes.append(Axis(call.ledger.channels.concatenate(parts), zero))
+            axes.append(Axis(call.ledger.channels.concatenate(parts), zero, call.relate(pieces)))
         else:
             axes.append(_tied(call, pieces))
     return [axes]
@@ -160,7 +160,7 @@ def _tied(call: Call, pieces: Sequence[Axis]) -> Axis:
         call.tie(pieces[0], piece)
     if any(piece.labels is None for piece in pieces):
         return PLAIN
-    return Axis(pieces[0].labels, all(piece.zero for piece in pieces))
+    return Axis(pieces[0].labels, all(piece.zero for piece in pieces), call.relate(pieces))
 
 
 def _pieces(call: Call) -> list[Axes]:

@@ -84,6 +84,7 @@ class _Builder:
         self._ids, self._group_of = self._cluster()
         self._groups, self._number = self._build()
         self._sides: dict[int, Side] = {}
+        self._found: dict[int, tuple[Ints, Ints]] = {}
         self._prunable = np.array([group.prunable for group in self._groups] + [False])
 
     def _collect(self) -> _Entries:
@@ -159,18 +160,24 @@ class _Builder:
             table = position[part][np.lexsort((position[part], unit))].reshape(len(units), -1)
             name, dim = self._axes[number]
             role: Role = "read" if roles[i] == "read" else "write"
-            slots.append(Slot(name, dim, table, role))
+            slots.append(Slot(name, dim, table, role, (name, dim) not in self._ledger.divisors))
         lead_slot = slots[first]
         step = lead_slot.indices.shape[1] // self._ledger.gates.get((lead_slot.tensor, lead_slot.axis), 1)
         reason = self._channels.reason(int(self._channels.fixed(units[:1])[0]))
         if not reason and len(units) == 1:
             reason = "all of its channels go together, so none can"
         layers = tuple(dict.fromkeys(owner(slot.tensor) for slot in slots))
-        group = WidthGroup(owner(lead_slot.tensor), step * len(units), step, not reason, reason, tuple(slots), layers)
+        lead_name = self._ledger.names.get(self._axes[numbers[first]], owner(lead_slot.tensor))
+        group = WidthGroup(lead_name, step * len(units), step, not reason, reason, tuple(slots), layers)
         return (int(numbers[first]), int(position[lead].min())), group, ranking
 
     def _parts(self, labels: Labels) -> tuple[Ints, Ints]:
         """For labels: the groups on each position, sorted, −1 where none; and the channel behind each."""
+        if id(labels) not in self._found:
+            self._found[id(labels)] = self._find_parts(labels)
+        return self._found[id(labels)]
+
+    def _find_parts(self, labels: Labels) -> tuple[Ints, Ints]:
         resolved = self._channels.resolve(labels)
         if not len(self._ids) or not resolved.shape[1]:
             return np.full((len(labels), 1), -1), np.zeros((len(labels), 1), dtype=np.int64)
@@ -178,6 +185,8 @@ class _Builder:
         known = self._ids[place] == resolved
         group = np.where(known, self._number[self._group_of[place]], -1)
         group = np.where(self._prunable[group], group, -1)
+        if group.shape[1] == 1:
+            return group, np.where(group >= 0, resolved, 0)
         order = np.argsort(-group, axis=1, kind="stable")
         return np.take_along_axis(group, order, axis=1), np.take_along_axis(
             np.where(group >= 0, resolved, 0), order, axis=1
@@ -212,13 +221,19 @@ class _Builder:
         if labels is None:
             return _DENSE
         if id(labels) not in self._sides:
-            kinds, counts = np.unique(self._parts(labels)[0], axis=0, return_counts=True)
-            parts = tuple(
-                (int(count) / len(labels), tuple(self._groups[g].name for g in kind if g >= 0))
+            self._sides[id(labels)] = self._find_side(self._parts(labels)[0])
+        return self._sides[id(labels)]
+
+    def _find_side(self, group: Ints) -> Side:
+        if (group == group[:1]).all():
+            return Side(((1.0, tuple(self._groups[g].name for g in group[0] if g >= 0)),))
+        kinds, counts = np.unique(group, axis=0, return_counts=True)
+        return Side(
+            tuple(
+                (int(count) / len(group), tuple(self._groups[g].name for g in kind if g >= 0))
                 for kind, count in zip(kinds, counts, strict=True)
             )
-            self._sides[id(labels)] = Side(parts)
-        return self._sides[id(labels)]
+        )
 
     def grouping(self) -> Grouping:
         names: set[str] = set()

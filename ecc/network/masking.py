@@ -14,7 +14,7 @@ __all__ = ["mask"]
 
 
 def mask(model: nn.Module, graph: WidthGraph, kept: Kept) -> None:
-    """Set every slice of the dropped units to zero, in place.
+    """Set every slice of the dropped units to zero, in place; slots that are not ``zeroed`` keep their values.
 
     Raises:
         InputError: If ``kept`` does not fit the graph, or the graph the model.
@@ -24,7 +24,7 @@ def mask(model: nn.Module, graph: WidthGraph, kept: Kept) -> None:
         for name, units in matched_units(graph, kept).items():
             group = graph.group(name)
             dropped = np.setdiff1d(np.arange(group.units), units)
-            for slot in group.slots:
+            for slot in (slot for slot in group.slots if slot.zeroed):
                 positions = torch.from_numpy(slot.indices[dropped].reshape(-1))
                 tensor = tensors[slot.tensor]
                 tensor.index_fill_(slot.axis, positions.to(tensor.device), 0)

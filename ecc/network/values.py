@@ -20,7 +20,8 @@ class Axis:
     Attributes:
         labels: Channel labels, shape (size, k); None where no position can ever be removed.
         zero: Whether a position is exactly zero once the slices of its channels are zero in all parameters.
-        source: The parameter axis (name, axis) that this still is; None for everything computed.
+        source: The parameter axis (name, axis) that this is, or is computed from if the whole tensor depends on
+            parameters alone (a parametrised weight); None for everything else.
     """
 
     labels: Labels | None = None
@@ -41,11 +42,13 @@ class Value:
         shape: Its sizes at the example inputs.
         axes: One per dimension.
         storage: Number shared by all views of one tensor.
+        constant: Whether it depends on no input of the network, as parameters and what is computed from them.
     """
 
     shape: tuple[int, ...]
     axes: Axes
     storage: int = -1
+    constant: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +69,11 @@ class Ledger:
     Attributes:
         channels: All labels.
         roles: ``write`` or ``read`` of each parameter axis that an operator produced or consumed channels with.
+        relatives: Parameter axes that share the role of one because a weight is computed from all of them.
+        tentative: Parameter axes whose role comes from computing a weight, and yields to what the weight is used for.
+        divisors: Parameter axes that a masked network must not set to zero, because something is divided by them.
         gates: Rows per hidden unit of the parameter axes that recurrent layers write with.
+        names: Of the groups that lie along a parameter axis, where the user gave one.
         costs: Calls that compute, in order of execution.
         sizes: Candidates for module attributes that hold a number of channels: (module path, value, labels).
         notes: What the user should know.
@@ -74,7 +81,11 @@ class Ledger:
 
     channels: Channels = field(default_factory=Channels)
     roles: dict[tuple[str, int], str] = field(default_factory=dict)
+    relatives: dict[tuple[str, int], set[tuple[str, int]]] = field(default_factory=dict)
+    tentative: set[tuple[str, int]] = field(default_factory=set)
+    divisors: set[tuple[str, int]] = field(default_factory=set)
     gates: dict[tuple[str, int], int] = field(default_factory=dict)
+    names: dict[tuple[str, int], str] = field(default_factory=dict)
     costs: list[Cost] = field(default_factory=list)
     sizes: list[tuple[str, int, Labels]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -147,10 +158,42 @@ class Call:
         if axis.labels is not None:
             self.ledger.channels.fix(axis.labels, reason or f"{self.place} works across the channels")
 
+    @property
+    def constant(self) -> bool:
+        """Whether all operands depend on no input of the network."""
+        return all(value.constant for value in values_in(list(self.arguments.values())))
+
     def mark(self, axis: Axis, role: str) -> None:
-        """Note what a parameter's axis is for; a write wins over a read."""
-        if axis.source is not None and self.ledger.roles.get(axis.source) != "write":
-            self.ledger.roles[axis.source] = role
+        """Note what a parameter's axis is for; a write wins over a read, and use over the making of a weight."""
+        roles, tentative, making = self.ledger.roles, self.ledger.tentative, self.constant
+        for source in self.sources(axis):
+            known = source in roles
+            if not known or (source in tentative and not making) or (roles[source] == "read" and not making):
+                roles[source] = role
+                (tentative.add if making else tentative.discard)(source)
+
+    def sources(self, axis: Axis) -> list[tuple[str, int]]:
+        """All parameter axes that an axis is computed from, if it is from no others."""
+        found = [] if axis.source is None else [axis.source]
+        for source in found:
+            found += [relative for relative in self.ledger.relatives.get(source, ()) if relative not in found]
+        return found
+
+    def relate(self, axes: Sequence[Axis]) -> tuple[str, int] | None:
+        """The source of an axis that is computed from these together."""
+        if not self.constant:
+            return None
+        sources = list(dict.fromkeys(axis.source for axis in axes if axis.source is not None))
+        if len(sources) > 1:
+            self.ledger.relatives.setdefault(sources[0], set()).update(sources[1:])
+        return sources[0] if sources else None
+
+    def avoid_zero(self, axis: Axis) -> None:
+        """Removed positions may not be zero here: a masked network leaves such parameters alone, activations stay."""
+        if axis.labels is not None and axis.zero:
+            self.ledger.divisors.update(self.sources(axis))
+            if axis.source is None:
+                self.fix(axis, f"{self.place} is not finite where channels are zero")
 
     def charge(self, kind: str, name: str, macs: float, reads: Labels | None, writes: Labels | None) -> None:
         """Note what the call computes; macs of the whole batch."""
@@ -182,9 +225,9 @@ def values_in(arguments: Any) -> Iterator[Value]:
 
 def computed(axis: Axis, *, zero: bool = True) -> Axis:
     """The axis after an operator that leaves its positions in place and, if ``zero``, zeros at zero."""
-    return replace(axis, zero=axis.zero and zero, source=None)
+    return axis if zero or not axis.zero else replace(axis, zero=False)
 
 
 def take(axis: Axis, positions: np.ndarray[Any, Any]) -> Axis:
     """The axis at some of its positions."""
-    return PLAIN if axis.labels is None else Axis(axis.labels[positions], axis.zero)
+    return PLAIN if axis.labels is None else Axis(axis.labels[positions], axis.zero, axis.source)
