@@ -16,7 +16,18 @@ from ecc.data.loading import load_data
 from ecc.data.values import Data
 from ecc.zoo.loading import LoadedModel, load_model, load_weights
 
-__all__ = ["add_data", "add_model", "example_inputs", "lasting", "pairs", "parse_shape", "the_data", "the_model"]
+__all__ = [
+    "add_choice",
+    "add_data",
+    "add_input",
+    "add_model",
+    "example_inputs",
+    "lasting",
+    "pairs",
+    "parse_shape",
+    "the_data",
+    "the_model",
+]
 
 _DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -33,6 +44,25 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="zoo:NAME, package.module:factory or file.py:factory")
     parser.add_argument("options", metavar="KEY=VALUE", nargs="*", default=[], help="keyword arguments of the factory")
     parser.add_argument("--weights", metavar="FILE", help="trained weights, .safetensors or .pt")
+
+
+def add_input(parser: argparse.ArgumentParser) -> None:
+    """The shape of one batch."""
+    parser.add_argument("--input", metavar="SHAPE", help="one batch, for example 1x3x32x32 or 1x32:int64")
+
+
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Which layers may be pruned."""
+    parser.add_argument(
+        "--include",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="layers that may be pruned: a glob of their paths such as layer1.*; repeatable",
+    )
+    parser.add_argument(
+        "--exclude", metavar="PATTERN", action="append", default=[], help="layers that stay dense; as for --include"
+    )
 
 
 def add_data(parser: argparse.ArgumentParser, *, required: bool) -> None:

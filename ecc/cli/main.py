@@ -27,7 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "demo": ("ecc.cli.demo", "The whole story on embedded data, in a few minutes."),
         "devices": ("ecc.cli.measuring", "What can be measured here, and for what cannot, why."),
-        "graph": ("ecc.cli.measuring", "The width graph: which channels are coupled."),
+        "graph": ("ecc.cli.graph", "The width graph: which channels are coupled, as a table and as a map."),
         "profile": ("ecc.cli.measuring", "Measure random widths of a network on a device."),
         "fit": ("ecc.cli.measuring", "Fit a cost model to a profile and judge it on rows it has not seen."),
         "compress": ("ecc.cli.compression", "Prune a trained network to its budgets and verify them on the device."),

@@ -1,13 +1,12 @@
-"""devices, graph, profile, fit: from a network and a device to a cost model."""
+"""devices, profile, fit: from a network and a device to a cost model."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from typing import Any
 
 from ecc.api.measuring import judge_best, measure_widths
-from ecc.cli.arguments import add_model, example_inputs, the_model
+from ecc.cli.arguments import add_choice, add_input, add_model, example_inputs, the_model
 from ecc.cli.command import Command, Outcome
 from ecc.cli.progress import ProgressLine
 from ecc.cli.text import percent, quantity, table
@@ -37,44 +36,10 @@ def _devices(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     return Outcome({"devices": found}, table(["device", "kind", "metric", "source"], rows))
 
 
-def _graph_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model(parser)
-    parser.add_argument("--input", metavar="SHAPE", help="one batch, for example 1x3x32x32 or 1x32:int64")
-    parser.add_argument(
-        "--include",
-        metavar="PATTERN",
-        action="append",
-        default=[],
-        help="glob of the layers that may be pruned, such as layer1.*; repeatable",
-    )
-    parser.add_argument(
-        "--exclude", metavar="PATTERN", action="append", default=[], help="glob of layers that stay dense"
-    )
-
-
-def _graph(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
-    loaded = the_model(arguments)
-    inputs = example_inputs(loaded, arguments.input, seed=arguments.seed)
-    graph = trace(loaded.module, inputs, include=arguments.include, exclude=arguments.exclude)
-    rows = [
-        [group.name, group.width, group.step, "yes" if group.prunable else f"no: {group.reason}", _few(group.layers)]
-        for group in graph.groups
-    ]
-    text = [table(["group", "width", "step", "prunable", "layers"], rows), *graph.notes]
-    text.append(
-        f"{loaded.name}: {len(graph.prunable)} of {len(graph.groups)} groups prunable, "
-        f"{quantity(graph.macs(), 'macs')}, {graph.params():,} parameters"
-    )
-    return Outcome(graph.to_json(), "\n".join(text))
-
-
-def _few(names: Sequence[str], most: int = 5) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" … {len(names) - most} more" if len(names) > most else "")
-
-
 def _profile_arguments(parser: argparse.ArgumentParser) -> None:
-    _graph_arguments(parser)
+    add_model(parser)
+    add_input(parser)
+    add_choice(parser)
     parser.add_argument(
         "--metric", choices=METRICS, action="append", help="what to measure; may be repeated (default latency)"
     )
@@ -181,12 +146,6 @@ def fit_text(fit: Fit, out: str, max_error: float | None = None) -> str:
 
 COMMANDS = (
     Command("devices", "ecc devices", _nothing, _devices),
-    Command(
-        "graph",
-        "ecc graph zoo:resnet20 --input 1x3x32x32",
-        _graph_arguments,
-        _graph,
-    ),
     Command(
         "profile",
         "ecc profile zoo:resnet20 --input 1x3x32x32 --samples 200 --store resnet20.db",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -13,9 +11,9 @@ from ecc.api.compressing import Compression
 from ecc.api.keeping import Source, manifest_of
 from ecc.api.keeping import save as save_plain
 from ecc.artefact import Artefact, Manifest
-from ecc.core.errors import InputError
 from ecc.energy_models.judging import Fit
 from ecc.fronts import Front
+from ecc.report.files import write_file
 from ecc.report.page import Report, pictures, render
 
 __all__ = ["report_of", "save", "write_front", "write_page"]
@@ -76,15 +74,11 @@ def write_page(report: Report, path: str | Path) -> dict[str, Path]:
     Raises:
         InputError: If a file cannot be written.
     """
-    page = Path(path)
-    if page.is_dir():
-        raise InputError(f"{str(path)!r} is a folder; give the name of a file such as {page / 'report.html'}")
+    page = write_file(path, render(report).encode())
     written = {"page": page}
-    _write(page, render(report).encode())
     for name, content in pictures(report).items():
         picture = page.with_name(f"{page.stem}-{name}")
-        _write(picture, content)
-        written[name.removesuffix(".png")] = picture
+        written[name.removesuffix(".png")] = write_file(picture, content)
     return written
 
 
@@ -92,16 +86,3 @@ def write_front(front: Front, path: str | Path) -> tuple[Path, Path]:
     """Write the page of a front; returns the page and its picture."""
     written = write_page(Report(title=f"Accuracy against {front.x}", front=front), path)
     return written["page"], written["front"]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace a file as a whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise InputError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error

@@ -1,0 +1,150 @@
+"""graph: which channels of a network are coupled, as a table, as JSON, and as a page with a map."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ecc.cli.arguments import add_choice, add_input, add_model, example_inputs, the_model
+from ecc.cli.command import Command, Outcome
+from ecc.cli.progress import ProgressLine
+from ecc.cli.text import percent, quantity, table
+from ecc.core.errors import InputError
+from ecc.core.fields import parse_object
+from ecc.network.graph import Block, WidthGraph
+from ecc.network.tracing import trace
+from ecc.report.tracks import macs_shares
+from ecc.report.widths import write_widths
+
+__all__ = ["COMMANDS"]
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_input(parser)
+    add_choice(parser)
+    parser.add_argument(
+        "--widths",
+        metavar="WIDTHS",
+        help="count MACs and parameters at these widths: GROUP=N,GROUP=N… or a JSON file of them",
+    )
+    parser.add_argument("--html", metavar="FILE", help="also write a page with a map of the groups")
+
+
+def _graph(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
+    loaded = the_model(arguments)
+    inputs = example_inputs(loaded, arguments.input, seed=arguments.seed)
+    graph = trace(loaded.module, inputs, include=arguments.include, exclude=arguments.exclude)
+    shares = macs_shares(graph)
+    value = graph.to_json()
+    for group in value["groups"]:
+        group["macs_share"] = shares.get(group["name"], 0.0)
+    value["blocks"] = [_block(block) for block in graph.blocks]
+    text = [_groups(graph, shares)]
+    if graph.blocks:
+        text += ["", _blocks(graph.blocks)]
+    text += ["", *graph.notes, f"{loaded.name}: {_total(graph)}"]
+    widths = None
+    if arguments.widths is not None:
+        widths = _widths(arguments.widths, graph)
+        macs, params = graph.macs(widths), graph.params(widths)
+        value["at"] = {"widths": widths, "macs": macs, "params": params}
+        left = f"{percent(macs / max(graph.macs(), 1))} and {percent(params / max(graph.params(), 1))} of dense"
+        text.append(f"at the given widths: {quantity(macs, 'macs')}, {params:,} parameters ({left})")
+    if arguments.html is not None:
+        page = write_widths(graph, loaded.name, arguments.html, widths)
+        value["page"] = str(page)
+        text.append(f"page: {page}")
+    return Outcome(value, "\n".join(text))
+
+
+def _groups(graph: WidthGraph, shares: dict[str, float]) -> str:
+    rows = [
+        [
+            group.name,
+            group.width,
+            group.step,
+            percent(shares[group.name]) if group.prunable else "",
+            "yes" if group.prunable else f"no: {group.reason}",
+            _few(group.layers),
+        ]
+        for group in graph.groups
+    ]
+    return table(["group", "width", "step", "MACs", "prunable", "layers"], rows)
+
+
+def _blocks(blocks: Sequence[Block]) -> str:
+    rows = [
+        [
+            block.name,
+            quantity(block.macs, "macs"),
+            f"{block.params:,}",
+            "yes" if block.removable else f"no: {block.reason}",
+            _few(block.layers),
+        ]
+        for block in blocks
+    ]
+    return table(["block", "MACs", "parameters", "removable", "layers"], rows)
+
+
+def _block(block: Block) -> dict[str, Any]:
+    return {
+        "name": block.name,
+        "removable": block.removable,
+        "reason": block.reason,
+        "layers": list(block.layers),
+        "groups": list(block.groups),
+        "macs": block.macs,
+        "params": block.params,
+    }
+
+
+def _total(graph: WidthGraph) -> str:
+    removable = sum(block.removable for block in graph.blocks)
+    return (
+        f"{len(graph.prunable)} of {len(graph.groups)} groups prunable, "
+        + (f"{removable} of {len(graph.blocks)} blocks removable, " if graph.blocks else "")
+        + f"{quantity(graph.macs(), 'macs')}, {graph.params():,} parameters"
+    )
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" … {len(names) - most} more" if len(names) > most else "")
+
+
+def _widths(text: str, graph: WidthGraph) -> dict[str, int]:
+    """Widths from ``GROUP=N,GROUP=N`` or from a JSON file: an object of them, or one that has such a member ``widths``.
+
+    Raises:
+        InputError: If it is neither, or the widths are not the graph's.
+    """
+    widths: dict[str, int] = {}
+    if "=" not in text or Path(text).is_file():
+        widths = _widths_of_file(Path(text), graph)
+    else:
+        for part in text.split(","):
+            name, _, width = part.rpartition("=")
+            if not name or not width.isdecimal():
+                raise InputError(f"--widths {part!r} is not GROUP=N; write for example conv1=32,layer1.0.conv1=16")
+            widths[name] = int(width)
+    graph.space.vector(widths)
+    return widths
+
+
+def _widths_of_file(path: Path, graph: WidthGraph) -> dict[str, int]:
+    try:
+        fields = parse_object(path.read_bytes(), f"widths {path}")
+    except OSError as error:
+        raise InputError(
+            f"--widths {str(path)!r} is neither GROUP=N,… nor a file that can be read ({error.strerror}); "
+            'write {"GROUP": N} into a JSON file'
+        ) from error
+    inner = "widths" in set(fields) - {group.name for group in graph.groups}
+    members = fields.inner("widths") if inner else fields
+    return {name: members.whole(name) for name in members}
+
+
+COMMANDS = (Command("graph", "ecc graph zoo:resnet50 --html resnet50.html", _arguments, _graph),)
