@@ -64,9 +64,9 @@ class Sparsity:
             weights = readers or [slot for slot in writers if tensors[slot.tensor].ndim >= 2] or writers
             self._readers += [places[id(slot)] for slot in weights]
             # A variance stays: the channel is zero anyway, and a zero variance would divide by eps alone.
-            zeroed = [slot for slot in slots if not slot.tensor.endswith("running_var")]
+            zeroed = [slot for slot in slots if slot.zeroed and not slot.tensor.endswith("running_var")]
             self._all += [places[id(slot)] for slot in zeroed]
-            self._silent += [places[id(slot)] for slot in (readers or zeroed)]
+            self._silent += [places[id(slot)] for slot in ([slot for slot in readers if slot.zeroed] or zeroed)]
         self.weights = tuple(dict.fromkeys(place.tensor for place in self._readers))
 
     @torch.no_grad()
