@@ -12,7 +12,7 @@ import logging
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,20 +20,23 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ecc.core.errors import InputError
+from ecc.network.attention import narrow_all
+from ecc.network.nesting import bind, map_tensors, tensors_in
+from ecc.network.opaque import Opaque, TensorSpec, leaves_in, opaque
 from ecc.network.shapes import shaped
+from ecc.network.stopping import Unfollowed
 
 __all__ = [
     "Capture",
     "ModuleCall",
-    "bind",
     "capture",
     "is_item",
     "live",
     "mutates",
     "operator_name",
     "run",
-    "tensors_in",
+    "target_name",
+    "whole_operators",
 ]
 
 _LOG = logging.getLogger("ecc")
@@ -66,6 +69,7 @@ class Capture:
         modules: Path of the module whose forward made a node.
         constants: The tensors, neither parameter nor input, that ``get_attr`` nodes stand for.
         calls: Calls of modules in the order in which they return.
+        opaque: Modules that it does not follow inside.
     """
 
     graph: fx.Graph
@@ -73,70 +77,41 @@ class Capture:
     modules: Mapping[fx.Node, str]
     constants: Mapping[fx.Node, Tensor]
     calls: tuple[ModuleCall, ...]
-
-
-def bind(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Example inputs (a tensor, a tuple or list of positional ones, or a dict of keyword ones) as args and kwargs.
-
-    Raises:
-        InputError: If something else is given, or no tensor is among them.
-    """
-    args = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs) if isinstance(inputs, tuple | list) else ()
-    kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
-    everything = [*args, *kwargs.values()]
-    if not everything or not all(isinstance(value, Tensor) for value in everything):
-        raise InputError(
-            f"example inputs must be a tensor, a tuple of tensors or a dict of tensors, got {type(inputs).__name__}"
-        )
-    return args, kwargs
-
-
-def tensors_in(output: Any) -> Iterator[Tensor]:
-    """All tensors in nested tuples, lists, mappings and dataclasses, in order."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            yield from tensors_in(value)
-    elif isinstance(output, Sequence) and not isinstance(output, str):
-        for value in output:
-            yield from tensors_in(value)
-    elif is_dataclass(output) and not isinstance(output, type):
-        for entry in fields(output):
-            yield from tensors_in(getattr(output, entry.name))
+    opaque: tuple[Opaque, ...] = ()
 
 
 def run(module: nn.Module, inputs: Any) -> list[Tensor]:
     """The output tensors of one forward, with the random generator of torch set aside and seeded."""
     args, kwargs = bind(inputs)
-    devices = {tensor.device for tensor in (*args, *kwargs.values()) if tensor.is_cuda}
+    devices = {tensor.device for tensor in tensors_in([args, kwargs]) if tensor.is_cuda}
     exact = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
-    with torch.no_grad(), torch.random.fork_rng(sorted({d.index or 0 for d in devices})), exact:
+    with torch.no_grad(), _no_fused_attention(), torch.random.fork_rng(sorted({d.index or 0 for d in devices})), exact:
         torch.manual_seed(0)
         return [tensor.detach() for tensor in tensors_in(module(*args, **kwargs))]
 
 
-def capture(make: Callable[[], nn.Module], inputs: Any) -> Capture:
+def capture(make: Callable[[], nn.Module], inputs: Any, skipped: Sequence[Opaque] = ()) -> Capture:
     """Record the forward of a module.
 
     Args:
         make: Gives a fresh copy of the module, in eval mode; its buffers and attributes may change.
         inputs: As for ``bind``.
+        skipped: Modules not to follow inside.
 
     Raises:
-        InputError: If the forward depends on the values of tensors, or gives no tensor.
+        Unfollowed: If the forward depends on the values of tensors or cannot be recorded for another reason.
     """
     module = make()
     try:
-        return _record(module, inputs, _on_meta)
+        return _record(module, inputs, _on_meta, _Recorder(torch.device("meta")), skipped)
     except Exception:  # such as a forward that makes tensors on a device of its own
         _LOG.debug("%s does not run on the meta device; recording on fake tensors", type(module).__name__)
-    module, fake = make(), FakeTensorMode(allow_non_fake_inputs=True)
+    module, fake, recorder = make(), FakeTensorMode(allow_non_fake_inputs=True), _Recorder()
     try:
         with fake:
-            return _record(module, inputs, fake.from_tensor)
+            return _record(module, inputs, fake.from_tensor, recorder, skipped)
     except Exception as error:  # whatever a user's forward may raise on tensors without values
-        raise InputError(_explain(module, error)) from error
+        raise Unfollowed(module, recorder.path[-1], error) from error
 
 
 def _on_meta(tensor: Tensor) -> Tensor:
@@ -145,24 +120,47 @@ def _on_meta(tensor: Tensor) -> Tensor:
     return nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 
 
-def _record(module: nn.Module, inputs: Any, empty: Callable[[Tensor], Tensor]) -> Capture:
-    args, kwargs = bind(inputs)
+def _record(
+    module: nn.Module,
+    inputs: Any,
+    empty: Callable[[Tensor], Tensor],
+    recorder: _Recorder,
+    skipped: Sequence[Opaque],
+) -> Capture:
+    narrow_all(module)
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    recorder = _Recorder()
     state = {name: recorder.placeholder(empty(tensor)) for name, tensor in named.items()}
-    positional = tuple(recorder.placeholder(empty(tensor)) for tensor in args)
-    keyword = {name: recorder.placeholder(empty(tensor)) for name, tensor in kwargs.items()}
-    with _whole_operators(), _module_calls(module, recorder), recorder:
-        output = torch.func.functional_call(module, state, positional, keyword)
+    args, kwargs = map_tensors(lambda tensor: recorder.placeholder(empty(tensor)), bind(inputs))
+    for part in skipped:
+        _replace_forward(module.get_submodule(part.path), part, recorder, state)
+    with whole_operators(), _module_calls(module, recorder), recorder:
+        output = torch.func.functional_call(module, state, args, kwargs)
     recorder.graph.output(tuple(recorder.node(tensor) for tensor in tensors_in(output)))
-    return Capture(recorder.graph, tuple(named), recorder.modules, recorder.constants, tuple(recorder.calls))
+    calls, constants = tuple(recorder.calls), recorder.constants
+    return Capture(recorder.graph, tuple(named), recorder.modules, constants, calls, tuple(skipped))
+
+
+def _replace_forward(module: nn.Module, part: Opaque, recorder: _Recorder, state: Mapping[str, Tensor]) -> None:
+    """Let the module's forward be one operator; the module is a copy made for this record."""
+    calls = iter(range(len(part.calls)))
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        held = [*module.parameters(), *module.buffers(), *(state[name] for name in part.reads)]
+        number = next(calls, None)
+        if number is None:
+            raise IndexError(f"{part.path} is called more often than in the dense network")
+        return recorder.opaque(part, number, [args, kwargs], held)
+
+    module.forward = forward
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every operator that a forward runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._device = device  # where tensors are while recording, if not where they would be
+        self._silent = False
         self.graph = fx.Graph()
         self.modules: dict[fx.Node, str] = {}
         self.constants: dict[fx.Node, Tensor] = {}
@@ -184,6 +182,18 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._made(node, tensor)
         return self._nodes[id(tensor)]
 
+    def opaque(self, part: Opaque, number: int, given: Any, held: Sequence[Tensor]) -> Any:
+        """Note one call of a module that is not followed inside, and give what it returns, without values."""
+        call = part.calls[number]
+        leaves = [self._arguments(leaf) for leaf in leaves_in(given)]
+        node = self.graph.call_function(opaque, (part, number, leaves, [self.node(tensor) for tensor in held]))
+        self.modules[node] = part.path
+        self._silent = True
+        tensors = [leaf.empty(self._device) for leaf in call.leaves if isinstance(leaf, TensorSpec)]
+        self._silent = False
+        self._outputs(node, tensors)
+        return call.output(tensors)
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -191,6 +201,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         output = shaped(func, args, given)
         if output is None:
             output = func(*args, **given)
+        if self._silent:
+            return output
         if isinstance(output, Tensor) or func._schema.is_mutable or any(True for _ in tensors_in(output)):
             # Arguments are looked up before the outputs, which may be one of them, take over their places.
             node = self.graph.call_function(func, self._arguments(args), self._arguments(given))
@@ -225,13 +237,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def _whole_operators() -> Iterator[None]:
+def whole_operators() -> Iterator[None]:
     """Without gradients, so that composite operators arrive whole, and without fused layers of attention."""
+    with _no_fused_attention(), torch.inference_mode():
+        yield
+
+
+@contextmanager
+def _no_fused_attention() -> Iterator[None]:
+    """Without PyTorch's fused encoder layers, whose outputs at padded positions are others than those of the parts."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
 
@@ -248,7 +266,8 @@ def _module_calls(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
 
     def leave(path: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            recorder.path.pop()
+            while recorder.path.pop() != path:  # a forward may have caught what a module inside raised
+                pass
             inputs = tuple(recorder.node(tensor) for tensor in tensors_in([args, kwargs]))
             outputs = tuple(recorder.node(tensor) for tensor in tensors_in(output))
             single = len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and isinstance(output, Tensor)
@@ -266,17 +285,6 @@ def _module_calls(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _explain(module: nn.Module, error: Exception) -> str:
-    name, text = type(module).__name__, str(error).strip().splitlines()
-    if "DataDependent" in type(error).__name__ or "data-dependent" in str(error):
-        return (
-            f"the forward of {name} depends on the values of tensors (a branch, a loop or a size), so its channels "
-            "cannot be followed; make that part independent of the data or trace the modules inside"
-        )
-    first = text[0] if text else type(error).__name__
-    return f"the forward of {name} cannot be recorded on tensors without values: {first}"
 
 
 def live(captured: Capture) -> list[fx.Node]:
@@ -307,10 +315,14 @@ def is_item(node: fx.Node) -> bool:
 
 
 def operator_name(node: fx.Node) -> str:
-    """``relu`` for aten.relu_.default; other namespaces keep theirs; forms that write to ``out`` say so."""
-    target: Any = node.target
+    """The name of the operator that a node calls or takes an output of."""
     if is_item(node) and isinstance(node.args[0], fx.Node):
         return operator_name(node.args[0])
+    return target_name(node.target)
+
+
+def target_name(target: Any) -> str:
+    """``relu`` for aten.relu_.default; other namespaces keep theirs; forms that write to ``out`` say so."""
     if not isinstance(target, torch._ops.OpOverload):
         return str(getattr(target, "__name__", target))
     namespace, _, name = target._schema.name.partition("::")

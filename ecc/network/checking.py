@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from ecc.core.layers import Side
 from ecc.core.widths import Kept
-from ecc.network.capture import bind, capture, run
+from ecc.network.capture import capture, run
 from ecc.network.copying import copy_sharing
 from ecc.network.equality import zero_then_remove
 from ecc.network.graph import SizeAttribute, WidthGraph
+from ecc.network.nesting import map_tensors
 from ecc.network.replay import Replay
 from ecc.network.slimming import slim
 
@@ -202,9 +203,8 @@ class _Runs(_Trial):
     """The pruned network runs on tensors without values; passes all if the dense one does not."""
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:
-        args, kwargs = bind(inputs)
         self._model = model
-        self._inputs = {name: value.to("meta") for name, value in kwargs.items()} or tuple(a.to("meta") for a in args)
+        self._inputs = map_tensors(lambda tensor: tensor.to("meta"), inputs)
         self._able = not self._error(model)  # a meta model whose forward holds other tensors does not run
 
     def refusal(self, graph: WidthGraph, kept: Kept) -> str:
@@ -241,7 +241,7 @@ class _Replays(_Trial):
 
     def refusal(self, graph: WidthGraph, kept: Kept) -> str:
         try:
-            recorded = capture(lambda: slim(self._model, graph, kept, check=False), self._inputs)
+            recorded = capture(lambda: slim(self._model, graph, kept, check=False), self._inputs, self._replay.opaque)
         except Exception as error:  # whatever a user's forward may raise
             return _insists(error.__cause__ if isinstance(error.__cause__, Exception) else error)
         return self._replay.mismatch(recorded, kept)

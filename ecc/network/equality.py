@@ -5,7 +5,6 @@ That is what zero-then-remove means; ``demand_equal`` checks it on random inputs
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from ecc.network.cutting import cut
 from ecc.network.graph import WidthGraph
 from ecc.network.masking import mask
 from ecc.network.matching import matched_tensors
+from ecc.network.nesting import map_tensors
 
 __all__ = ["demand_equal", "tolerance", "zero_then_remove"]
 
@@ -29,23 +29,21 @@ def zero_then_remove(model: nn.Module, graph: WidthGraph, kept: Kept, inputs: An
     Networks in half precision are compared in float32.
     """
     tensors = list(matched_tensors(model, graph).values())
+    if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors):
+        halves = {id(tensor): copied(tensor, tensor.detach().clone()) for tensor in tensors}
+        model, inputs = copy_sharing(model, halves).float(), map_tensors(_to_float, inputs)
+        tensors = list(matched_tensors(model, graph).values())
     masked = copy_sharing(model, {id(tensor): copied(tensor, tensor.detach().clone()) for tensor in tensors}).eval()
     mask(masked, graph, kept)
     small = cut(model, graph, kept).eval()
-    if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors):
-        masked, small, inputs = masked.float(), small.float(), _to_float(inputs)
     expected, found = run(masked, inputs), run(small, inputs)
     if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
         return float("inf")
     return max((_difference(a, b) for a, b in zip(expected, found, strict=True)), default=0.0)
 
 
-def _to_float(inputs: Any) -> Any:
-    if isinstance(inputs, Tensor):
-        return inputs.float() if inputs.dtype in (torch.float16, torch.bfloat16) else inputs
-    if isinstance(inputs, Mapping):
-        return {name: _to_float(value) for name, value in inputs.items()}
-    return tuple(_to_float(value) for value in inputs)
+def _to_float(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

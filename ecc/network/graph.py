@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ecc.core.errors import InputError
 from ecc.core.layers import Layer, Side
 from ecc.core.widths import WidthGroup, Widths, WidthSpace
+from ecc.network.nesting import map_tensors
 
 __all__ = ["Block", "InputSpec", "Rescale", "SizeAttribute", "TensorAxes", "WidthGraph"]
 
@@ -118,12 +120,13 @@ class Block:
 
     Attributes:
         name: Path of the module.
-        removable: Whether removal was tried and gives the same outputs as zeros in all of its parameters.
+        removable: Whether the network without it gives the outputs of one in which all of its parameters are zero.
         reason: Why not, in one sentence; empty when removable.
         layers: Names of the layers inside, in order of execution.
         groups: Names of the groups that only it holds.
         macs: Multiply-accumulates of one example that go with it when dense.
         params: Parameters that go with it when dense.
+        single: Whether it is called with one positional argument and no other, so that ``nn.Identity`` can replace it.
     """
 
     name: str
@@ -133,6 +136,11 @@ class Block:
     groups: tuple[str, ...]
     macs: int
     params: int
+    single: bool = True
+
+    def holds(self, name: str) -> bool:
+        """Whether the layer, module or tensor of that name is the block or inside."""
+        return name == self.name or name.startswith(f"{self.name}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +158,7 @@ class WidthGraph:
         rescales: Factors that slim weights need because the forward scales by a width.
         renormalised: Weights of the norms whose statistics run over prunable channels; empty unless trace was asked to.
         blocks: Residual blocks, the second kind of unit.
+        arguments: The example inputs without values, if they are more than a tuple or a dict of tensors; else None.
     """
 
     groups: tuple[WidthGroup, ...]
@@ -162,11 +171,16 @@ class WidthGraph:
     rescales: tuple[Rescale, ...] = ()
     renormalised: tuple[str, ...] = ()
     blocks: tuple[Block, ...] = ()
+    arguments: Any = None
 
-    def example(self, *, seed: int = 0, device: torch.device | str = "cpu") -> tuple[Tensor, ...] | dict[str, Tensor]:
+    def example(self, *, seed: int = 0, device: torch.device | str = "cpu") -> tuple[Any, ...] | dict[str, Any]:
         """Random inputs like the ones that were traced: a tuple, or a dict if they were keyword arguments."""
         generator = torch.Generator().manual_seed(seed)
         drawn = [spec.draw(generator, torch.device(device)) for spec in self.inputs]
+        if self.arguments is not None:
+            values = iter(drawn)
+            filled: tuple[Any, ...] | dict[str, Any] = map_tensors(lambda _: next(values), self.arguments)
+            return filled
         if self.inputs and self.inputs[0].keyword:
             return {spec.keyword: tensor for spec, tensor in zip(self.inputs, drawn, strict=True)}
         return tuple(drawn)
@@ -197,26 +211,104 @@ class WidthGraph:
     def _by_name(self) -> dict[str, WidthGroup]:
         return {group.name: group for group in self.groups}
 
+    def demand(self, names: Iterable[str]) -> None:
+        """Refuse names of groups that stay dense, with the reason; unknown names are left to others.
+
+        Raises:
+            InputError: If a group of that name is not prunable.
+        """
+        for name in names:
+            group = self._by_name.get(name)
+            if group is not None and not group.prunable:
+                raise InputError(f"group {name!r} stays dense: {group.reason}")
+
     def relative(self, widths: Widths) -> dict[str, float]:
         """Widths as fractions of dense, per prunable group.
 
         Raises:
             InputError: If a width is not admissible.
         """
+        self.demand(widths)
         vector = self.space.vector(widths)
         return dict(zip(self.space.names, (vector / np.array(self.space.dense)).tolist(), strict=True))
 
-    def macs(self, widths: Widths | None = None) -> int:
-        """Multiply-accumulates of one example at widths (dense when None)."""
-        relative = self.relative(widths or {})
+    def macs(self, widths: Widths | None = None, *, removed: Collection[str] = ()) -> int:
+        """Multiply-accumulates of one example at widths (dense when None), without the removed blocks.
+
+        Raises:
+            InputError: If a width or a block is not admissible.
+        """
+        left = self.without(removed, widths or {})
+        relative = left.relative(widths or {})
         return round(
-            sum(layer.macs * layer.reads.fraction(relative) * layer.writes.fraction(relative) for layer in self.layers)
+            sum(layer.macs * layer.reads.fraction(relative) * layer.writes.fraction(relative) for layer in left.layers)
         )
 
-    def params(self, widths: Widths | None = None) -> int:
-        """Parameters at widths (dense when None)."""
-        relative = self.relative(widths or {})
-        return sum(axes.count(relative) for axes in self.parameters.values())
+    def params(self, widths: Widths | None = None, *, removed: Collection[str] = ()) -> int:
+        """Parameters at widths (dense when None), without those of the removed blocks.
+
+        Raises:
+            InputError: If a width or a block is not admissible.
+        """
+        left = self.without(removed, widths or {})
+        relative = left.relative(widths or {})
+        return sum(axes.count(relative) for axes in left.parameters.values())
+
+    def without(self, blocks: Collection[str], widths: Collection[str] = ()) -> WidthGraph:
+        """The graph of the network without some residual blocks; groups that only these hold go with them.
+
+        Args:
+            blocks: Names of removable blocks.
+            widths: Names of groups that have to be left, because widths are given for them.
+
+        Raises:
+            InputError: If a block is unknown or not removable, or a group of ``widths`` goes with them.
+        """
+        if not blocks:
+            return self
+        gone = self.removable(blocks)
+
+        def stays(name: str) -> bool:
+            return not any(block.holds(name) for block in gone)
+
+        groups = []
+        for group in self.groups:
+            slots = tuple(slot for slot in group.slots if stays(slot.tensor))
+            if slots:
+                groups.append(replace(group, slots=slots, layers=tuple(filter(stays, group.layers))))
+            elif group.name in widths:
+                raise InputError(f"group {group.name!r} goes with the removed blocks; give it no width")
+        return replace(
+            self,
+            groups=tuple(groups),
+            layers=tuple(layer for layer in self.layers if stays(layer.name)),
+            parameters={name: axes for name, axes in self.parameters.items() if stays(name)},
+            sizes=tuple(size for size in self.sizes if stays(size.module)),
+            rescales=tuple(rescale for rescale in self.rescales if stays(rescale.tensor)),
+            renormalised=tuple(filter(stays, self.renormalised)),
+            blocks=tuple(block for block in self.blocks if stays(block.name)),
+        )
+
+    def removable(self, names: Collection[str]) -> list[Block]:
+        """The blocks of these names.
+
+        Raises:
+            InputError: If one is unknown or cannot be removed.
+        """
+        if isinstance(names, str):
+            raise InputError(f"the blocks to remove must be a list of names, got the text {names!r}")
+        blocks = {block.name: block for block in self.blocks}
+        for name in names:
+            if name not in blocks:
+                known = [block.name for block in self.blocks if block.removable]
+                choice = ", ".join(known[:6]) + (" …" if len(known) > 6 else "")
+                raise InputError(
+                    f"there is no residual block {name!r}; "
+                    + (f"the removable blocks are {choice}" if known else "the network has no removable ones")
+                )
+            if not blocks[name].removable:
+                raise InputError(f"block {name!r} cannot be removed: {blocks[name].reason}")
+        return [blocks[name] for name in dict.fromkeys(names)]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -266,6 +358,17 @@ class WidthGraph:
             "params": self.params(),
             "fingerprint": self.fingerprint,
             "notes": list(self.notes),
+            "blocks": [
+                {
+                    "name": block.name,
+                    "removable": block.removable,
+                    "reason": block.reason,
+                    "layers": list(block.layers),
+                    "macs": block.macs,
+                    "params": block.params,
+                }
+                for block in self.blocks
+            ],
         }
 
     def __repr__(self) -> str:

@@ -12,6 +12,7 @@ from ecc.core.layers import Layer, Side
 from ecc.core.widths import Role, Slot, WidthGroup
 from ecc.network.axes import Propagation
 from ecc.network.channels import Labels
+from ecc.network.folding import Fold
 from ecc.network.values import owner
 
 __all__ = ["Grouping", "group_channels"]
@@ -43,6 +44,7 @@ class Grouping:
         sides: Of each parameter's axes.
         units: Channel ids of each group's units, in order.
         sizes: Candidates for attributes that count channels: (module path, dense value, side).
+        folds: Scales that a factor on weights can make up for, and the side that they depend on.
     """
 
     groups: tuple[WidthGroup, ...]
@@ -50,6 +52,7 @@ class Grouping:
     sides: Mapping[str, tuple[Side, ...]]
     units: Mapping[str, Ints]
     sizes: tuple[tuple[str, int, Side], ...]
+    folds: tuple[tuple[Fold, Side], ...]
 
 
 def group_channels(propagation: Propagation) -> Grouping:
@@ -70,7 +73,9 @@ def group_channels(propagation: Propagation) -> Grouping:
 class _Builder:
     def __init__(self, propagation: Propagation) -> None:
         self._ledger = propagation.ledger
+        self._folds = propagation.folds
         self._channels = propagation.ledger.channels
+        self._used = propagation.order
         tensors = [*propagation.order, *(name for name in propagation.parameters if name not in propagation.order)]
         self._axes = [(name, i) for name in tensors for i in range(len(propagation.parameters[name].shape))]
         self._shapes = {name: propagation.parameters[name].shape for name in tensors}
@@ -124,10 +129,21 @@ class _Builder:
         order = np.lexsort((entries.position, entries.channel, entries.axis, set_of))
         bounds = np.searchsorted(set_of[order], np.arange(n_sets + 1))
         found: list[tuple[tuple[int, int], int, WidthGroup, Ints]] = []
+        unwritten = []
         for number in range(n_sets):
             rows = order[bounds[number] : bounds[number + 1]]
-            built = self._group(entries.channel[rows], entries.axis[rows], entries.position[rows])
-            if built is not None:
+            parts = entries.channel[rows], entries.axis[rows], entries.position[rows]
+            roles = {self._ledger.roles.get(self._axes[axis]) for axis in np.unique(parts[1])}
+            if "write" not in roles:
+                unwritten.append(("read" not in roles, int(parts[1].min()), number, parts))
+            elif (built := self._group(*parts, "write")) is not None:
+                found.append((built[0], number, *built[1:]))
+        # Layers that are in no group so far show why not by one of the sets that nothing writes.
+        shown = {layer for _, _, group, _ in found for layer in group.layers}
+        for idle, _, number, parts in sorted(unwritten, key=lambda entry: entry[:3]):
+            built = self._group(*parts, None if idle else "read")
+            if built is not None and shown.isdisjoint(built[1].layers):
+                shown.update(built[1].layers)
                 found.append((built[0], number, *built[1:]))
         found.sort(key=lambda entry: entry[0])
         index = np.full(n_sets, -1, dtype=np.int64)
@@ -136,14 +152,18 @@ class _Builder:
         self._units = {name: units for name, (*_, units) in zip(names, found, strict=True)}
         return [replace(entry[2], name=name) for entry, name in zip(found, names, strict=True)], index
 
-    def _group(self, channel: Ints, axis: Ints, position: Ints) -> tuple[tuple[int, int], WidthGroup, Ints] | None:
-        """The group of one set of channels, its place in the order and its units, or None if no layer writes it."""
+    def _group(
+        self, channel: Ints, axis: Ints, position: Ints, lead_role: Role | None
+    ) -> tuple[tuple[int, int], WidthGroup, Ints] | None:
+        """The group of one set of channels, its place in the order and its units, or None if they differ.
+
+        Args:
+            lead_role: Of the axis that the group is named by.
+        """
         units = np.unique(channel)
         numbers, starts = np.unique(axis, return_index=True)
         roles = [self._ledger.roles.get(self._axes[number]) for number in numbers]
-        if "write" not in roles:
-            return None
-        first = roles.index("write")
+        first = roles.index(lead_role)
         bounds = [*starts, len(axis)]
         lead = slice(bounds[first], bounds[first + 1])
         # Units are numbered by their first position along the first axis that they are written to.
@@ -166,6 +186,9 @@ class _Builder:
         reason = self._channels.reason(int(self._channels.fixed(units[:1])[0]))
         if not reason and len(units) == 1:
             reason = "all of its channels go together, so none can"
+        if not reason and lead_role != "write":
+            used = any(slot.tensor in self._used for slot in slots)
+            reason = "no layer is known to write it" if used else "the forward does not use it"
         layers = tuple(dict.fromkeys(owner(slot.tensor) for slot in slots))
         lead_name = self._ledger.names.get(self._axes[numbers[first]], owner(lead_slot.tensor))
         group = WidthGroup(lead_name, step * len(units), step, not reason, reason, tuple(slots), layers)
@@ -198,6 +221,7 @@ class _Builder:
         whole = {id(labels) for labels in self._labels.values()}
         everything = [*self._labels.values()]
         everything += [labels for _, _, labels in self._ledger.sizes]
+        everything += [labels for _, labels in self._folds]
         everything += [
             labels for cost in self._ledger.costs for labels in (cost.reads, cost.writes) if labels is not None
         ]
@@ -247,7 +271,8 @@ class _Builder:
         }
         sizes = ((module, value, self._side(labels)) for module, value, labels in self._ledger.sizes)
         counted = tuple(dict.fromkeys(size for size in sizes if size[2].groups))
-        return Grouping(tuple(self._groups), layers, sides, self._units, counted)
+        folds = tuple((fold, self._side(labels)) for fold, labels in self._folds)
+        return Grouping(tuple(self._groups), layers, sides, self._units, counted, folds)
 
 
 def _unique(name: str, taken: set[str]) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from ecc.core.widths import Kept
 from ecc.network.axes import Propagation, shapes_of
 from ecc.network.capture import Capture, is_item, operator_name
+from ecc.network.opaque import Opaque
 from ecc.network.values import Axis
 
 __all__ = ["Replay", "named_arguments", "same_argument", "same_constant"]
@@ -42,6 +43,11 @@ class Replay:
         self._propagation = propagation
         self._channels = propagation.ledger.channels
         self._units = units
+
+    @property
+    def opaque(self) -> tuple[Opaque, ...]:
+        """Modules that a slim record must not follow inside either."""
+        return self._captured.opaque
 
     def mismatch(self, slim: Capture, kept: Kept) -> str:
         """What the slim record does otherwise than predicted; empty if nothing."""

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ecc.core.errors import InputError
 from ecc.core.layers import Side
-from ecc.core.widths import WidthGroup
 from ecc.network.attention import head_counts
 from ecc.network.axes import propagate
-from ecc.network.capture import bind, capture, run
+from ecc.network.blocks import aligned_steps, in_blocks
+from ecc.network.capture import Capture, capture
 from ecc.network.checking import counting_attributes, refuse_failing
+from ecc.network.choosing import Pattern, choose
 from ecc.network.copying import copy_sharing
+from ecc.network.declared import axes_of, confirm, declare, is_inside, parse
+from ecc.network.examining import examine, is_meta, random_operators
+from ecc.network.following import follow
 from ecc.network.graph import InputSpec, SizeAttribute, TensorAxes, WidthGraph
+from ecc.network.folding import rescaled
 from ecc.network.grouping import group_channels
+from ecc.network.nesting import bind, map_tensors, tensors_in
 from ecc.network.replay import Replay
-from ecc.network.values import owner
 
 __all__ = ["trace"]
 
@@ -30,47 +33,97 @@ def trace(
     model: nn.Module,
     example_inputs: Any,
     *,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    include: Sequence[Pattern] = (),
+    exclude: Sequence[Pattern] = (),
+    groups: Mapping[str, Any] | None = None,
+    step: int = 1,
     check: bool = True,
 ) -> WidthGraph:
     """Find which channels of a network can only go together.
 
+    Modules whose forward cannot be followed (it depends on the values of tensors, calls an extension …) stay dense with
+    all that they touch, and the notes of the graph say so, unless ``groups`` declares what goes together in them.
+
     Args:
         model: Any module; it is not changed, and looked at in eval mode.
-        example_inputs: A tensor, a tuple of tensors, or a dict of tensors for keyword arguments; axis 0 is the batch.
-        include: Patterns (``layer1.*``) of the layers whose channels may be pruned; all when empty.
-        exclude: Patterns of layers whose channels stay.
-        check: Whether to prune a copy at random, compare it with the masked network, and keep dense what fails.
+        example_inputs: A tensor, a tuple of positional arguments, or a dict of keyword arguments; nested containers and
+            other values among the tensors are fine. Axis 0 of the first tensor is the batch.
+        include: Which layers' channels may be pruned; all when empty. A glob of the names of layers or of modules that
+            hold them (``layer1``, ``layer1.*``), ``type:NAME`` with a class name, or a class.
+        exclude: Which layers' channels stay; as ``include``.
+        groups: Channels that the user declares to go together, by name, as the parameter axes that lie along them:
+            ``{"hidden": {"writes": ["fc1.weight:0", "fc1.bias:0"], "reads": ["fc2.weight:1"]}}``. In modules that
+            cannot be followed they are all that can be pruned; elsewhere they are ties on top of those found.
+        step: Channels that widths shall be multiples of; groups too narrow for that get the longest step that suits.
+        check: Whether to prune a copy at random, compare it with the masked network, and keep dense what fails. A
+            declared group in a module that cannot be followed is an error if it fails.
 
     Raises:
-        InputError: If the model does not run on the inputs, cannot be recorded or copied, or a pattern matches nothing.
+        InputError: If the model does not run on the inputs, its own forward cannot be recorded, a pattern matches
+            nothing, or a declared group is wrong.
     """
-    args, kwargs = bind(example_inputs)
+    bind(example_inputs)
+    declared = parse(model, groups or {})
     shared = {id(parameter): parameter for parameter in model.parameters()}
-    if not _is_meta(model):
-        _try(copy_sharing(model, shared).eval(), example_inputs)
-    captured = capture(lambda: copy_sharing(model, shared).eval(), example_inputs)
-    first = next(tensor for tensor in (*args, *kwargs.values()))
+    inputs = map_tensors(lambda tensor: tensor.to("meta"), example_inputs) if is_meta(model) else example_inputs
+
+    def fresh() -> nn.Module:
+        return copy_sharing(model, shared).eval()
+
+    examine(model, fresh, inputs)
+    captured = capture(fresh, inputs) if is_meta(model) else follow(fresh, inputs, axes_of(declared))
+    first = next(tensors_in(list(bind(inputs))))
     propagation = propagate(captured, first.shape[0] if first.ndim else 1)
+    declare(propagation, declared)
     grouping = group_channels(propagation)
-    parameters = {
-        name: TensorAxes(tuple(parameter.shape), grouping.sides[name]) for name, parameter in model.named_parameters()
-    }
-    specs = [*(InputSpec.of(tensor) for tensor in args), *(InputSpec.of(value, name) for name, value in kwargs.items())]
+    specs = _specs(inputs)
     graph = WidthGraph(
-        groups=_chosen(grouping.groups, include, exclude),
+        groups=choose(model, grouping.groups, include, exclude),
         layers=grouping.layers,
-        parameters=parameters,
+        parameters={
+            name: TensorAxes(tuple(parameter.shape), grouping.sides[name])
+            for name, parameter in model.named_parameters()
+        },
         input_shapes=tuple(spec.shape for spec in specs),
-        notes=tuple(dict.fromkeys(propagation.ledger.notes)),
-        inputs=tuple(specs),
+        notes=tuple(dict.fromkeys((*propagation.ledger.notes, *_notes(captured)))),
+        inputs=specs,
         sizes=(*_unused_sizes(model, grouping.sizes), *head_counts(model, grouping.sizes, grouping.sides)),
+        arguments=_arguments(inputs),
+        rescales=tuple(rescale for fold, side in grouping.folds if fold.certain for rescale in rescaled(fold, side)),
     )
     if check:
-        replay = Replay(captured, propagation, grouping.units)
-        graph = refuse_failing(model, graph, example_inputs, replay, counting_attributes(model, grouping.sizes))
-    return graph
+        replay, as_found = Replay(captured, propagation, grouping.units), graph
+        graph = refuse_failing(model, graph, inputs, replay, counting_attributes(model, grouping.sizes))
+        inside = [group for group in declared if is_inside(group, captured.opaque)]
+        confirm(model, as_found, graph, inside, inputs)
+    return graph if step == 1 else in_blocks(graph, model, aligned_steps(graph, step))
+
+
+def _specs(inputs: Any) -> tuple[InputSpec, ...]:
+    """A description of every tensor; those that are keyword arguments carry their names."""
+    args, kwargs = bind(inputs)
+    named = ((name, tensor) for name, value in kwargs.items() for tensor in tensors_in(value))
+    return (*map(InputSpec.of, tensors_in(args)), *(InputSpec.of(tensor, name) for name, tensor in named))
+
+
+def _arguments(inputs: Any) -> Any:
+    """The inputs without values, if they are more than a tuple or a dict of tensors."""
+    args, kwargs = bind(inputs)
+    if all(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
+        return None
+    return map_tensors(lambda tensor: torch.empty_like(tensor, device="meta"), kwargs or args)
+
+
+def _notes(captured: Capture) -> list[str]:
+    """What the record itself says: modules that it does not follow, and random numbers."""
+    notes = [f"{part.reason}; what it touches stays dense" for part in captured.opaque]
+    random = random_operators(captured)
+    if random:
+        notes.append(
+            f"the forward draws random numbers in eval mode too ({', '.join(random[:3])}), which change with the widths, "
+            "so that channels may stay dense; let it draw only if self.training"
+        )
+    return notes
 
 
 def _unused_sizes(model: nn.Module, candidates: Sequence[tuple[str, int, Side]]) -> tuple[SizeAttribute, ...]:
@@ -82,53 +135,3 @@ def _unused_sizes(model: nn.Module, candidates: Sequence[tuple[str, int, Side]])
         if isinstance(module := modules[path], _NormBase) and not [*module.parameters(), *module.buffers()]
         if module.num_features == value
     )
-
-
-def _is_meta(model: nn.Module) -> bool:
-    return any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
-
-
-def _try(model: nn.Module, inputs: Any) -> None:
-    """Run the model once, so that what is wrong with the inputs is said plainly."""
-    args, kwargs = bind(inputs)
-    shapes = ", ".join("×".join(map(str, tensor.shape)) or "a scalar" for tensor in (*args, *kwargs.values()))
-    try:
-        outputs = run(model, inputs)
-    except Exception as error:  # whatever a user's forward may raise
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{type(model).__name__} does not run on an input of {shapes}: {text}") from error
-    if not outputs:
-        raise InputError(f"{type(model).__name__} returns no tensor; its forward must return its outputs")
-    if any(bool(tensor.isnan().any()) for tensor in outputs):
-        raise InputError(
-            f"{type(model).__name__} gives NaN on the example inputs; mend its weights or the inputs before pruning it"
-        )
-
-
-def _chosen(groups: Sequence[WidthGroup], include: Sequence[str], exclude: Sequence[str]) -> tuple[WidthGroup, ...]:
-    """Groups with the user's choice applied.
-
-    Raises:
-        InputError: If a pattern matches no layer.
-    """
-    writers = {group.name: _writers(group) for group in groups}
-    known = sorted({name for names in writers.values() for name in names})
-    for pattern in (*include, *exclude):
-        if not fnmatch.filter(known, pattern):
-            raise InputError(f"pattern {pattern!r} matches no layer; layers are {', '.join(known[:6])} …")
-
-    def reason(group: WidthGroup) -> str:
-        names = writers[group.name]
-        if include and not any(fnmatch.filter(names, pattern) for pattern in include):
-            return "it is not among the included layers"
-        hit = next((pattern for pattern in exclude if fnmatch.filter(names, pattern)), None)
-        return f"it is excluded by {hit!r}" if hit else ""
-
-    return tuple(
-        replace(group, prunable=False, reason=reason(group)) if group.prunable and reason(group) else group
-        for group in groups
-    )
-
-
-def _writers(group: WidthGroup) -> list[str]:
-    return [group.name, *dict.fromkeys(owner(slot.tensor) for slot in group.slots if slot.role == "write")]

@@ -1,0 +1,67 @@
+"""Stopping: why a forward could not be recorded, and where."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ecc.core.errors import InputError
+
+__all__ = ["Unfollowed"]
+
+# What PyTorch says when a forward asks for the values of tensors that have none.
+_ASKS_FOR_VALUES = (
+    "data-dependent", "data dependent", ".item() cannot be called", ".numpy() is not supported",
+    ".tolist() is not supported", "no data", "_local_scalar_dense", "aten.equal", "aten.allclose",
+    "can't convert", "Cannot access data pointer", "aten.nonzero", "aten.unique",
+)  # fmt: skip
+
+
+class Unfollowed(InputError):
+    """A forward that cannot be recorded on tensors without values.
+
+    Attributes:
+        path: Of the innermost module whose forward was running.
+        why: A clause that says what went wrong, and where if that is known.
+    """
+
+    def __init__(self, module: nn.Module, path: str, error: Exception) -> None:
+        self.path = path
+        self.why = _why(error)
+        inside = f"{path} ({type(module.get_submodule(path)).__name__}) in " if path else ""
+        name = inside + type(module).__name__
+        super().__init__(f"{name} cannot be followed: {self.why}; {_mend(error)}")
+
+
+def _why(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    line = _line(error)
+    where = f" ({line})" if line else ""
+    if _asks_for_values(error):
+        return f"its forward depends on the values of tensors{where}"
+    first = text[0] if text else type(error).__name__
+    return f"its forward cannot be recorded on tensors without values{where}: {first.rstrip('.')}"
+
+
+def _mend(error: Exception) -> str:
+    part = "make that part independent of the data" if _asks_for_values(error) else "change that part"
+    return f"{part}, put it into a module of its own, or declare its groups with trace(groups=...)"
+
+
+def _asks_for_values(error: Exception) -> bool:
+    name = type(error).__name__
+    return "DataDependent" in name or "DynamicOutputShape" in name or any(t in str(error) for t in _ASKS_FOR_VALUES)
+
+
+def _line(error: Exception) -> str:
+    """The innermost line outside PyTorch and this package, as ``line 12 of model.py``; empty if there is none."""
+    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
+    frames = traceback.extract_tb(error.__traceback__, limit=200)
+    own = [frame for frame in frames if not frame.filename.startswith((*ours, "<"))]
+    # Frames before the first of this package are the caller's.
+    first = next((i for i, frame in enumerate(frames) if frame.filename.startswith(ours)), 0)
+    own = [frame for frame in own if frame in frames[first:]]
+    return f"line {own[-1].lineno} of {Path(own[-1].filename).name}" if own else ""
