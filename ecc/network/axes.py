@@ -22,6 +22,8 @@ from ecc.network.axes_movement import MOVEMENT
 from ecc.network.axes_sequence import SEQUENCE
 from ecc.network.axes_weights import WEIGHTS
 from ecc.network.capture import Capture, is_item, live, mutates, operator_name
+from ecc.network.channels import Labels
+from ecc.network.folding import Fold, find_folds
 from ecc.network.opaque import OPAQUE
 from ecc.network.values import PLAIN, Axes, Axis, Call, Ledger, Value, values_in
 
@@ -43,15 +45,24 @@ class Propagation:
         order: Parameters and buffers in the order of their first use.
         made: The axes of the outputs of each call, in order of execution.
         inputs: The first tensor that each call gets, as it was then.
+        folds: Scales that a factor on weights can make up for, and the labels of the axis whose size they depend on.
     """
 
-    def __init__(self, captured: Capture, batch: int, divisors: frozenset[tuple[str, int]] = frozenset()) -> None:
+    def __init__(
+        self,
+        captured: Capture,
+        batch: int,
+        divisors: frozenset[tuple[str, int]] = frozenset(),
+        folds: tuple[Fold, ...] = (),
+    ) -> None:
         self.ledger = Ledger(divisors=set(divisors))
         self.order: dict[str, None] = {}
         self.made: dict[fx.Node, list[Axes]] = {}
         self.inputs: dict[fx.Node, Value] = {}
+        self.folds: list[tuple[Fold, Labels]] = []
         self._captured = captured
         self._batch = batch
+        self._folds = {fold.node: fold for fold in folds}
         self._values: dict[fx.Node, Any] = {}
         self._names: dict[fx.Node, str] = {}
         self._parameters: dict[str, Value] = {}
@@ -114,11 +125,15 @@ class Propagation:
         shapes = list(shapes_of(outputs))
         arguments = self._arguments(node)
         name = operator_name(node)
-        call = Call(name, self._captured.modules.get(node, ""), arguments, shapes, self.ledger, self._batch)
+        module = self._captured.modules.get(node, "")
+        call = Call(name, module, arguments, shapes, self.ledger, self._batch, node in self._folds)
         axes = self._apply(call)
         first = next(values_in(list(arguments.values())), None)
         if first is not None:
             self.inputs[node] = first
+        fold = self._folds.get(node)
+        if fold is not None and (labels := self.inputs[fold.product].axes[-1].labels) is not None:
+            self.folds.append((fold, labels))
         storage, constant = self._storage(node, call), call.constant
         if not constant:
             axes = [[axis if axis.source is None else replace(axis, source=None) for axis in made] for made in axes]
@@ -192,8 +207,9 @@ def propagate(captured: Capture, batch: int) -> Propagation:
         batch: Examples in the batch, which costs are divided by.
     """
     divisors: frozenset[tuple[str, int]] = frozenset()
+    folds = find_folds(captured)
     while True:
-        propagation = Propagation(captured, batch, divisors)
+        propagation = Propagation(captured, batch, divisors, folds)
         propagation.run()
         if propagation.ledger.divisors == divisors:
             return propagation

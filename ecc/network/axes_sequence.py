@@ -117,7 +117,7 @@ def _attention(call: Call) -> list[Axes]:
         call.fix(tensor.axes[-2], f"{call.place} attends along it")
     sizes = query.axes[-1]
     call.tie(sizes, key.axes[-1])
-    if call.get("scale") is None:
+    if call.get("scale") is None and not call.foldable:
         call.fix(sizes, f"{call.place} scales by the size of a head, so that removing part of it changes the result")
     elif not (sizes.zero or key.axes[-1].zero):
         call.fix(sizes, f"{call.place} sums over channels that are not zero once removed")

@@ -6,7 +6,7 @@ A *plan* says what goes, without the network: which positions of each tensor axi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -36,10 +36,12 @@ class Plan:
     Attributes:
         axes: What stays of each tensor that gets smaller, by its name.
         sizes: Module path, attribute and value of what follows the widths beyond PyTorch's own modules.
+        factors: Axis, positions that stay and what to multiply them by, by name of the tensor.
     """
 
     axes: Mapping[str, Axes]
     sizes: tuple[tuple[str, str, int], ...] = ()
+    factors: Mapping[str, tuple[tuple[int, NDArray[np.int64], float], ...]] = field(default_factory=dict)
 
 
 def plan(graph: WidthGraph, kept: Kept, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
@@ -65,7 +67,16 @@ def plan(graph: WidthGraph, kept: Kept, shapes: Mapping[str, tuple[int, ...]]) -
         for size in graph.sizes
         if size.side.groups & relative.keys()
     )
-    return Plan({name: {i: np.flatnonzero(flags) for i, flags in axes.items()} for name, axes in stays.items()}, sizes)
+    factors: dict[str, tuple[tuple[int, NDArray[np.int64], float], ...]] = {}
+    for rescale in graph.rescales:
+        if rescale.side.groups & relative.keys():
+            flags = np.zeros(shapes[rescale.tensor][rescale.axis], dtype=bool)
+            flags[rescale.positions] = True
+            left = np.flatnonzero(flags[stays.get(rescale.tensor, {}).get(rescale.axis, slice(None))])
+            factor = (rescale.axis, left, rescale.side.fraction(relative) ** rescale.power)
+            factors[rescale.tensor] = (*factors.get(rescale.tensor, ()), factor)
+    positions = {name: {i: np.flatnonzero(flags) for i, flags in axes.items()} for name, axes in stays.items()}
+    return Plan(positions, sizes, factors)
 
 
 def cut(model: nn.Module, graph: WidthGraph, kept: Kept, *, take: Take | None = None) -> nn.Module:
@@ -88,10 +99,13 @@ def rebuilt(model: nn.Module, tensors: Mapping[str, Tensor], planned: Plan, *, t
     Args:
         tensors: Its parameters and buffers by name, each once.
     """
-    replacements = {
-        id(tensor): copied(tensor, take(tensor.detach(), planned.axes.get(name, {})))
-        for name, tensor in tensors.items()
-    }
+    replacements = {}
+    for name, tensor in tensors.items():
+        values = take(tensor.detach(), planned.axes.get(name, {}))
+        for axis, positions, factor in planned.factors.get(name, ()):
+            at = torch.from_numpy(positions).to(values.device)
+            values.index_copy_(axis, at, values.index_select(axis, at) * factor)
+        replacements[id(tensor)] = copied(tensor, values)
     small = copy_sharing(model, replacements)
     changed = {id(tensors[name]) for name in planned.axes}
     for path, part in model.named_modules():

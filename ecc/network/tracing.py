@@ -18,10 +18,11 @@ from ecc.network.checking import counting_attributes, refuse_failing
 from ecc.network.choosing import Pattern, choose
 from ecc.network.copying import copy_sharing
 from ecc.network.declared import axes_of, confirm, declare, is_inside, parse
+from ecc.network.depth import find_blocks
 from ecc.network.examining import examine, is_meta, random_operators
+from ecc.network.folding import rescaled
 from ecc.network.following import follow
 from ecc.network.graph import InputSpec, SizeAttribute, TensorAxes, WidthGraph
-from ecc.network.folding import rescaled
 from ecc.network.grouping import group_channels
 from ecc.network.nesting import bind, map_tensors, tensors_in
 from ecc.network.replay import Replay
@@ -96,6 +97,7 @@ def trace(
         graph = refuse_failing(model, graph, inputs, replay, counting_attributes(model, grouping.sizes))
         inside = [group for group in declared if is_inside(group, captured.opaque)]
         confirm(model, as_found, graph, inside, inputs)
+    graph = replace(graph, blocks=find_blocks(model, captured, graph, inputs, check=check))
     return graph if step == 1 else in_blocks(graph, model, aligned_steps(graph, step))
 
 

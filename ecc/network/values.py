@@ -102,6 +102,7 @@ class Call:
         shapes: Sizes of each output.
         ledger: Where ties and costs go.
         batch: Examples in the batch.
+        foldable: Whether a factor on weights can make up for a scale that it takes from a width.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Call:
     shapes: Sequence[tuple[int, ...]]
     ledger: Ledger
     batch: int = 1
+    foldable: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
