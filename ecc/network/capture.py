@@ -24,7 +24,7 @@ from ecc.network.attention import narrow_all
 from ecc.network.nesting import bind, map_tensors, tensors_in
 from ecc.network.opaque import Opaque, TensorSpec, leaves_in, opaque
 from ecc.network.shapes import shaped
-from ecc.network.stopping import Unfollowed
+from ecc.network.stopping import Unfollowed, explain
 
 __all__ = [
     "Capture",
@@ -111,7 +111,7 @@ def capture(make: Callable[[], nn.Module], inputs: Any, skipped: Sequence[Opaque
         with fake:
             return _record(module, inputs, fake.from_tensor, recorder, skipped)
     except Exception as error:  # whatever a user's forward may raise on tensors without values
-        raise Unfollowed(module, recorder.path[-1], error) from error
+        raise Unfollowed(module, recorder.path[-1], explain(error)) from error
 
 
 def _on_meta(tensor: Tensor) -> Tensor:

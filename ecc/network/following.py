@@ -51,12 +51,12 @@ def follow(make: Callable[[], nn.Module], inputs: Any, free: frozenset[Parameter
             if path in whys or not (path or free):
                 raise
             whys[path] = stop.why
-            skipped = _learn(make, inputs, whys, free, stop)
+            skipped = _learn(make, inputs, whys, free)
             _LOG.debug("not followed inside: %s", ", ".join(whys))
 
 
 def _learn(
-    make: Callable[[], nn.Module], inputs: Any, whys: dict[str, str], free: frozenset[ParameterAxis], stop: Unfollowed
+    make: Callable[[], nn.Module], inputs: Any, whys: dict[str, str], free: frozenset[ParameterAxis]
 ) -> tuple[Opaque, ...]:
     """What these modules return in a real run; ``whys`` is left with the modules that are opaque in the end."""
     while True:
@@ -69,10 +69,10 @@ def _learn(
         if not lesson.improper:
             return tuple(lesson.opaque(path, why, free) for path, why in whys.items())
         for path, why in lesson.improper.items():
-            parent = path.rpartition(".")[0]
-            if not path or not (parent or free):
-                raise stop
-            whys[parent] = f"{whys.pop(path)} in {path}, which {why}"
+            parent, kind = path.rpartition(".")[0], type(module.get_submodule(path)).__name__
+            whys[parent] = f"{path} ({kind}) in it {why}, and {whys.pop(path)}"
+            if not (parent or free):
+                raise Unfollowed(module, parent, whys[parent])
 
 
 def _inside(path: str, other: str) -> bool:

@@ -10,7 +10,7 @@ from torch import nn
 
 from ecc.core.errors import InputError
 
-__all__ = ["Unfollowed"]
+__all__ = ["Unfollowed", "explain"]
 
 # What PyTorch says when a forward asks for the values of tensors that have none.
 _ASKS_FOR_VALUES = (
@@ -18,6 +18,8 @@ _ASKS_FOR_VALUES = (
     ".tolist() is not supported", "no data", "_local_scalar_dense", "aten.equal", "aten.allclose",
     "can't convert", "Cannot access data pointer", "aten.nonzero", "aten.unique",
 )  # fmt: skip
+
+_MEND = "put what cannot be into a module of its own, or declare the groups with trace(groups=...)"
 
 
 class Unfollowed(InputError):
@@ -28,15 +30,16 @@ class Unfollowed(InputError):
         why: A clause that says what went wrong, and where if that is known.
     """
 
-    def __init__(self, module: nn.Module, path: str, error: Exception) -> None:
+    def __init__(self, module: nn.Module, path: str, why: str) -> None:
         self.path = path
-        self.why = _why(error)
-        inside = f"{path} ({type(module.get_submodule(path)).__name__}) in " if path else ""
-        name = inside + type(module).__name__
-        super().__init__(f"{name} cannot be followed: {self.why}; {_mend(error)}")
+        self.why = why
+        name = f"{path} ({type(module.get_submodule(path)).__name__})" if path else type(module).__name__
+        mend = "trace it with values, so that it can be kept as it is" if path else _MEND
+        super().__init__(f"{name} cannot be followed: {why}; {mend}")
 
 
-def _why(error: Exception) -> str:
+def explain(error: Exception) -> str:
+    """What went wrong in a forward on tensors without values, as a clause, and where if that is known."""
     text = str(error).strip().splitlines()
     line = _line(error)
     where = f" ({line})" if line else ""
@@ -44,11 +47,6 @@ def _why(error: Exception) -> str:
         return f"its forward depends on the values of tensors{where}"
     first = text[0] if text else type(error).__name__
     return f"its forward cannot be recorded on tensors without values{where}: {first.rstrip('.')}"
-
-
-def _mend(error: Exception) -> str:
-    part = "make that part independent of the data" if _asks_for_values(error) else "change that part"
-    return f"{part}, put it into a module of its own, or declare its groups with trace(groups=...)"
 
 
 def _asks_for_values(error: Exception) -> bool:
