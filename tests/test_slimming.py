@@ -172,7 +172,7 @@ def test_slim_refuses_a_network_that_changes_and_names_the_group() -> None:
 
     model = Net(run, c=conv(3, 8), head=nn.Linear(8, 2))
     graph = trace(model, IMAGE, check=False)
-    with pytest.raises(EccError, match=r"differs from the masked one by .* once 'c' is pruned; exclude it$"):
+    with pytest.raises(EccError, match=r"differs from the masked one by .* once group 'c' is pruned; exclude it$"):
         slim(model, graph, {"c": 4})
 
 

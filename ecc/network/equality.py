@@ -5,6 +5,7 @@ That is what zero-then-remove means; ``demand_equal`` checks it on random inputs
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ecc.core.widths import Kept
 from ecc.network.capture import run
 from ecc.network.copying import copied, copy_sharing
 from ecc.network.cutting import cut
+from ecc.network.depth import shortened, silence
 from ecc.network.graph import WidthGraph
 from ecc.network.masking import mask
 from ecc.network.matching import matched_tensors
@@ -23,19 +25,26 @@ from ecc.network.nesting import map_tensors
 __all__ = ["demand_equal", "tolerance", "zero_then_remove"]
 
 
-def zero_then_remove(model: nn.Module, graph: WidthGraph, kept: Kept, inputs: Any) -> float:
+def zero_then_remove(
+    model: nn.Module, graph: WidthGraph, kept: Kept, inputs: Any, *, remove: Collection[str] = ()
+) -> float:
     """Largest difference between masked and slim outputs, relative to the largest masked output; inf if NaN differ.
 
     Networks in half precision are compared in float32.
+
+    Args:
+        remove: Residual blocks whose parameters are zero in the masked network, and that the slim one does not have.
     """
+    left = graph.without(remove, kept)
     tensors = list(matched_tensors(model, graph).values())
     if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors):
         halves = {id(tensor): copied(tensor, tensor.detach().clone()) for tensor in tensors}
         model, inputs = copy_sharing(model, halves).float(), map_tensors(_to_float, inputs)
         tensors = list(matched_tensors(model, graph).values())
     masked = copy_sharing(model, {id(tensor): copied(tensor, tensor.detach().clone()) for tensor in tensors}).eval()
-    mask(masked, graph, kept)
-    small = cut(model, graph, kept).eval()
+    mask(masked, left, kept)
+    silence(masked, graph, remove)
+    small = cut(shortened(model, graph, remove), left, kept).eval()
     expected, found = run(masked, inputs), run(small, inputs)
     if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
         return float("inf")
@@ -64,41 +73,43 @@ def tolerance(model: nn.Module) -> float:
     return 1e-9 if double else 1e-4
 
 
-def demand_equal(model: nn.Module, graph: WidthGraph, kept: Kept) -> None:
-    """Refuse a graph whose removal of all but ``kept`` is not what zeros in the dropped slices do.
+def demand_equal(model: nn.Module, graph: WidthGraph, kept: Kept, remove: Collection[str] = ()) -> None:
+    """Refuse a graph whose removal of all but ``kept`` is not what zeros in the dropped slices and blocks do.
 
     Networks without values, and graphs that know no inputs, pass.
 
     Raises:
-        EccError: If the outputs differ; the message names a group.
+        EccError: If the outputs differ; the message names a group or a block.
     """
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     if device.type == "meta" or not graph.inputs:
         return
     inputs, limit = graph.example(device=device), tolerance(model)
     try:
-        difference = zero_then_remove(model, graph, kept, inputs)
+        difference = zero_then_remove(model, graph, kept, inputs, remove=remove)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        name = _culprit(model, graph, kept, inputs, limit)
-        raise EccError(
-            f"the slim network fails once group {name!r} is pruned ({_first_line(error)}); exclude it"
-        ) from error
+        cause = _culprit(model, graph, kept, remove, inputs, limit)
+        raise EccError(f"the slim network fails once {cause} ({_first_line(error)}); exclude it") from error
     if not difference <= limit:
-        name = _culprit(model, graph, kept, inputs, limit)
-        raise EccError(
-            f"the slim network differs from the masked one by {difference:.1e} once {name!r} is pruned; exclude it"
-        )
+        cause = _culprit(model, graph, kept, remove, inputs, limit)
+        raise EccError(f"the slim network differs from the masked one by {difference:.1e} once {cause}; exclude it")
 
 
-def _culprit(model: nn.Module, graph: WidthGraph, kept: Kept, inputs: Any, limit: float) -> str:
-    """The first group that makes a difference alone, else the last."""
-    for name, units in kept.items():
+def _culprit(
+    model: nn.Module, graph: WidthGraph, kept: Kept, remove: Collection[str], inputs: Any, limit: float
+) -> str:
+    """What is done to the first group or block that makes a difference alone, else to the last."""
+    causes: list[tuple[str, Kept, list[str]]] = [
+        *((f"group {name!r} is pruned", {name: units}, []) for name, units in kept.items()),
+        *((f"block {name!r} is removed", {}, [name]) for name in remove),
+    ]
+    for cause, units, blocks in causes:
         try:
-            if not zero_then_remove(model, graph, {name: units}, inputs) <= limit:
-                return name
+            if not zero_then_remove(model, graph, units, inputs, remove=blocks) <= limit:
+                return cause
         except (RuntimeError, ValueError, TypeError, IndexError):
-            return name
-    return list(kept)[-1]
+            return cause
+    return causes[-1][0]
 
 
 def _first_line(error: Exception) -> str:
