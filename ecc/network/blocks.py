@@ -17,6 +17,7 @@ from torch import nn
 
 from ecc.core.errors import InputError
 from ecc.core.widths import Kept, WidthGroup
+from ecc.network.examining import is_meta
 from ecc.network.graph import WidthGraph
 from ecc.network.ranking import rank_units
 
@@ -45,7 +46,9 @@ def in_blocks(graph: WidthGraph, model: nn.Module, steps: Mapping[str, int]) -> 
         InputError: If a step is not a whole number of the group's units, or does not divide its width.
     """
     longer = {name: step for name, step in steps.items() if step != graph.group(name).step}
-    orders = rank_units(model, graph, list(longer))
+    # Without values no unit is better than another.
+    plain = {name: np.arange(graph.group(name).units) for name in longer}
+    orders = plain if is_meta(model) else rank_units(model, graph, list(longer))
     groups = tuple(
         _merged(group, longer[group.name], orders[group.name]) if group.name in longer else group
         for group in graph.groups

@@ -186,7 +186,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Note one call of a module that is not followed inside, and give what it returns, without values."""
         call = part.calls[number]
         leaves = [self._arguments(leaf) for leaf in leaves_in(given)]
-        node = self.graph.call_function(opaque, (part, number, leaves, [self.node(tensor) for tensor in held]))
+        arguments: Any = (part, number, leaves, [self.node(tensor) for tensor in held])
+        node = self.graph.call_function(opaque, arguments)
         self.modules[node] = part.path
         self._silent = True
         tensors = [leaf.empty(self._device) for leaf in call.leaves if isinstance(leaf, TensorSpec)]

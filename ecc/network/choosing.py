@@ -36,7 +36,9 @@ def choose(
     modules = dict(model.named_modules())
     writers = {group.name: _writers(group) for group in groups}
     names = list(dict.fromkeys(name for found in writers.values() for name in found))
-    matched = {pattern: {name for name in names if _matches(name, pattern, modules)} for pattern in (*include, *exclude)}
+    matched = {
+        pattern: {name for name in names if _matches(name, pattern, modules)} for pattern in (*include, *exclude)
+    }
     for pattern, hits in matched.items():
         if not hits:
             raise InputError(f"{_shown(pattern)} matches no layer; {_near(pattern, names, modules)}")
@@ -81,10 +83,13 @@ def _shown(pattern: Pattern) -> str:
 
 def _near(pattern: Pattern, names: Sequence[str], modules: dict[str, nn.Module]) -> str:
     """What the user may have meant, else the first that there are."""
-    wanted = pattern if isinstance(pattern, str) else f"{_TYPE}{pattern.__name__}"
+    prefix, known = "", list(dict.fromkeys([*names, *filter(None, modules)]))
+    wanted = pattern if isinstance(pattern, str) else _TYPE + pattern.__name__
     if wanted.startswith(_TYPE):
-        names = list(dict.fromkeys(f"{_TYPE}{type(modules[name]).__name__}" for name in names if name in modules))
-    close = get_close_matches(wanted, [*names, *(path for path in modules if path)], n=3)
+        prefix, wanted = _TYPE, wanted.removeprefix(_TYPE)
+        known = list(dict.fromkeys(type(modules[name]).__name__ for name in names if name in modules))
+    close = get_close_matches(wanted, known, n=3)
     if close:
-        return f"did you mean {' or '.join(close)}?"
-    return f"layers are {', '.join(names[:6])}" + (" …" if len(names) > 6 else "")
+        return f"did you mean {' or '.join(prefix + name for name in close)}?"
+    shown = known if prefix else names
+    return f"layers are {', '.join(prefix + name for name in shown[:6])}" + (" …" if len(shown) > 6 else "")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ecc.core.errors import InputError
-from ecc.core.widths import Kept, WidthGroup
+from ecc.core.widths import WidthGroup
 from ecc.network.axes import Propagation
+from ecc.network.capture import run
 from ecc.network.copying import copy_sharing
 from ecc.network.equality import zero_then_remove
 from ecc.network.graph import WidthGraph
@@ -23,6 +26,7 @@ from ecc.network.opaque import Opaque, ParameterAxis
 __all__ = ["Declared", "axes_of", "confirm", "declare", "is_inside", "parse"]
 
 _DRAWS = 4  # of weights, inputs and units that a declaration is tried on
+_MOST_DRAWS = 16  # while some of its parameters were not used yet
 _LIMIT = 1e-3  # as in ``checking``
 
 
@@ -93,8 +97,10 @@ def declare(propagation: Propagation, declared: Sequence[Declared]) -> None:
 
 def confirm(
     model: nn.Module, before: WidthGraph, after: WidthGraph, declared: Sequence[Declared], inputs: Any, *, seed: int = 0
-) -> None:
+) -> WidthGraph:
     """Try declared groups on shaken weights and other inputs; what they say about opaque modules is checked only here.
+
+    Groups with a parameter that the network used in no trial (an expert that no token went to) stay dense.
 
     Args:
         before: The graph as declared.
@@ -103,19 +109,69 @@ def confirm(
     Raises:
         InputError: If pruning a declared group is not the same as masking it.
     """
+    found = {group.name: [g.name for g in before.prunable if _touches(g, group)] for group in declared}
     for group in declared:
-        names = [candidate.name for candidate in before.prunable if _touches(candidate, group)]
-        for name in names:
-            if not after.group(name).prunable:
-                raise _wrong(group, after.group(name).reason)
-        for draw in range(_DRAWS if names else 0):
-            try:
-                difference = _difference(model, after, names, inputs, seed + draw)
-            except Exception as error:  # whatever a user's forward may raise
-                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise _wrong(group, f"the forward insists on its size: {first}") from error
-            if not difference <= _LIMIT:
-                raise _wrong(group, "removing its channels changes the output of the network")
+        failed = next((name for name in found[group.name] if not after.group(name).prunable), None)
+        if failed is not None:
+            raise _wrong(group, after.group(failed).reason)
+    missing = {group.name: {name for name, _ in group.roles} for group in declared if found[group.name]}
+    for draw in range(_MOST_DRAWS if missing else 0):
+        shaken, other = _shaken(model, seed + draw), _other(after, inputs, seed + draw)
+        used = _used(shaken, other)
+        for group in declared:
+            if group.name in missing and (draw < _DRAWS or missing[group.name] & used):
+                missing[group.name] -= used
+                _demand_equal(shaken, after, group, found[group.name], other, seed + draw)
+        if draw >= _DRAWS and not any(missing.values()):
+            break
+    reasons = {
+        name: f"the declared group {group!r} was not checked, as no trial used {min(unused)}; give more examples"
+        for group, unused in missing.items()
+        if unused
+        for name in found[group]
+    }
+    groups = (replace(g, prunable=False, reason=reasons[g.name]) if g.name in reasons else g for g in after.groups)
+    return replace(after, groups=tuple(groups)) if reasons else after
+
+
+def _demand_equal(
+    model: nn.Module, graph: WidthGraph, group: Declared, names: Sequence[str], inputs: Any, seed: int
+) -> None:
+    """Masked and slim outputs must agree for random units of the named groups, which are the declared one."""
+    generator = np.random.default_rng([seed, len(names)])
+    kept: dict[str, NDArray[np.int64]] = {}
+    for name in names:
+        units = graph.group(name).units
+        count = int(generator.integers(1, units)) if units > 2 else 1
+        kept[name] = np.sort(generator.choice(units, count, replace=False))
+    try:
+        difference = zero_then_remove(model, graph, kept, inputs)
+    except Exception as error:  # whatever a user's forward may raise
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise _wrong(group, f"the forward insists on its size: {first}") from error
+    if not difference <= _LIMIT:
+        raise _wrong(group, "removing its channels changes the output of the network")
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes which tensors a forward uses."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.seen |= {id(tensor) for tensor in tensors_in([args, kwargs or {}])}
+        return func(*args, **(kwargs or {}))
+
+
+def _used(model: nn.Module, inputs: Any) -> set[str]:
+    """Names of the parameters and buffers that a forward uses."""
+    with _Watch() as watch:
+        run(model, inputs)
+    return {name for name, tensor in _named(model) if id(tensor) in watch.seen}
 
 
 def is_inside(declared: Declared, skipped: Sequence[Opaque]) -> bool:
@@ -124,18 +180,6 @@ def is_inside(declared: Declared, skipped: Sequence[Opaque]) -> bool:
     return any(
         name in part.reads or not part.path or name.startswith(f"{part.path}.") for part in skipped for name in names
     )
-
-
-def _difference(model: nn.Module, graph: WidthGraph, names: Sequence[str], inputs: Any, seed: int) -> float:
-    """Between masked and slim outputs for random units of the groups."""
-    generator = np.random.default_rng([seed, len(names)])
-    kept: dict[str, Any] = {}
-    for name in names:
-        units = graph.group(name).units
-        count = int(generator.integers(1, units)) if units > 2 else 1
-        kept[name] = np.sort(generator.choice(units, count, replace=False))
-    chosen: Kept = kept
-    return zero_then_remove(_shaken(model, seed), graph, chosen, _other(graph, inputs, seed))
 
 
 def _other(graph: WidthGraph, inputs: Any, seed: int) -> Any:
@@ -163,8 +207,8 @@ def _touches(group: WidthGroup, declared: Declared) -> bool:
 
 def _wrong(group: Declared, reason: str) -> InputError:
     return InputError(
-        f"the declared group {group.name!r} is wrong ({reason}); name every parameter axis that its channels lie along, "
-        "in the same order of channels, and no other"
+        f"the declared group {group.name!r} is wrong ({reason}); name every parameter axis that its channels lie "
+        "along, in the same order of channels, and no other"
     )
 
 

@@ -89,7 +89,9 @@ def _cause(module: nn.Module, inputs: Any, error: Exception) -> str:
         expected = "" if given is None else _expected(part, given)
         if expected and given is not None:
             place = f"layer {path} ({type(part).__name__})" if path else "it"
-            return f"{place} expects {expected}, got {_described(given)}"
+            whole = expected.startswith("whole") and given.numel() and not given.is_floating_point()
+            values = f" with values from {given.min()} to {given.max()}" if whole else ""
+            return f"{place} expects {expected}, got {_described(given)}{values}"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

@@ -187,7 +187,9 @@ def _costs(
 
     def convert(value: Any) -> Any:
         if isinstance(value, Tensor):
-            own: Axes = [Axis(None, True, (names[id(value)], i) if id(value) in names else None) for i in range(value.ndim)]
+            own: Axes = [
+                Axis(None, True, (names[id(value)], i) if id(value) in names else None) for i in range(value.ndim)
+            ]
             axes.update((axis.source, axis) for axis in own if axis.source)
             return Value(tuple(value.shape), own)
         return [convert(item) for item in value] if isinstance(value, list | tuple) else value

@@ -27,7 +27,9 @@ def bind(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     strange = next(_strangers(inputs), None)
     if strange is None and any(True for _ in tensors_in([args, kwargs])):
         return args, kwargs
-    got = f"{type(inputs).__name__}" + ("" if strange is None or strange is inputs else f" with {type(strange).__name__}")
+    got = f"{type(inputs).__name__}" + (
+        "" if strange is None or strange is inputs else f" with {type(strange).__name__}"
+    )
     raise InputError(
         "example inputs must be a tensor, a tuple of tensors or a dict of tensors (nested ones and numbers, text or "
         f"None among them are fine), got {got}" + (" without a tensor" if strange is None else "")

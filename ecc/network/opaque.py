@@ -1,4 +1,4 @@
-"""Opaque modules: parts of a network that a recording cannot follow inside, and what is known of them from one real run.
+"""Opaque modules: parts of a network that a record does not follow inside, and what one real run tells of them.
 
 In the record each call of such a module is one operator, which takes all tensors that it got and all of its parameters
 and buffers. What it touches cannot be pruned, except along the axes that the user declared.

@@ -46,7 +46,7 @@ def explain(error: Exception) -> str:
     if _asks_for_values(error):
         return f"its forward depends on the values of tensors{where}"
     first = text[0] if text else type(error).__name__
-    return f"its forward cannot be recorded on tensors without values{where}: {first.rstrip('.')}"
+    return f"its forward cannot be recorded on tensors without values{where}: {first.split('. ')[0].rstrip('.')}"
 
 
 def _asks_for_values(error: Exception) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -96,7 +97,7 @@ def trace(
         replay, as_found = Replay(captured, propagation, grouping.units), graph
         graph = refuse_failing(model, graph, inputs, replay, counting_attributes(model, grouping.sizes))
         inside = [group for group in declared if is_inside(group, captured.opaque)]
-        confirm(model, as_found, graph, inside, inputs)
+        graph = confirm(model, as_found, graph, inside, inputs)
     graph = replace(graph, blocks=find_blocks(model, captured, graph, inputs, check=check))
     return graph if step == 1 else in_blocks(graph, model, aligned_steps(graph, step))
 
@@ -122,8 +123,8 @@ def _notes(captured: Capture) -> list[str]:
     random = random_operators(captured)
     if random:
         notes.append(
-            f"the forward draws random numbers in eval mode too ({', '.join(random[:3])}), which change with the widths, "
-            "so that channels may stay dense; let it draw only if self.training"
+            f"the forward draws random numbers in eval mode too ({', '.join(random[:3])}), which change with the "
+            "widths, so that channels may stay dense; let it draw only if self.training"
         )
     return notes
 
