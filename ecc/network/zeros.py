@@ -47,7 +47,7 @@ _VIEWS = frozenset({"view", "reshape", "flatten", "expand", "expand_as", "view_a
 _MOVES = frozenset({"permute", "transpose", "squeeze", "unsqueeze", "select", "movedim", "roll", "pixel_shuffle"})
 _POOLS = frozenset(f"{kind}_pool{n}d" for kind in ("max", "adaptive_max", "adaptive_avg") for n in _DIMENSIONS)
 _ACTIVATIONS = frozenset({"relu", "relu6", "gelu", "silu", "hardswish", "tanh", "leaky_relu", "elu", "mish"})
-_SILENT = _ACTIVATIONS | _CASTS | _VIEWS | _MOVES
+_SILENT = _ACTIVATIONS | _CASTS | _VIEWS | _MOVES | _DROPOUTS
 """Operators on one tensor of zeros that are not worth running to see that they give zeros."""
 
 
@@ -206,7 +206,7 @@ def _computed(node: fx.Node, known: Mapping[fx.Node, Known], device: torch.devic
     if any(
         not isinstance(known.get(source), Tensor) and known.get(source) is not Certain.ZERO
         for source in node.all_input_nodes
-    ) or _draws(node.target):
+    ) or _draws(node):
         return Certain.NOTHING
     change = mutates(node)
 
@@ -234,9 +234,11 @@ def _computed(node: fx.Node, known: Mapping[fx.Node, Known], device: torch.devic
     return Certain.NOTHING
 
 
-def _draws(target: Any) -> bool:
-    """Whether the operator gives other values every time."""
-    return torch.Tag.nondeterministic_seeded in target.tags
+def _draws(node: fx.Node) -> bool:
+    """Whether the operator gives other values every time; dropout does not in eval mode."""
+    tags = node.target.tags if isinstance(node.target, torch._ops.OpOverload) else []
+    idle = operator_name(node) in _DROPOUTS and not dict(named_arguments(node))["train"]
+    return torch.Tag.nondeterministic_seeded in tags and not idle
 
 
 def _certain(result: Tensor) -> Known:
