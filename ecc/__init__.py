@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ecc.energy_models.judging import Fit, judge
     from ecc.fronts import Front
     from ecc.network.graph import WidthGraph
+    from ecc.network.optimisers import transfer_optimiser
     from ecc.network.slimming import slim
     from ecc.network.tracing import trace
     from ecc.profiler.design import sample
@@ -70,6 +71,7 @@ _HOME = {
     "save": "ecc.report.saving",
     "slim": "ecc.network.slimming",
     "trace": "ecc.network.tracing",
+    "transfer_optimiser": "ecc.network.optimisers",
     "verify": "ecc.api.verbs",
 }
 
@@ -104,6 +106,7 @@ __all__ = [
     "save",
     "slim",
     "trace",
+    "transfer_optimiser",
     "verify",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,11 +12,22 @@ from torch import Tensor, nn
 
 from ecc.core.widths import Kept, WidthGroup, Widths
 from ecc.network.graph import WidthGraph
-from ecc.network.matching import matched_tensors
+from ecc.network.matching import matched_tensors, matched_units
 
-__all__ = ["rank_units", "select"]
+__all__ = ["kept_units", "rank_units", "select"]
 
 Ints = NDArray[np.int64]
+
+
+def kept_units(model: nn.Module, graph: WidthGraph, widths: Widths | Kept) -> Kept:
+    """The units that widths mean (see ``select``), or the given units, checked; without the groups that keep all.
+
+    Raises:
+        InputError: If widths or units are not admissible, or the graph belongs to another network.
+    """
+    if any(isinstance(value, np.ndarray | Sequence) or torch.is_tensor(value) for value in widths.values()):
+        return matched_units(graph, widths)
+    return select(model, graph, cast(Widths, widths))
 
 
 def select(model: nn.Module, graph: WidthGraph, widths: Widths) -> Kept:
