@@ -62,7 +62,7 @@ def _regroup(call: Call, value: Value, left: Sequence[int], sizes: Sequence[int]
         axes.append(Axis(row, zero, source if row is not None else None))
         if row is not None:
             call.ledger.sizes.append((call.module, size, row))
-    if labels is not None and len(sizes) > 1:
+    if labels is not None and (len(sizes) > 1 or sum(value.axes[i].labels is not None for i in left) > 1):
         call.ledger.sizes.append((call.module, sizes[-1], labels))
     return [*axes, Axis(labels, zero, source if labels is not None else None)]
 

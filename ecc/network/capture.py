@@ -12,7 +12,7 @@ import logging
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -136,8 +136,28 @@ def _record(
     with whole_operators(), _module_calls(module, recorder), recorder:
         output = torch.func.functional_call(module, state, args, kwargs)
     recorder.graph.output(tuple(recorder.node(tensor) for tensor in tensors_in(output)))
-    calls, constants = tuple(recorder.calls), recorder.constants
+    calls, constants = _without_copies(recorder.graph, recorder.calls), recorder.constants
     return Capture(recorder.graph, tuple(named), recorder.modules, constants, calls, tuple(skipped))
+
+
+def _without_copies(graph: fx.Graph, calls: Sequence[ModuleCall]) -> tuple[ModuleCall, ...]:
+    """Take calls of ``contiguous`` out of a graph: PyTorch runs it or not as the sizes happen to be.
+
+    Those stay whose result is changed in place, because then it matters whether it is a copy.
+    """
+    source: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        before = node.args[0] if node.target is torch.ops.aten.contiguous.default else None
+        if isinstance(before, fx.Node) and not any(mutates(user) for user in (*node.users, *before.users)):
+            node.replace_all_uses_with(before)
+            source[node] = before
+    for node in source:
+        graph.erase_node(node)
+
+    def kept(nodes: tuple[fx.Node, ...]) -> tuple[fx.Node, ...]:
+        return tuple(source.get(node, node) for node in nodes)
+
+    return tuple(replace(call, inputs=kept(call.inputs), outputs=kept(call.outputs)) for call in calls)
 
 
 def _replace_forward(module: nn.Module, part: Opaque, recorder: _Recorder, state: Mapping[str, Tensor]) -> None:
