@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ecc.core.errors import InputError
 from ecc.core.widths import Kept, Widths
 from ecc.network.cutting import Axes, chosen, plan
+from ecc.network.depth import shortened
 from ecc.network.graph import WidthGraph
 from ecc.network.matching import matched_tensors
 from ecc.network.ranking import kept_units
@@ -28,7 +29,13 @@ _BOUND = ("state", "param_groups")  # attributes of an optimiser that hold param
 
 
 def transfer_optimiser(
-    optimiser: torch.optim.Optimizer, dense: nn.Module, small: nn.Module, graph: WidthGraph, widths: Widths | Kept
+    optimiser: torch.optim.Optimizer,
+    dense: nn.Module,
+    small: nn.Module,
+    graph: WidthGraph,
+    widths: Widths | Kept,
+    *,
+    remove: Collection[str] = (),
 ) -> torch.optim.Optimizer:
     """An optimiser of the same class for the slim network, with the state of the weights that stay.
 
@@ -43,13 +50,18 @@ def transfer_optimiser(
         small: What ``slim`` made of it, trained or not, on any device.
         graph: Width graph of the dense network.
         widths: As they were given to ``slim``; widths mean the largest units of ``dense`` as it is now.
+        remove: As it was given to ``slim``.
     Raises:
         InputError: If the optimiser, the slim network or the graph belongs to another network, or if the optimiser
             keeps state that cannot be sliced.
     """
     if isinstance(optimiser, torch.optim.LBFGS) and optimiser.state:
         raise InputError("LBFGS keeps state of all parameters together; make a new optimiser for the slim network")
-    pairs = _pairs(dense, small, graph, kept_units(dense, graph, widths))
+    short, left = shortened(dense, graph, remove), graph.without(remove, widths)
+    pairs = {
+        **{id(parameter): _Pair(name, parameter, None, {}) for name, parameter in dense.named_parameters()},
+        **_pairs(short, small, left, kept_units(short, left, widths)),
+    }
     unknown = [p for group in optimiser.param_groups for p in group["params"] if id(p) not in pairs]
     if unknown:
         raise InputError(
@@ -77,23 +89,27 @@ class _Pair:
     axes: Axes
 
 
-def _pairs(dense: nn.Module, small: nn.Module, graph: WidthGraph, kept: Kept) -> dict[int, _Pair]:
-    """By id of the dense parameter; tied ones once."""
-    tensors = matched_tensors(dense, graph)
+def _pairs(short: nn.Module, small: nn.Module, graph: WidthGraph, kept: Kept) -> dict[int, _Pair]:
+    """By id of the parameter; tied ones once.
+
+    Args:
+        short: The dense network without the blocks that were removed, with the same tensors.
+        graph: Of that.
+    """
+    tensors = matched_tensors(short, graph)
     planned = plan(graph, kept, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     found = dict(small.named_parameters())
     pairs = {}
-    for name, tensor in dense.named_parameters():
+    for name, tensor in short.named_parameters():
         axes = planned.axes.get(name, {})
         shape = tuple(len(axes[i]) if i in axes else size for i, size in enumerate(tensor.shape))
-        gone = name not in found and any(name.startswith(f"{block.name}.") for block in graph.blocks)
-        if not gone and (name not in found or tuple(found[name].shape) != shape):
+        if name not in found or tuple(found[name].shape) != shape:
             state = f"has shape {tuple(found[name].shape)}" if name in found else "is missing"
             raise InputError(
                 f"the slim network was not made with these widths: its parameter {name!r} {state}, not {shape}; "
                 "give the network and the widths of one call of slim"
             )
-        pairs[id(tensor)] = _Pair(name, tensor, found.get(name), axes)
+        pairs[id(tensor)] = _Pair(name, tensor, found[name], axes)
     return pairs
 
 

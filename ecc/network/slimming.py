@@ -5,59 +5,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Collection
 
 import numpy as np
-import torch
 from torch import nn
 
 from ecc.core.widths import Kept, Widths
 from ecc.network.cutting import cut, leading
+from ecc.network.depth import shortened
 from ecc.network.equality import demand_equal
 from ecc.network.graph import WidthGraph
-from ecc.network.matching import matched_units
-from ecc.network.ranking import select
+from ecc.network.ranking import kept_units
 
 __all__ = ["outline", "slim"]
 
 
-def slim(model: nn.Module, graph: WidthGraph, widths: Widths | Kept, *, check: bool = True) -> nn.Module:
+def slim(
+    model: nn.Module, graph: WidthGraph, widths: Widths | Kept, *, remove: Collection[str] = (), check: bool = True
+) -> nn.Module:
     """A compact copy of the model: same classes, smaller tensors; the model is not touched.
 
     Args:
         widths: Channels kept per group, of which the largest units are chosen by ``select``; or the kept units
             themselves, arrays of indices.
+        remove: Names of residual blocks that go whole; groups that only they hold must not be in ``widths``.
         check: Whether to compare the result with the masked network on random inputs.
 
     Raises:
-        InputError: If widths or units are not admissible, or the graph belongs to another network.
-        EccError: If the outputs differ; the message names a group.
+        InputError: If widths, units or blocks are not admissible, or the graph belongs to another network.
+        EccError: If the outputs differ; the message names a group or a block.
     """
-    kept = matched_units(graph, widths) if _is_kept(widths) else select(model, graph, cast(Widths, widths))
-    small = cut(model, graph, kept)
-    if check and kept:
-        demand_equal(model, graph, kept)
+    short, left = shortened(model, graph, remove), graph.without(remove, widths)
+    kept = kept_units(short, left, widths)
+    small = cut(short, left, kept)
+    if check and (kept or remove):
+        demand_equal(model, graph, kept, remove)
     return small
 
 
-def outline(model: nn.Module, graph: WidthGraph, widths: Widths) -> nn.Module:
+def outline(model: nn.Module, graph: WidthGraph, widths: Widths, *, remove: Collection[str] = ()) -> nn.Module:
     """A network of given widths whose weights mean nothing: what ``slim`` makes, in a fraction of the time.
 
     Shapes, classes, dtypes, memory formats and attributes are those of the slim network. The values are ordinary ones
     (the first of each dense tensor) in memory of their own, so that time and energy are as they would be.
 
     Raises:
-        InputError: If widths are not admissible, or the graph belongs to another network.
+        InputError: If widths or blocks are not admissible, or the graph belongs to another network.
     """
-    vector = graph.space.vector(widths).tolist()
+    short, left = shortened(model, graph, remove), graph.without(remove, widths)
+    vector = left.space.vector(widths).tolist()
     kept = {
         group.name: np.arange(width // group.step)
-        for group, width in zip(graph.prunable, vector, strict=True)
+        for group, width in zip(left.prunable, vector, strict=True)
         if width < group.width
     }
-    return cut(model, graph, kept, take=leading)
-
-
-def _is_kept(widths: Widths | Kept) -> bool:
-    return any(isinstance(value, np.ndarray | Sequence) or torch.is_tensor(value) for value in widths.values())
+    return cut(short, left, kept, take=leading)
