@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from ecc.network.attention import is_attention, narrow, projections
@@ -30,10 +31,17 @@ def resize(module: nn.Module) -> None:
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm | BasePruningMethod):  # they keep the weight as it was at the last forward
             hook(module, None)
-    for kind, rule in _RULES:
-        if isinstance(module, kind):
-            rule(module)
-            return
+        elif isinstance(hook, SpectralNorm):
+            setattr(module, hook.name, hook.compute_weight(module, do_power_iteration=False))
+    rule = next((rule for kind, rule in _RULES if isinstance(module, kind)), None)
+    if rule is None:
+        return
+    modes = {part: part.training for part in module.modules()} if is_parametrized(module) else {}
+    for part in modes:
+        part.training = False  # reading a weight in training may move buffers, as spectral norm does
+    rule(module)
+    for part, mode in modes.items():
+        part.training = mode
 
 
 def _convolution(module: _ConvNd) -> None:
