@@ -77,10 +77,10 @@ def _embedding(module: nn.Embedding | nn.EmbeddingBag) -> None:
 
 
 def _recurrent(module: nn.RNNBase) -> None:
-    rows, module.input_size = module.weight_ih_l0.shape
+    rows, module.input_size = cast(Tensor, module.weight_ih_l0).shape
     module.hidden_size = rows // {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
     if module.proj_size:
-        module.proj_size = len(module.weight_hr_l0)
+        module.proj_size = len(cast(Tensor, module.weight_hr_l0))
     module.flatten_parameters()
 
 
