@@ -6,6 +6,7 @@ The labels say what must go together; whether the forward itself follows a small
 
 from __future__ import annotations
 
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from ecc.core.layers import Side
 from ecc.core.widths import Kept
-from ecc.network.capture import capture, run
+from ecc.network.capture import Capture, capture, run
 from ecc.network.copying import copy_sharing
 from ecc.network.equality import zero_then_remove
 from ecc.network.graph import SizeAttribute, WidthGraph
@@ -28,6 +29,8 @@ from ecc.network.replay import Replay
 from ecc.network.slimming import slim
 
 __all__ = ["counting_attributes", "perturbed", "refuse_failing"]
+
+_LOG = logging.getLogger("ecc")
 
 _LIMIT = 1e-3  # relative difference; rounding stays far below, a wrong channel is far above
 
@@ -59,12 +62,20 @@ def refuse_failing(
     options = [graph, *([replace(graph, sizes=(*graph.sizes, *sizes))] if sizes else [])]
     checked = next((option for option in options if _passes(option, seed, replays)), None)
     if checked is None:
+        scaled = [graph for option in options for graph in replays.scaled(option, _draw(option, seed, 0))]
+        checked = next((option for option in scaled if _passes(option, seed, replays)), None)
+        options += scaled
+    if checked is None:
         trials = [_Runs(_without_values(model), inputs), replays]
         checked = max((_narrowed(option, seed, trials) for option in options), key=lambda option: len(option.prunable))
     if checked.prunable and not _is_meta(model):
         checked = _narrowed(checked, seed, [_Equals(perturbed(model, seed), inputs)])
     prunable = {group.name for group in checked.prunable}
-    return replace(checked, sizes=tuple(size for size in checked.sizes if size.side.groups & prunable))
+    return replace(
+        checked,
+        sizes=tuple(size for size in checked.sizes if size.side.groups & prunable),
+        rescales=tuple(rescale for rescale in checked.rescales if rescale.side.groups & prunable),
+    )
 
 
 def counting_attributes(model: nn.Module, candidates: Sequence[tuple[str, int, Side]]) -> tuple[SizeAttribute, ...]:
@@ -94,10 +105,13 @@ def _is_meta(model: nn.Module) -> bool:
 
 def _narrowed(graph: WidthGraph, seed: int, trials: Sequence[_Trial]) -> WidthGraph:
     """The graph without the groups that fail a trial, repeated until what is left passes the last one."""
-    while not _passes(graph, seed, trials[-1]):
+    while graph.prunable and not _passes(graph, seed, trials[-1]):
+        before = graph
         for trial in trials:
             for draw in range(trial.draws):
                 graph = _refused(graph, trial.failures(graph, _draw(graph, seed, draw)))
+        if graph is before:  # whatever is wrong, it cannot be laid to one group
+            return _refused(graph, {group.name: "the network fails the check when pruned" for group in graph.prunable})
     return graph
 
 
@@ -241,10 +255,23 @@ class _Replays(_Trial):
 
     def refusal(self, graph: WidthGraph, kept: Kept) -> str:
         try:
-            recorded = capture(lambda: slim(self._model, graph, kept, check=False), self._inputs, self._replay.opaque)
+            recorded = self._record(graph, kept)
         except Exception as error:  # whatever a user's forward may raise
             return _insists(error.__cause__ if isinstance(error.__cause__, Exception) else error)
-        return self._replay.mismatch(recorded, kept)
+        return self._replay.mismatch(recorded, kept, graph.rescales)
+
+    def scaled(self, graph: WidthGraph, kept: Kept) -> list[WidthGraph]:
+        """The graph with factors that make up for scales which follow the widths, if there are such."""
+        kept = {name: units for name, units in kept.items() if name in self._replay.scaling}
+        try:
+            rescales = self._replay.rescales(self._record(graph, kept), kept) if kept else ()
+        except Exception as error:  # whatever a user's forward may raise
+            _LOG.debug("no scale follows the widths: %s", _insists(error))
+            return []
+        return [replace(graph, rescales=(*graph.rescales, *rescales))] if rescales else []
+
+    def _record(self, graph: WidthGraph, kept: Kept) -> Capture:
+        return capture(lambda: slim(self._model, graph, kept, check=False), self._inputs, self._replay.opaque)
 
 
 class _Equals(_Trial):

@@ -10,6 +10,7 @@ reads the same rows. Which rows these are, the operators themselves tell: they r
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,20 @@ class Fold:
     product: fx.Node
     tensors: tuple[tuple[str, int, NDArray[np.int64]], ...]
     certain: bool
+
+    def power(self, number: object, fraction: float) -> float:
+        """The power of the kept fraction that weights need where the slim forward scales by ``number``; 0 for none."""
+        dense = self.node.args[1]
+        if not isinstance(number, int | float) or not isinstance(dense, int | float) or dense == 0 or fraction == 1:
+            return 0.0
+        powers = (-1.0, -0.5, -0.25, 0.25, 0.5, 1.0)
+        return next((power for power in powers if math.isclose(number, self.follows(fraction, power))), 0.0)
+
+    def follows(self, fraction: float, power: float) -> float:
+        """The number that the slim forward must scale by where weights have the fraction's ``power`` as a factor."""
+        dense = self.node.args[1]
+        sign = 1 if operator_name(self.node) == "div" else -1
+        return float(dense) * fraction ** (sign * power) if isinstance(dense, int | float) else math.nan
 
 
 def find_folds(captured: Capture) -> tuple[Fold, ...]:
@@ -209,8 +224,8 @@ def _carry(node: fx.Node, carried: Mapping[fx.Node, Any], together: NDArray[np.i
     whole = len(mine) == len(node.all_input_nodes)
     if name in _MOVES and whole:
         return node.target(*fx.map_arg(node.args, carried.__getitem__), **node.kwargs)  # type: ignore[operator]
-    if first in carried and mine == [first] and (name in _COPIES or (name in _RESHAPES and whole)):
-        return carried[first].reshape(node.meta["val"].shape)
+    if mine == [first] and (name in _COPIES or (name in _RESHAPES and whole)):
+        return carried[mine[0]].reshape(node.meta["val"].shape)
     if name in _FACTORS and len(mine) == 1 and len(node.all_input_nodes) == 2 and (name == "mul" or mine == [first]):
         return carried[mine[0]].expand(node.meta["val"].shape)
     if name in _SUMS and whole and len(mine) == 2:

@@ -8,7 +8,8 @@ weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
+from ecc.core.layers import Side
 from ecc.core.widths import Kept
 from ecc.network.axes import Propagation, shapes_of
 from ecc.network.capture import Capture, is_item, operator_name
+from ecc.network.folding import Fold, rescaled
+from ecc.network.graph import Rescale
 from ecc.network.opaque import Opaque
 from ecc.network.values import Axis
 
 __all__ = ["Replay", "named_arguments", "same_argument", "same_constant"]
 
-_SIZES = frozenset(
-    ["size", "shape", "sizes", "split_size", "split_sizes", "end", "length"]
-)  # outputs show what they do
+_SIZES = frozenset(["size", "shape", "sizes", "split_size", "split_sizes", "length"])  # outputs show what they do
+_CUTS = frozenset(["slice", "narrow"])  # here ``start`` is a position that follows the widths, and ``end`` a size
 
 
 class Replay:
@@ -36,24 +39,50 @@ class Replay:
         captured: Record of the dense network.
         propagation: Its labels.
         units: Resolved channel ids of each group's units, in order.
+        folds: Scales that may follow a width, and the side that they would depend on.
     """
 
-    def __init__(self, captured: Capture, propagation: Propagation, units: Mapping[str, NDArray[np.int64]]) -> None:
+    def __init__(
+        self,
+        captured: Capture,
+        propagation: Propagation,
+        units: Mapping[str, NDArray[np.int64]],
+        folds: Sequence[tuple[Fold, Side]] = (),
+    ) -> None:
         self._captured = captured
         self._propagation = propagation
         self._channels = propagation.ledger.channels
         self._units = units
+        self._folds = {fold.node: (fold, side) for fold, side in folds if not fold.certain}
 
     @property
     def opaque(self) -> tuple[Opaque, ...]:
         """Modules that a slim record must not follow inside either."""
         return self._captured.opaque
 
-    def mismatch(self, slim: Capture, kept: Kept) -> str:
-        """What the slim record does otherwise than predicted; empty if nothing."""
-        gone = np.zeros(self._channels.size, dtype=bool)
-        for name, units in kept.items():
-            gone[np.delete(self._units[name], units)] = True
+    @property
+    def scaling(self) -> frozenset[str]:
+        """Groups whose width a scale may follow."""
+        return frozenset(name for _, side in self._folds.values() for name in side.groups)
+
+    def rescales(self, slim: Capture, kept: Kept) -> tuple[Rescale, ...]:
+        """Factors on weights that make up for the scales which the slim record takes from a width."""
+        gone, found = self._gone(kept), list[Rescale]()
+        for node, twin in zip(self._captured.graph.nodes, slim.graph.nodes, strict=False):
+            if node in self._folds and node.target == twin.target:
+                fold, side = self._folds[node]
+                power = fold.power(twin.args[1], self._fraction(fold, gone))
+                found += rescaled(fold, side, power) if power else ()
+        return tuple(found)
+
+    def mismatch(self, slim: Capture, kept: Kept, rescales: Sequence[Rescale] = ()) -> str:
+        """What the slim record does otherwise than predicted; empty if nothing.
+
+        Args:
+            rescales: Factors in the slim weights.
+        """
+        gone = self._gone(kept)
+        powers = {id(rescale.positions): rescale.power for rescale in rescales}
         dense, other = list(self._captured.graph.nodes), list(slim.graph.nodes)
         if [node.target for node in dense if node.op == "call_function"] != [
             node.target for node in other if node.op == "call_function"
@@ -63,7 +92,7 @@ class Replay:
         if len(dense) != len(other):
             return "the forward uses other constants once its size changes"
         for node, twin in partner.items():
-            problem = self._compare(slim, node, twin, partner, gone)
+            problem = self._compare(slim, node, twin, partner, gone, powers)
             if problem:
                 place = self._captured.modules.get(node, "")
                 return f"{problem} in {place}" if place else problem
@@ -76,6 +105,7 @@ class Replay:
         twin: fx.Node,
         partner: Mapping[fx.Node, fx.Node],
         gone: NDArray[np.bool_],
+        powers: Mapping[int, float],
     ) -> str:
         if node.op == "get_attr":
             same = same_constant(self._captured.constants[node], slim.constants[twin])
@@ -92,15 +122,33 @@ class Replay:
                 return f"{name} gives size {_shown(found)} where {_shown(predicted)} is left"
         names = named_arguments(node)
         for (argument, mine), (_, theirs) in zip(names, named_arguments(twin), strict=True):
-            if argument in _SIZES:
+            if argument in _SIZES or (argument == "end" and name in _CUTS):
                 continue
-            if argument in ("start", "groups", "num_groups"):
+            if argument in ("groups", "num_groups") or (argument == "start" and name in _CUTS):
                 expected = self._expected(node, argument, mine, gone)
-                if expected != (theirs or 0):
+                used = _start(twin) if argument == "start" else theirs
+                if expected != used:
                     return f"{name} uses {argument} {theirs} where {expected} is right"
+            elif argument == "other" and node in self._folds:
+                fold, _ = self._folds[node]
+                number = fold.follows(self._fraction(fold, gone), powers.get(id(fold.tensors[0][2]), 0.0))
+                if not math.isclose(theirs, number, rel_tol=1e-9):
+                    return f"{name} computes with {theirs} where {number} is right"
             elif not same_argument(mine, theirs, partner):
                 return f"{name} computes with {theirs} where the dense network has {mine}"
         return ""
+
+    def _gone(self, kept: Kept) -> NDArray[np.bool_]:
+        """Which channel ids are removed."""
+        gone = np.zeros(self._channels.size, dtype=bool)
+        for name, units in kept.items():
+            gone[np.delete(self._units[name], units)] = True
+        return gone
+
+    def _fraction(self, fold: Fold, gone: NDArray[np.bool_]) -> float:
+        """What is left of the axis whose size a scale may follow."""
+        value = self._propagation.inputs[fold.product]
+        return self._left(value.axes[-1], value.shape[-1], gone) / value.shape[-1]
 
     def _left(self, axis: Axis, size: int, gone: NDArray[np.bool_]) -> int:
         if axis.labels is None:
@@ -112,9 +160,7 @@ class Replay:
         arguments = dict(named_arguments(node))
         source = self._propagation.inputs[node]
         if argument == "start":
-            dim = (arguments.get("dim") or 0) % len(source.axes)
-            size = source.shape[dim]
-            start = slice(value, None).indices(size)[0]
+            dim, start = (arguments.get("dim") or 0) % len(source.axes), _start(node)
             labels = source.axes[dim].labels
             before = Axis(None if labels is None else labels[:start])
             return self._left(before, start, gone)
@@ -123,6 +169,14 @@ class Replay:
         per_in = source.shape[_channel_dim(node)] // value
         whole = argument == "num_groups" or (value > 1 and (per_in == 1 or size == value))
         return self._left(axis, size, gone) * value // size if whole else int(value)
+
+
+def _start(node: fx.Node) -> int:
+    """Where a slice starts, counted from the front."""
+    arguments = dict(named_arguments(node))
+    source = next(argument for argument in arguments.values() if isinstance(argument, fx.Node))
+    size = int(source.meta["val"].shape[arguments.get("dim") or 0])
+    return slice(arguments["start"], None).indices(size)[0]
 
 
 def _channel_dim(node: fx.Node) -> int:

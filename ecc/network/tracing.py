@@ -94,7 +94,7 @@ def trace(
         rescales=tuple(rescale for fold, side in grouping.folds if fold.certain for rescale in rescaled(fold, side)),
     )
     if check:
-        replay, as_found = Replay(captured, propagation, grouping.units), graph
+        replay, as_found = Replay(captured, propagation, grouping.units, grouping.folds), graph
         graph = refuse_failing(model, graph, inputs, replay, counting_attributes(model, grouping.sizes))
         inside = [group for group in declared if is_inside(group, captured.opaque)]
         graph = confirm(model, as_found, graph, inside, inputs)
