@@ -189,6 +189,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Tensor] = []  # so that no two tensors have one id
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first operator imports PyTorch's compiler, which takes seconds
+
     def placeholder(self, tensor: Tensor) -> Tensor:
         """Note a parameter, buffer or input before the forward runs."""
         self._made(self.graph.placeholder(f"p{len(self._alive)}"), tensor)

@@ -160,6 +160,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first operator imports PyTorch's compiler, which takes seconds
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -218,9 +222,9 @@ def _named(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 def _axis(group: str, text: Any, tensors: Mapping[str, tuple[str, Tensor]]) -> tuple[ParameterAxis, int]:
     """The parameter axis that is written as ``name:axis``, and its size."""
-    name, _, number = str(text).rpartition(":")
-    if name not in tensors:
-        near = get_close_matches(name or str(text), tensors, n=3)
+    name, _, number = str(text).rpartition(":") if ":" in str(text) else (str(text), "", "")
+    if name not in tensors or not number:
+        near = get_close_matches(name, tensors, n=3)
         raise InputError(
             f"group {group!r} names {text!r}, which is not parameter:axis of the network"
             + (f"; did you mean {' or '.join(f'{close}:{number or 0}' for close in near)}?" if near else "")

@@ -100,6 +100,10 @@ class _Lesson(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive: list[Tensor] = []  # so that no two tensors have one id
         self._costs: list[InnerCost] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first operator imports PyTorch's compiler, which takes seconds
+
     def opaque(self, path: str, why: str, free: frozenset[ParameterAxis]) -> Opaque:
         """What was learned of one module."""
         part = self._module.get_submodule(path)
