@@ -247,17 +247,14 @@ def _ties(record: _Record, residual: _Residual) -> str:
 
 def _noise(record: _Record, residual: _Residual) -> str:
     """Why the block's output is not its input once its parameters are zero; empty if it is."""
-    start: dict[fx.Node, Known] = {}
+    start: dict[fx.Node, Known] = {residual.entry: Certain.INPUT}
     for node in residual.sources:
-        name = record.names.get(node, "")
-        values = record.tensors.get(name, record.captured.constants.get(node))
+        name, constant = record.names.get(node, ""), record.captured.constants.get(node)
         if name in record.zeroed and residual.holds(name):
             start[node] = Certain.ZERO
-        elif values is not None and type(values) in (Tensor, nn.Parameter) and not values.is_meta:
-            start[node] = values.detach()
-    start[residual.entry] = Certain.INPUT
-    device = next((value.device for value in start.values() if isinstance(value, Tensor)), torch.device("cpu"))
-    known = deduce(residual.nodes, start, device)
+        elif type(constant) is Tensor and not constant.is_meta:
+            start[node] = constant.detach().cpu()
+    known = deduce(residual.nodes, start)
     residual.same = frozenset(node for node in residual.nodes if known.get(node) is Certain.INPUT)
     if residual.output in residual.same:
         return ""

@@ -1,8 +1,8 @@
 """Zeros: what a part of a network computes once its own parameters are zero, whatever it is given.
 
 Operators are followed with what is certain of each tensor: that it is zero, its values where these depend on nothing
-but zeros and buffers, that it is the part's input unchanged, or nothing. So it is proved, not tried on examples, that a
-residual branch is silent, and no forward has to run.
+but zeros and constants, that it is the part's input unchanged, or nothing. So it is proved that a residual branch is
+silent, whatever the buffers and the other parameters hold, and no forward has to run.
 """
 
 from __future__ import annotations
@@ -51,12 +51,11 @@ _SILENT = _ACTIVATIONS | _CASTS | _VIEWS | _MOVES | _DROPOUTS
 """Operators on one tensor of zeros that are not worth running to see that they give zeros."""
 
 
-def deduce(nodes: Sequence[fx.Node], start: Mapping[fx.Node, Known], device: torch.device) -> dict[fx.Node, Known]:
+def deduce(nodes: Sequence[fx.Node], start: Mapping[fx.Node, Known]) -> dict[fx.Node, Known]:
     """What is certain of the result of each node, in order of execution.
 
     Args:
-        start: What is known of nodes outside; of others nothing is.
-        device: Where values are computed.
+        start: What is known of nodes outside, values on the CPU; of others nothing is.
     """
     known: dict[fx.Node, Known] = dict(start)
     entry = next((node for node, value in start.items() if value is Certain.INPUT), None)
@@ -68,7 +67,7 @@ def deduce(nodes: Sequence[fx.Node], start: Mapping[fx.Node, Known], device: tor
             single = isinstance(values, Certain | Tensor)
             known[node] = values if single else values[index]  # type: ignore[index]
         else:
-            known[node] = _result(node, known, limits, device)
+            known[node] = _result(node, known, limits)
         if mutates(node):
             _forget_views(node, known)
     return known
@@ -157,7 +156,7 @@ def _alike(a: fx.Node, b: fx.Node) -> bool:
     return isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape == y.shape and x.dtype == y.dtype
 
 
-def _result(node: fx.Node, known: Mapping[fx.Node, Known], limits: tuple[float, float], device: torch.device) -> Known:
+def _result(node: fx.Node, known: Mapping[fx.Node, Known], limits: tuple[float, float]) -> Known:
     if not isinstance(node.target, torch._ops.OpOverload):
         return Certain.NOTHING
     arguments = dict(named_arguments(node))
@@ -169,7 +168,7 @@ def _result(node: fx.Node, known: Mapping[fx.Node, Known], limits: tuple[float, 
         if known.get(carrier) is Certain.INPUT and all(known.get(other) is Certain.ZERO for other in others):
             twice = sum(argument is carrier for argument in arguments.values())
             return Certain.INPUT if twice == 1 else Certain.NOTHING
-    return _computed(node, known, device)
+    return _computed(node, known)
 
 
 def _is_silent(name: str, arguments: Mapping[str, Any], known: Mapping[fx.Node, Known]) -> bool:
@@ -187,6 +186,8 @@ def _is_silent(name: str, arguments: Mapping[str, Any], known: Mapping[fx.Node, 
         factors = [value for key, value in arguments.items() if key != "bias"]
         nodes = [f for value in factors for f in _listed(value) if isinstance(f, fx.Node)]
         return zero(arguments.get("bias")) and any(map(zero, nodes))
+    if name == "_weight_norm":
+        return given(arguments["g"]) and not given(arguments["v"])  # which it divides by
     if name in _NORMS:
         return given(arguments.get("weight")) and zero(arguments.get("bias"))
     if name in _RECURRENT:
@@ -201,7 +202,7 @@ def _is_silent(name: str, arguments: Mapping[str, Any], known: Mapping[fx.Node, 
     return name in _SILENT and given(arguments.get("self", arguments.get("input")))
 
 
-def _computed(node: fx.Node, known: Mapping[fx.Node, Known], device: torch.device) -> Known:
+def _computed(node: fx.Node, known: Mapping[fx.Node, Known]) -> Known:
     """The result by running the operator, if all that goes in is known; zeros are told from other values."""
     if any(
         not isinstance(known.get(source), Tensor) and known.get(source) is not Certain.ZERO
@@ -216,9 +217,9 @@ def _computed(node: fx.Node, known: Mapping[fx.Node, Known], device: torch.devic
             if isinstance(held, Tensor):
                 return held.clone() if change else held
             like = argument.meta["val"]
-            return torch.zeros(like.shape, dtype=like.dtype, device=device)
+            return torch.zeros(like.shape, dtype=like.dtype)
         if isinstance(argument, torch.device):
-            return device
+            return torch.device("cpu")
         return argument
 
     target: Callable[..., Any] = node.target  # type: ignore[assignment]
