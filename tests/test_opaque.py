@@ -132,7 +132,9 @@ def test_what_it_touches_is_fixed_and_the_reason_names_the_module_its_class_and_
 
 def test_the_innermost_module_is_opaque_and_its_neighbours_are_not() -> None:
     torch.manual_seed(0)
-    inner = Net(lambda s, x: s.second(s.first(x)), first=nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 8)), second=Net(branch, a=nn.Linear(8, 12), b=nn.Linear(12, 8)))  # fmt: skip
+    first = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 8))
+    second = Net(branch, a=nn.Linear(8, 12), b=nn.Linear(12, 8))
+    inner = Net(lambda s, x: s.second(s.first(x)), first=first, second=second)
     model = Around(inner).double().eval()
     graph = trace(model, X)
     assert [group.name for group in graph.prunable] == ["up", "down", "inner.first.0", "f"]
@@ -171,10 +173,6 @@ def test_parameters_that_it_uses_from_elsewhere_stay_dense_too() -> None:
 def aside(s: Any, x: Tensor) -> Tensor:
     s.loss = (y := branch(s, x)).square().mean()
     return y
-
-
-def peek(s: Any, x: Tensor) -> Tensor:
-    return branch(s, x + s.seen[0])
 
 
 @pytest.mark.parametrize(

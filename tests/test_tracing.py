@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from network_cases import Net, conv, pool, residual_projection
 from torch import Tensor, nn
 
 from ecc.core.errors import InputError
+from ecc.network.slimming import slim
 from ecc.network.tracing import trace
 
 IMAGE = torch.randn(2, 3, 8, 8)
@@ -155,15 +158,60 @@ def nan_output() -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "inputs", "message"),
     [
-        (small(), torch.randn(2, 4, 8, 8), "Sequential does not run on an input of 2×4×8×8: .*3 channels.*"),
-        (small(), torch.randn(2, 3, 8, 8).long(), "Sequential does not run on an input of 2×3×8×8: .*"),
-        (data_dependent(), IMAGE, "the forward of Net depends on the values of tensors .*"),
+        (
+            small(),
+            torch.randn(2, 4, 8, 8),
+            r"Sequential does not run on an input of 2×4×8×8 \(float32\): layer 0 \(Conv2d\) expects N×3×H×W "
+            r"\(float32\), got 2×4×8×8 \(float32\)",
+        ),
+        (
+            small(),
+            torch.randn(2, 3, 8, 8).long(),
+            r"Sequential does not run on an input of 2×3×8×8 \(int64\): layer 0 \(Conv2d\) expects N×3×H×W "
+            r"\(float32\), got 2×3×8×8 \(int64\)",
+        ),
+        (
+            small(),
+            torch.randn(2, 3, 9, 9),
+            r"Sequential does not run on an input of 2×3×9×9 \(float32\): layer 5 \(Linear\) expects …×384 "
+            r"\(float32\), got 2×486 \(float32\)",
+        ),
+        (
+            nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 2)),
+            torch.tensor([[3, 10]]),
+            r"Sequential does not run on an input of 1×2 \(int64\): layer 0 \(Embedding\) expects whole numbers from 0 "
+            r"to 9, got 1×2 \(int64\) with values from 3 to 10",
+        ),
+        (small(), IMAGE[:0], r"the example input of 0×3×8×8 \(float32\) is an empty batch; give at least one example"),
+        (nn.ReLU(), IMAGE, "ReLU has no parameters, so there is nothing to prune"),
+        (nn.LazyLinear(3), IMAGE, "LazyLinear has lazy layers whose sizes are not known yet; run it once on an input"),
+        (
+            data_dependent(),
+            IMAGE,
+            r"Net cannot be followed: its forward depends on the values of tensors \(line \d+ of test_tracing.py\); "
+            r"put what cannot be into a module of its own, or declare the groups with trace\(groups=...\)",
+        ),
         (nan_output(), IMAGE, "Sequential gives NaN on the example inputs; mend its weights or the inputs .*"),
         (Net(lambda s, x: None, c=conv(3, 8)), IMAGE, "Net returns no tensor; its forward must return its outputs"),
-        (small(), "image", "example inputs must be a tensor, a tuple of tensors or a dict of tensors, got str"),
-        (small(), (), "example inputs must be a tensor, a tuple of tensors or a dict of tensors, got tuple"),
+        (small(), object(), r"example inputs must be a tensor, a tuple .* or a dict of tensors \(.*\), got object"),
+        (small(), (), r"example inputs must be .*, got tuple without a tensor"),
+        (small(), {"x": [np.zeros(3)]}, r"example inputs must be .*, got dict with ndarray"),
     ],
-    ids=["shape", "dtype", "data-dependent", "nan", "no-output", "no-tensor", "no-input"],
+    ids=[
+        "shape",
+        "dtype",
+        "size",
+        "token",
+        "empty",
+        "no-parameters",
+        "lazy",
+        "data-dependent",
+        "nan",
+        "no-output",
+        "no-tensor",
+        "no-input",
+        "array",
+    ],
 )
 def test_wrong_input_is_one_sentence(model: nn.Module, inputs: Any, message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}$"):
@@ -174,5 +222,112 @@ def test_a_forward_that_raises_is_quoted() -> None:
     def run(s: Any, x: Tensor) -> Tensor:
         raise KeyError("mask")
 
-    with pytest.raises(InputError, match=r"Net does not run on an input of 2×3×8×8: 'mask'"):
-        trace(Net(run), IMAGE)
+    with pytest.raises(InputError, match=r"Net does not run on an input of 2×3×8×8 \(float32\): 'mask'"):
+        trace(Net(run, c=conv(3, 8)), IMAGE)
+
+
+def two_stages() -> nn.Module:
+    stage = [nn.Sequential(conv(i, 8), nn.BatchNorm2d(8), nn.ReLU()) for i in (3, 8)]
+    return nn.Sequential(OrderedDict(layer1=stage[0], layer10=stage[1], head=conv(8, 2)))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("layer1", ["layer1.0"]),
+        ("layer1*", ["layer1.0", "layer10.0"]),
+        ("*.0", ["layer1.0", "layer10.0"]),
+        ("layer10.1", ["layer10.0"]),
+        ("type:Conv2d", ["layer1.0", "layer10.0"]),
+        ("type:*Norm*", ["layer1.0", "layer10.0"]),
+        (nn.BatchNorm2d, ["layer1.0", "layer10.0"]),
+        (nn.Sequential, ["layer1.0", "layer10.0"]),
+    ],
+    ids=str,
+)
+def test_a_pattern_covers_layers_and_all_that_lies_in_modules(pattern: Any, names: list[str]) -> None:
+    graph = trace(two_stages(), IMAGE, include=[pattern])
+    assert [group.name for group in graph.prunable] == names
+    excluded = trace(two_stages(), IMAGE, exclude=[pattern])
+    assert not {group.name for group in excluded.prunable}.intersection(names)
+    shown = repr(pattern) if isinstance(pattern, str) else f"type {pattern.__name__}"
+    assert {excluded.group(name).reason for name in names} == {f"it is excluded by {shown}"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("layer2", r"pattern 'layer2' matches no layer; did you mean layer1 or layer10\?"),
+        ("type:Conv3d", r"pattern 'type:Conv3d' matches no layer; did you mean type:Conv2d\?"),
+        (nn.LSTM, "type LSTM matches no layer; layers are type:Conv2d, type:BatchNorm2d"),
+    ],
+    ids=str,
+)
+def test_a_pattern_without_a_match_names_what_is_near(pattern: Any, message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}$"):
+        trace(two_stages(), IMAGE, exclude=[pattern])
+
+
+def test_a_step_gives_groups_in_blocks() -> None:
+    model = nn.Sequential(nn.Linear(5, 64), nn.Linear(64, 24), nn.Linear(24, 3))
+    graph = trace(model, torch.randn(2, 5), step=8)
+    assert [(group.name, group.width, group.step) for group in graph.prunable] == [("0", 64, 8), ("1", 24, 4)]
+    assert slim(model, graph, {"0": 16, "1": 8})[1].weight.shape == (8, 16)
+    with torch.device("meta"):
+        meta = nn.Sequential(nn.Linear(5, 64), nn.Linear(64, 24), nn.Linear(24, 3))
+    assert trace(meta, torch.randn(2, 5), step=8).space == graph.space
+    with pytest.raises(InputError, match="the step must be at least 1 channel, got 0"):
+        trace(model, torch.randn(2, 5), step=0)
+
+
+class Decoder(nn.Module):
+    """Takes its inputs as language models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.a, self.b = nn.Embedding(50, 16), nn.Linear(16, 32), nn.Linear(32, 4)
+
+    def forward(self, input_ids: Tensor, mask: Tensor | None = None, use_cache: bool = True, past: Any = None) -> Any:
+        h = self.embed(input_ids)
+        if past is not None:
+            h = h + past[0][0] + past[0][1]["key"]
+        if mask is not None:
+            h = h * mask[..., None]
+        return {"logits": self.b(torch.relu(self.a(h))), "cache": h if use_cache else None}
+
+
+def test_nested_inputs_with_values_that_are_no_tensors() -> None:
+    past = [(torch.randn(2, 6, 16), {"key": torch.randn(2, 6, 16)})]
+    inputs = {"input_ids": torch.randint(0, 50, (2, 6)), "mask": None, "use_cache": False, "past": past}
+    model = Decoder()
+    graph = trace(model, inputs)
+    assert [group.name for group in graph.prunable] == ["a"]
+    assert graph.input_shapes == ((2, 6), (2, 6, 16), (2, 6, 16))
+    slim(model, graph, {"a": 5})  # compares with the masked network on inputs drawn like these
+    drawn = graph.example(seed=1)
+    assert isinstance(drawn, dict)
+    assert drawn["use_cache"] is False
+    assert model(**drawn)["logits"].shape == (2, 6, 4)
+    positional = (inputs["input_ids"], None, False, past)
+    assert trace(model, positional).to_json() == graph.to_json()
+
+
+def test_a_model_without_values_takes_inputs_with_values() -> None:
+    with torch.device("meta"):
+        model = small()
+    assert trace(model, IMAGE).space == trace(small(), IMAGE).space
+
+
+def test_random_numbers_in_eval_mode_are_noted() -> None:
+    model = Net(lambda s, x: s.b(torch.dropout(s.a(x), 0.5, True)), a=conv(3, 8), b=conv(8, 3))
+    (note,) = trace(model, IMAGE).notes
+    assert note.startswith("the forward draws random numbers in eval mode too (dropout)")
+    assert not trace(nn.Sequential(conv(3, 8), nn.Dropout(), conv(8, 3)), IMAGE).notes
+
+
+def test_a_width_for_a_group_that_stays_dense_is_refused_with_its_reason() -> None:
+    graph = trace(small(), IMAGE, exclude=["0"])
+    with pytest.raises(InputError, match=r"^group '0' stays dense: it is excluded by '0'$"):
+        graph.macs({"0": 4})
+    with pytest.raises(InputError, match=r"^group '5' stays dense: it is an output of the network$"):
+        slim(small(), graph, {"5": 3})

@@ -88,7 +88,8 @@ def _near(pattern: Pattern, names: Sequence[str], modules: dict[str, nn.Module])
     if wanted.startswith(_TYPE):
         prefix, wanted = _TYPE, wanted.removeprefix(_TYPE)
         known = list(dict.fromkeys(type(modules[name]).__name__ for name in names if name in modules))
-    close = get_close_matches(wanted, known, n=3)
+    level = [name for name in known if name.count(".") == wanted.count(".")]
+    close = get_close_matches(wanted, level, n=3) or get_close_matches(wanted, known, n=3)
     if close:
         return f"did you mean {' or '.join(prefix + name for name in close)}?"
     shown = known if prefix else names

@@ -25,6 +25,7 @@ def kept_units(model: nn.Module, graph: WidthGraph, widths: Widths | Kept) -> Ke
     Raises:
         InputError: If widths or units are not admissible, or the graph belongs to another network.
     """
+    graph.demand(widths)
     if any(isinstance(value, np.ndarray | Sequence) or torch.is_tensor(value) for value in widths.values()):
         return matched_units(graph, widths)
     return select(model, graph, cast(Widths, widths))
