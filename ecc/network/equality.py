@@ -14,15 +14,19 @@ from torch import Tensor, nn
 from ecc.core.errors import EccError
 from ecc.core.widths import Kept
 from ecc.network.capture import run
+from ecc.network.comparing import difference, parting
 from ecc.network.copying import copied, copy_sharing
 from ecc.network.cutting import cut
 from ecc.network.depth import shortened, silence
 from ecc.network.graph import WidthGraph
 from ecc.network.masking import mask
 from ecc.network.matching import matched_tensors
-from ecc.network.nesting import map_tensors
+from ecc.network.nesting import map_tensors, tensors_in
+from ecc.network.renormalising import limit_statistics
 
 __all__ = ["demand_equal", "tolerance", "zero_then_remove"]
+
+_EXAMPLES = 2  # enough to tell wrong channels, and a batch norm in training mode would not take one
 
 
 def zero_then_remove(
@@ -35,6 +39,14 @@ def zero_then_remove(
     Args:
         remove: Residual blocks whose parameters are zero in the masked network, and that the slim one does not have.
     """
+    masked, small, given = _networks(model, graph, kept, inputs, remove)
+    return difference(run(masked, given), run(small, given))
+
+
+def _networks(
+    model: nn.Module, graph: WidthGraph, kept: Kept, inputs: Any, remove: Collection[str]
+) -> tuple[nn.Module, nn.Module, Any]:
+    """The masked and the slim network in eval mode, and inputs for both."""
     left = graph.without(remove, kept)
     tensors = list(matched_tensors(model, graph).values())
     if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors):
@@ -43,28 +55,13 @@ def zero_then_remove(
         tensors = list(matched_tensors(model, graph).values())
     masked = copy_sharing(model, {id(tensor): copied(tensor, tensor.detach().clone()) for tensor in tensors}).eval()
     mask(masked, left, kept)
+    limit_statistics(masked, graph, kept)
     silence(masked, graph, remove)
-    small = cut(shortened(model, graph, remove), left, kept).eval()
-    expected, found = run(masked, inputs), run(small, inputs)
-    if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
-        return float("inf")
-    return max((_difference(a, b) for a, b in zip(expected, found, strict=True)), default=0.0)
+    return masked, cut(shortened(model, graph, remove), left, kept).eval(), inputs
 
 
 def _to_float(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _difference(a: Tensor, b: Tensor) -> float:
-    if not a.numel():
-        return 0.0
-    a, b = (t.to(torch.complex128 if t.is_complex() else torch.float64) for t in (a, b))
-    same = (a == b) | (a.isnan() & b.isnan())
-    gap = torch.where(same, torch.zeros_like(a), a - b).abs().max()
-    largest = torch.where(a.isfinite(), a, torch.zeros_like(a)).abs().max()
-    if not bool(gap.isfinite()):
-        return float("inf")
-    return float(gap / largest) if largest > 0 else float(gap > 0)
 
 
 def tolerance(model: nn.Module) -> float:
@@ -84,32 +81,50 @@ def demand_equal(model: nn.Module, graph: WidthGraph, kept: Kept, remove: Collec
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     if device.type == "meta" or not graph.inputs:
         return
-    inputs, limit = graph.example(device=device), tolerance(model)
+    inputs, limit = _few_inputs(model, graph, device), tolerance(model)
     try:
-        difference = zero_then_remove(model, graph, kept, inputs, remove=remove)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        gap = zero_then_remove(model, graph, kept, inputs, remove=remove)
+    except Exception as error:  # whatever a user's forward may raise
         cause = _culprit(model, graph, kept, remove, inputs, limit)
         raise EccError(f"the slim network fails once {cause} ({_first_line(error)}); exclude it") from error
-    if not difference <= limit:
+    if not gap <= limit:
         cause = _culprit(model, graph, kept, remove, inputs, limit)
-        raise EccError(f"the slim network differs from the masked one by {difference:.1e} once {cause}; exclude it")
+        raise EccError(f"the slim network differs from the masked one by {gap:.1e} once {cause}; exclude it")
+
+
+def _few_inputs(model: nn.Module, graph: WidthGraph, device: torch.device) -> Any:
+    """Random inputs: two examples where the network runs on so few, else as many as were traced."""
+    few, all_of_them = graph.example(device=device, batch=_EXAMPLES), graph.example(device=device)
+    shapes = [[tensor.shape for tensor in tensors_in(inputs)] for inputs in (few, all_of_them)]
+    if shapes[0] == shapes[1]:
+        return all_of_them
+    try:
+        run(copy_sharing(model, {id(parameter): parameter for parameter in model.parameters()}).eval(), few)
+    except Exception:  # whatever a user's forward may raise
+        return all_of_them
+    return few
 
 
 def _culprit(
     model: nn.Module, graph: WidthGraph, kept: Kept, remove: Collection[str], inputs: Any, limit: float
 ) -> str:
-    """What is done to the first group or block that makes a difference alone, else to the last."""
+    """What is done to the first group or block that makes a difference alone, else to the last; and the operator."""
     causes: list[tuple[str, Kept, list[str]]] = [
         *((f"group {name!r} is pruned", {name: units}, []) for name, units in kept.items()),
         *((f"block {name!r} is removed", {}, [name]) for name in remove),
     ]
-    for cause, units, blocks in causes:
-        try:
-            if not zero_then_remove(model, graph, units, inputs, remove=blocks) <= limit:
-                return cause
-        except (RuntimeError, ValueError, TypeError, IndexError):
-            return cause
-    return causes[-1][0]
+    cause, units, blocks = next(
+        (cause for cause in causes if not _equal(model, graph, cause[1], cause[2], inputs, limit)), causes[-1]
+    )
+    operator = parting(*_networks(model, graph, units, inputs, blocks), limit)
+    return f"{cause}: {operator}" if operator else cause
+
+
+def _equal(model: nn.Module, graph: WidthGraph, kept: Kept, remove: list[str], inputs: Any, limit: float) -> bool:
+    try:
+        return zero_then_remove(model, graph, kept, inputs, remove=remove) <= limit
+    except Exception:  # whatever a user's forward may raise
+        return False
 
 
 def _first_line(error: Exception) -> str:

@@ -173,10 +173,20 @@ class WidthGraph:
     blocks: tuple[Block, ...] = ()
     arguments: Any = None
 
-    def example(self, *, seed: int = 0, device: torch.device | str = "cpu") -> tuple[Any, ...] | dict[str, Any]:
-        """Random inputs like the ones that were traced: a tuple, or a dict if they were keyword arguments."""
+    def example(
+        self, *, seed: int = 0, device: torch.device | str = "cpu", batch: int | None = None
+    ) -> tuple[Any, ...] | dict[str, Any]:
+        """Random inputs like the ones that were traced: a tuple, or a dict if they were keyword arguments.
+
+        Args:
+            batch: At most so many examples, where all inputs have one and the same number of them; else all.
+        """
         generator = torch.Generator().manual_seed(seed)
-        drawn = [spec.draw(generator, torch.device(device)) for spec in self.inputs]
+        specs = self.inputs
+        sizes = {spec.shape[:1] for spec in specs}
+        if batch is not None and len(sizes) == 1 and () not in sizes:
+            specs = tuple(replace(spec, shape=(min(batch, spec.shape[0]), *spec.shape[1:])) for spec in specs)
+        drawn = [spec.draw(generator, torch.device(device)) for spec in specs]
         if self.arguments is not None:
             values = iter(drawn)
             filled: tuple[Any, ...] | dict[str, Any] = map_tensors(lambda _: next(values), self.arguments)
