@@ -43,6 +43,20 @@ def small(width: int = 16):
     return Small(width)
 
 
+class Residual(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.inner = nn.Conv2d(width, width, 3, padding=1)
+        self.outer = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.outer(self.inner(x).relu())
+
+
+def deep():
+    return nn.Sequential(nn.Conv2d(1, 4, 1), Residual(4), nn.Conv2d(4, 2, 1))
+
+
 class Broken(Small):
     def __init__(self):
         super().__init__(16)

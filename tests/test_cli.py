@@ -78,6 +78,70 @@ def test_graph_counts_what_the_network_has():
     assert said.value["params"] == 9 * 16 + 32 + 2 * (9 * 256 + 16) + 2570
 
 
+def test_graph_says_what_share_of_the_macs_scales_with_a_group_and_which_blocks_may_go():
+    value = run("graph net.py:small --input 1x1x8x8 --json").value
+    groups = {group["name"]: group for group in value["groups"]}
+    assert groups["inner"]["macs_share"] == pytest.approx(2 * 64 * 9 * 256 / value["macs"])
+    assert groups["head"]["macs_share"] == 0.0
+    assert all({"name", "removable", "reason", "layers", "groups", "macs", "params"} == set(b) for b in value["blocks"])
+    text = run("graph net.py:small --input 1x1x8x8").out
+    assert "no: it is an output of the network" in text
+    assert text.splitlines()[-1].startswith("small: 2 of 3 groups prunable")
+
+
+@pytest.mark.parametrize(
+    ("option", "prunable"),
+    [
+        ("--include inner", {"inner"}),
+        ("--exclude inner", {"stem"}),
+        ("--include type:Linear", set()),
+        ("--exclude type:Conv2d", set()),
+    ],
+)
+def test_graph_leaves_the_choice_of_layers_to_the_user(option, prunable):
+    groups = run(f"graph {NET} --json", option).value["groups"]
+    assert {group["name"] for group in groups if group["prunable"]} == prunable
+    profile = run(f"profile {NET} --samples 12 --store new.db", option) if not prunable else None
+    assert profile is None or "no prunable group" in profile.err
+
+
+def test_graph_widths_are_multiples_of_the_users_step():
+    groups = run(f"graph {NET} --step 4 --json").value["groups"]
+    assert {group["name"]: group["step"] for group in groups if group["prunable"]} == {"stem": 4, "inner": 4}
+
+
+def test_graph_counts_at_given_widths(tmp_path):
+    macs = 64 * 9 * 16 + 2 * 64 * 9 * 16 * 4 + 256 * 10
+    file = tmp_path / "widths.json"
+    file.write_text('{"inner": 4}')
+    result = tmp_path / "result.json"
+    result.write_text('{"method": "admm", "widths": {"inner": 4}}')
+    for given in ("inner=4", "inner=4,stem=16", file, result):
+        at = run(f"graph {NET} --json --widths", given).value["at"]
+        assert at["widths"]["inner"] == 4
+        assert at["macs"] == macs
+    assert "then left: " in run(f"graph {NET} --widths inner=4").out
+
+
+def test_graph_counts_without_a_block():
+    value = run("graph net.py:deep --input 1x1x8x8 --json").value
+    (block,) = (block for block in value["blocks"] if block["removable"])
+    less = run("graph net.py:deep --input 1x1x8x8 --json --remove", block["name"]).value
+    assert less["at"]["macs"] == value["macs"] - block["macs"]
+    assert less["at"]["params"] == value["params"] - block["params"]
+    assert less["at"]["removed"] == [block["name"]]
+
+
+def test_graph_draws_a_page(tmp_path):
+    page = tmp_path / "graph.html"
+    said = run(f"graph {NET} --widths inner=4 --html {page} --json")
+    assert said.value["page"] == str(page)
+    html = page.read_text()
+    assert "small: width graph" in html
+    assert "At the given widths" in html
+    assert "At the given widths" not in run(f"graph {NET} --html {page}").out + page.read_text()
+
+
 def test_options_reach_the_factory():
     groups = run("graph net.py:small width=6 --input 1x1x8x8 --json").value["groups"]
     assert groups[0]["width"] == 6
@@ -212,6 +276,19 @@ WRONG = [
     ("graph net.py:small --input 99999999999999999999x1x8x8", 2, "do not fit in memory"),
     ("graph net.py:Broken --input 1x1x8x8", 2, "NaN"),
     (f"graph {NET} --include nowhere", 2, "matches no layer"),
+    (f"graph {NET} --include type:Conv3d", 2, "matches no layer"),
+    (f"graph {NET} --step 0", 2, "at least 1"),
+    (f"graph {NET} --widths inner", 2, "neither GROUP=N,… nor a file"),
+    (f"graph {NET} --widths inner=x", 2, "'inner=x' is not GROUP=N"),
+    (f"graph {NET} --widths inner=4,=3", 2, "'=3' is not GROUP=N"),
+    (f"graph {NET} --widths inner=17", 2, "width 17 of group 'inner' is not admissible"),
+    (f"graph {NET} --widths other=4", 2, "unknown group 'other'"),
+    (f"graph {NET} --widths head=4", 2, "group 'head' stays dense: it is an output"),
+    (f"graph {NET} --widths net.py", 2, "not readable JSON"),
+    (f"graph {NET} --widths .", 2, "neither GROUP=N,… nor a file"),
+    (f"graph {NET} --remove inner", 2, "there is no residual block 'inner'"),
+    (f"graph {NET} --html .", 2, "is a folder"),
+    (f"graph {NET} --html net.py/new.html", 2, "cannot be written"),
     (f"graph {NET} --weights nofile.pt", 2, "no such file"),
     (f"graph {NET} --weights net.py", 2, "never loads"),
     (f"graph {NET} --seed -1", 2, "whole number from 0"),

@@ -58,7 +58,7 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         action="append",
         default=[],
-        help="layers that may be pruned: a glob of their paths such as layer1.*; repeatable",
+        help="layers that may be pruned: a glob of paths (layer1.*) or a class (type:Conv2d); repeatable",
     )
     parser.add_argument(
         "--exclude", metavar="PATTERN", action="append", default=[], help="layers that stay dense; as for --include"

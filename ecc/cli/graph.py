@@ -26,9 +26,23 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add_input(parser)
     add_choice(parser)
     parser.add_argument(
+        "--step",
+        type=int,
+        default=1,
+        metavar="N",
+        help="channels that widths shall be multiples of, such as 8 or 16 (default 1)",
+    )
+    parser.add_argument(
         "--widths",
         metavar="WIDTHS",
         help="count MACs and parameters at these widths: GROUP=N,GROUP=N… or a JSON file of them",
+    )
+    parser.add_argument(
+        "--remove",
+        metavar="BLOCK",
+        action="append",
+        default=[],
+        help="count MACs and parameters without this residual block; repeatable",
     )
     parser.add_argument("--html", metavar="FILE", help="also write a page with a map of the groups")
 
@@ -36,7 +50,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _graph(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     loaded = the_model(arguments)
     inputs = example_inputs(loaded, arguments.input, seed=arguments.seed)
-    graph = trace(loaded.module, inputs, include=arguments.include, exclude=arguments.exclude)
+    graph = trace(loaded.module, inputs, include=arguments.include, exclude=arguments.exclude, step=arguments.step)
     shares = macs_shares(graph)
     value = graph.to_json()
     for group in value["groups"]:
@@ -46,15 +60,14 @@ def _graph(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     if graph.blocks:
         text += ["", _blocks(graph.blocks)]
     text += ["", *graph.notes, f"{loaded.name}: {_total(graph)}"]
-    widths = None
-    if arguments.widths is not None:
-        widths = _widths(arguments.widths, graph)
-        macs, params = graph.macs(widths), graph.params(widths)
-        value["at"] = {"widths": widths, "macs": macs, "params": params}
+    widths = {} if arguments.widths is None else _widths(arguments.widths, graph)
+    if widths or arguments.remove:
+        macs, params = (count(widths, removed=arguments.remove) for count in (graph.macs, graph.params))
+        value["at"] = {"widths": widths, "removed": arguments.remove, "macs": macs, "params": params}
         left = f"{percent(macs / max(graph.macs(), 1))} and {percent(params / max(graph.params(), 1))} of dense"
-        text.append(f"at the given widths: {quantity(macs, 'macs')}, {params:,} parameters ({left})")
+        text.append(f"then left: {quantity(macs, 'macs')}, {params:,} parameters ({left})")
     if arguments.html is not None:
-        page = write_widths(graph, loaded.name, arguments.html, widths)
+        page = write_widths(graph, loaded.name, arguments.html, widths, removed=arguments.remove)
         value["page"] = str(page)
         text.append(f"page: {page}")
     return Outcome(value, "\n".join(text))
@@ -66,27 +79,27 @@ def _groups(graph: WidthGraph, shares: dict[str, float]) -> str:
             group.name,
             group.width,
             group.step,
-            percent(shares[group.name]) if group.prunable else "",
-            "yes" if group.prunable else f"no: {group.reason}",
+            f"{percent(shares[group.name]):>7}" if group.prunable else "",
             _few(group.layers),
+            "yes" if group.prunable else f"no: {group.reason}",
         ]
         for group in graph.groups
     ]
-    return table(["group", "width", "step", "MACs", "prunable", "layers"], rows)
+    return table(["group", "width", "step", "MACs", "layers", "prunable"], rows)
 
 
 def _blocks(blocks: Sequence[Block]) -> str:
     rows = [
         [
             block.name,
-            quantity(block.macs, "macs"),
-            f"{block.params:,}",
-            "yes" if block.removable else f"no: {block.reason}",
+            f"{quantity(block.macs, 'macs'):>10}",
+            f"{block.params:>10,}",
             _few(block.layers),
+            "yes" if block.removable else f"no: {block.reason}",
         ]
         for block in blocks
     ]
-    return table(["block", "MACs", "parameters", "removable", "layers"], rows)
+    return table(["block", "MACs", "parameters", "layers", "removable"], rows)
 
 
 def _block(block: Block) -> dict[str, Any]:
@@ -110,16 +123,16 @@ def _total(graph: WidthGraph) -> str:
     )
 
 
-def _few(names: Sequence[str], most: int = 5) -> str:
+def _few(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" … {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(names[:2]) + (f" + {len(names) - 2}" if len(names) > 2 else "")
 
 
 def _widths(text: str, graph: WidthGraph) -> dict[str, int]:
     """Widths from ``GROUP=N,GROUP=N`` or from a JSON file: an object of them, or one that has such a member ``widths``.
 
     Raises:
-        InputError: If it is neither, or the widths are not the graph's.
+        InputError: If it is neither.
     """
     widths: dict[str, int] = {}
     if "=" not in text or Path(text).is_file():
@@ -130,7 +143,6 @@ def _widths(text: str, graph: WidthGraph) -> dict[str, int]:
             if not name or not width.isdecimal():
                 raise InputError(f"--widths {part!r} is not GROUP=N; write for example conv1=32,layer1.0.conv1=16")
             widths[name] = int(width)
-    graph.space.vector(widths)
     return widths
 
 

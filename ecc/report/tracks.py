@@ -104,10 +104,10 @@ def lay_out(graph: WidthGraph) -> Tracks:
 
 
 def macs_shares(graph: WidthGraph) -> dict[str, float]:
-    """For each prunable group the share of the multiply-accumulates that scale with it: what would go if all of it went."""
+    """For each prunable group the share of the MACs that scale with it: what would go if all of it went."""
     gone = {group.name: 0.0 for group in graph.prunable}
     for layer in graph.layers:
-        for name in layer.reads.groups | layer.writes.groups:
+        for name in (layer.reads.groups | layer.writes.groups) & gone.keys():
             gone[name] += layer.macs * (1 - layer.reads.fraction({name: 0.0}) * layer.writes.fraction({name: 0.0}))
     total = max(sum(layer.macs for layer in graph.layers), 1)
     return {name: macs / total for name, macs in gone.items()}
@@ -167,10 +167,10 @@ def _fold_norms(rows: Sequence[Row]) -> list[Row]:
     """
     found: list[Row] = []
     waiting: list[Row] = []
-    for row, following in zip(rows, [*rows[1:], None], strict=True):
+    for row, following in zip(rows, [*rows[1:], Row("")], strict=False):
         if row.kinds == {"norm"} and row.marks:
             before = found[-1] if found and not waiting and _has(found[-1], row, {"write", "both", "pass"}) else None
-            after = following if following and _has(following, row, {"read", "both"}) else None
+            after = following if _has(following, row, {"read", "both"}) else None
             if before and (not after or _prefers(before, after, row)):
                 found[-1] = replace(before, norms=(*before.norms, row.name))
                 continue

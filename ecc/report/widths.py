@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -27,6 +27,7 @@ from ecc.report.tracks import Line, Mark, Row, Section, Tracks, lay_out, macs_sh
 __all__ = ["render_widths", "write_widths"]
 
 _ROW = 26  # height of a row in pixels; strokes and stops are placed in it
+_MOST_LINES = 3  # of a note
 _FEW_LANES = 8  # up to here there is room between them
 _MANY_ROWS = 300  # from here on sections start closed
 
@@ -54,7 +55,11 @@ class _Stop:
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """A row as it is painted; ``notes`` are what to say of the groups that begin here: (class of the colour, text)."""
+    """A row as it is painted.
+
+    ``notes`` are what to say of the groups that begin here, as (class of the colour, text), and ``room`` is how many
+    lines of them fit above the next.
+    """
 
     row: Row
     label: str
@@ -64,6 +69,7 @@ class _Shown:
     stops: Sequence[_Stop]
     brackets: Sequence[_Stroke]
     notes: Sequence[tuple[str, str]]
+    room: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +113,16 @@ class _Bracketed:
     tip: str
 
 
-def render_widths(graph: WidthGraph, title: str, widths: Widths | None = None) -> str:
+def render_widths(graph: WidthGraph, title: str, widths: Widths | None = None, *, removed: Collection[str] = ()) -> str:
     """The page as HTML text; it opens from disk and needs no network.
 
     Args:
         title: Name of the network.
         widths: Channels kept per group, to be shown beside the dense ones.
+        removed: Names of blocks to count as removed.
 
     Raises:
-        InputError: If a width is not admissible.
+        InputError: If a width or a block is not admissible.
     """
     source = resources.files("ecc.report").joinpath("widths.html").read_text(encoding="utf-8")
     script = source.partition("<script>")[2].partition("</script>")[0]
@@ -131,8 +138,9 @@ def render_widths(graph: WidthGraph, title: str, widths: Widths | None = None) -
         graph=graph,
         groups=listed,
         blocks=[_Bracketed(block, _block_tip(block)) for block in graph.blocks],
-        kept=None if widths is None else graph.space.full | dict(widths),
-        at=None if widths is None else (graph.macs(widths), graph.params(widths)),
+        kept=_kept(graph, widths or {}, removed) if widths or removed else None,
+        at=(graph.macs(widths, removed=removed), graph.params(widths, removed=removed)),
+        removed=removed,
         parts=parts,
         lines=tracks.lines,
         in_units=any(group.step > 1 for group in graph.groups),
@@ -140,19 +148,28 @@ def render_widths(graph: WidthGraph, title: str, widths: Widths | None = None) -
         largest=max((row.share for part in parts for row in part.rows), default=0.0) or 1.0,
         height=_ROW,
         breadth=breadth,
+        name_breadth=_name_breadth(parts),
         bracket_breadth=bracket_breadth,
         colours=COLOURS,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def write_widths(graph: WidthGraph, title: str, path: str | Path, widths: Widths | None = None) -> Path:
+def write_widths(
+    graph: WidthGraph, title: str, path: str | Path, widths: Widths | None = None, *, removed: Collection[str] = ()
+) -> Path:
     """Write the page of ``render_widths``; returns its path.
 
     Raises:
-        InputError: If the file cannot be written, or a width is not admissible.
+        InputError: If the file cannot be written, or a width or a block is not admissible.
     """
-    return write_file(path, render_widths(graph, title, widths).encode())
+    return write_file(path, render_widths(graph, title, widths, removed=removed).encode())
+
+
+def _kept(graph: WidthGraph, widths: Widths, removed: Collection[str]) -> dict[str, int]:
+    """Channels left of every group; none of those that go with the removed blocks."""
+    left = {group.name for group in graph.without(removed, widths).groups}
+    return {group.name: widths.get(group.name, group.width) * (group.name in left) for group in graph.groups}
 
 
 def _painted(graph: WidthGraph, tracks: Tracks, looks: Sequence[str]) -> tuple[list[_Part], float, float]:
@@ -163,6 +180,10 @@ def _painted(graph: WidthGraph, tracks: Tracks, looks: Sequence[str]) -> tuple[l
     bracketed = {i: line for i, line in enumerate(tracks.brackets) if line is not None}
     total = max(graph.macs(), 1)
     makers = [[row.name for row in tracks.rows if row.marks.get(g) in ("write", "both")] for g in range(len(labels))]
+
+    notes: dict[int, list[tuple[str, str]]] = {i: [] for i in range(len(tracks.rows))}
+    for line, group, look, names in zip(tracks.lines, graph.groups, looks, makers, strict=True):
+        notes[line.first] += [(look, note)] if (note := _note(group, names)) else []
 
     def shown(i: int, row: Row, section: Section) -> _Shown:
         starting = [g for g in row.marks if tracks.lines[g].first == i]
@@ -177,7 +198,8 @@ def _painted(graph: WidthGraph, tracks: Tracks, looks: Sequence[str]) -> tuple[l
                 for g, mark in row.marks.items()
             ],
             brackets=_strokes(i, bracketed, [6.0 + 10 * n for n in range(1 + len(bracketed))]),
-            notes=[(looks[g], note) for g in starting if (note := _note(graph.groups[g], makers[g]))],
+            notes=notes[i],
+            room=next((n for n in range(1, _MOST_LINES) if notes.get(i + n)), _MOST_LINES),
         )
 
     parts = []
@@ -187,6 +209,12 @@ def _painted(graph: WidthGraph, tracks: Tracks, looks: Sequence[str]) -> tuple[l
         parts.append(_Part(section, rows, sum(row.share for row in rows), through(closed=False), through(closed=True)))
     brackets = 1 + max((line.lane for line in bracketed.values()), default=-1)
     return parts, breadth, 10.0 * brackets + 4 if brackets else 0.0
+
+
+def _name_breadth(parts: Sequence[_Part]) -> float:
+    """Pixels for names and norms, about."""
+    rows = [row for part in parts for row in part.rows]
+    return min(max([140.0, *(48 + 8.2 * len(row.label) + 6.9 * len(row.norms) for row in rows)]), 330.0)
 
 
 def _centres(lines: Sequence[Line], breadths: Sequence[float]) -> tuple[list[float], float]:
