@@ -54,8 +54,10 @@ class Propagation:
         batch: int,
         divisors: frozenset[tuple[str, int]] = frozenset(),
         folds: tuple[Fold, ...] = (),
+        *,
+        renormalise: bool = False,
     ) -> None:
-        self.ledger = Ledger(divisors=set(divisors))
+        self.ledger = Ledger(divisors=set(divisors), renormalise=renormalise)
         self.order: dict[str, None] = {}
         self.made: dict[fx.Node, list[Axes]] = {}
         self.inputs: dict[fx.Node, Value] = {}
@@ -200,16 +202,17 @@ class Propagation:
                     view.axes = [Axis(axis.labels, False, axis.source) for axis in view.axes]
 
 
-def propagate(captured: Capture, batch: int) -> Propagation:
+def propagate(captured: Capture, batch: int, *, renormalise: bool = False) -> Propagation:
     """Run a captured graph on channel labels.
 
     Args:
         batch: Examples in the batch, which costs are divided by.
+        renormalise: Whether norms may take their statistics over the channels that stay.
     """
     divisors: frozenset[tuple[str, int]] = frozenset()
     folds = find_folds(captured)
     while True:
-        propagation = Propagation(captured, batch, divisors, folds)
+        propagation = Propagation(captured, batch, divisors, folds, renormalise=renormalise)
         propagation.run()
         if propagation.ledger.divisors == divisors:
             return propagation

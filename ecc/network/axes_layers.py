@@ -242,6 +242,22 @@ def _affine_zero(channel: Axis, weight: object, bias: object) -> bool:
     return scaled and (not isinstance(bias, Value) or bias.axes[0].zero)
 
 
+def _renormalised(call: Call, weight: object) -> bool:
+    """Whether a norm may take its statistics over fewer channels; then it is noted."""
+    source = weight.axes[0].source if isinstance(weight, Value) and len(weight.shape) == 1 else None
+    if not call.ledger.renormalise or source is None:
+        return False
+    call.ledger.renormalised[source[0]] = None
+    return True
+
+
+def _over_all(call: Call) -> str:
+    mend = "trace with renormalise=True to let it run over fewer"
+    if call.ledger.renormalise:
+        mend = "only norms over one axis that have a weight can run over fewer"
+    return f"{call.place} takes its statistics over these channels, so that removing some changes the rest; {mend}"
+
+
 def _group_norm(call: Call) -> list[Axes]:
     """Channels of one normalisation group share a mean and a variance, so whole groups go."""
     value, groups, weight = call.value("input"), call.get("num_groups"), call.get("weight")
@@ -249,7 +265,9 @@ def _group_norm(call: Call) -> list[Axes]:
     for axis in value.axes[2:]:
         call.fix(axis, f"{call.place} takes statistics along it")
     _affine(call, channel, [weight, call.get("bias")])
-    if channel.labels is not None:
+    if groups == 1 and not _renormalised(call, weight):
+        call.fix(channel, _over_all(call))
+    elif groups > 1 and channel.labels is not None:
         size = value.shape[1] // groups
         first = np.repeat(channel.labels[::size], size, axis=0)
         call.ledger.channels.tie(channel.labels, first, f"{call.place} normalises its channels together")
@@ -262,7 +280,12 @@ def _group_norm(call: Call) -> list[Axes]:
 def _layer_norm(call: Call) -> list[Axes]:
     value, weight, bias = call.value("input"), call.get("weight"), call.get("bias")
     n = len(call.get("normalized_shape"))
-    reason = f"{call.place} takes its statistics over these channels, so that removing some changes the rest"
+    if n == 1 and _renormalised(call, weight):
+        _affine(call, value.axes[-1], [weight, bias])
+        call.charge("norm", call.owner(weight), 0, None, value.axes[-1].labels)
+        around = [computed(axis, zero=bias is None) for axis in value.axes[:-1]]
+        return [[*around, Axis(value.axes[-1].labels, _affine_zero(value.axes[-1], weight, bias))]]
+    reason = _over_all(call)
     for axis in value.axes[-n:]:
         call.fix(axis, reason)
     for tensor in (weight, bias):

@@ -124,6 +124,8 @@ class Replay:
         for (argument, mine), (_, theirs) in zip(names, named_arguments(twin), strict=True):
             if argument in _SIZES or (argument == "end" and name in _CUTS):
                 continue
+            if argument == "normalized_shape" and theirs == self._normalised(node, mine, gone):
+                continue
             if argument in ("groups", "num_groups") or (argument == "start" and name in _CUTS):
                 expected = self._expected(node, argument, mine, gone)
                 used = _start(twin) if argument == "start" else theirs
@@ -137,6 +139,11 @@ class Replay:
             elif not same_argument(mine, theirs, partner):
                 return f"{name} computes with {theirs} where the dense network has {mine}"
         return ""
+
+    def _normalised(self, node: fx.Node, shape: Sequence[int], gone: NDArray[np.bool_]) -> list[int]:
+        """The sizes of the last axes that are left."""
+        axes = self._propagation.inputs[node].axes[-len(shape) :]
+        return [self._left(axis, size, gone) for axis, size in zip(axes, shape, strict=True)]
 
     def _gone(self, kept: Kept) -> NDArray[np.bool_]:
         """Which channel ids are removed."""
@@ -167,7 +174,7 @@ class Replay:
         axis = self._propagation.made[node][0][_channel_dim(node)]
         size = int(node.meta["val"].shape[_channel_dim(node)])
         per_in = source.shape[_channel_dim(node)] // value
-        whole = argument == "num_groups" or (value > 1 and (per_in == 1 or size == value))
+        whole = (argument == "num_groups" and value > 1) or (value > 1 and (per_in == 1 or size == value))
         return self._left(axis, size, gone) * value // size if whole else int(value)
 
 

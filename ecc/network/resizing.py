@@ -67,9 +67,14 @@ def _norm(module: _NormBase) -> None:
 
 
 def _group_norm(module: nn.GroupNorm) -> None:
+    """Whole normalisation groups went; of a single one some channels did."""
     size = module.num_channels // module.num_groups
     module.num_channels = len(module.weight)
-    module.num_groups = module.num_channels // size
+    module.num_groups = module.num_channels // size if module.num_groups > 1 else 1
+
+
+def _layer_norm(module: nn.LayerNorm | nn.RMSNorm) -> None:
+    module.normalized_shape = tuple(module.weight.shape)
 
 
 def _embedding(module: nn.Embedding | nn.EmbeddingBag) -> None:
@@ -108,6 +113,7 @@ _RULES: tuple[tuple[Any, Callable[[Any], None]], ...] = (
     (nn.Linear, _linear),
     (_NormBase, _norm),
     (nn.GroupNorm, _group_norm),
+    ((nn.LayerNorm, nn.RMSNorm), _layer_norm),
     ((nn.Embedding, nn.EmbeddingBag), _embedding),
     (nn.RNNBase, _recurrent),
     (nn.RNNCellBase, _cell),

@@ -39,6 +39,7 @@ def trace(
     exclude: Sequence[Pattern] = (),
     groups: Mapping[str, Any] | None = None,
     step: int = 1,
+    renormalise: bool = False,
     check: bool = True,
 ) -> WidthGraph:
     """Find which channels of a network can only go together.
@@ -57,6 +58,8 @@ def trace(
             ``{"hidden": {"writes": ["fc1.weight:0", "fc1.bias:0"], "reads": ["fc2.weight:1"]}}``. In modules that
             cannot be followed they are all that can be pruned; elsewhere they are ties on top of those found.
         step: Channels that widths shall be multiples of; groups too narrow for that get the longest step that suits.
+        renormalise: Whether channels that layer norms take their statistics over may go. The statistics then run over
+            the channels that stay, and so they do in the masked network that a slim one has to equal.
         check: Whether to prune a copy at random, compare it with the masked network, and keep dense what fails. A
             declared group in a module that cannot be followed is an error if it fails.
 
@@ -75,7 +78,7 @@ def trace(
     examine(model, fresh, inputs)
     captured = capture(fresh, inputs) if is_meta(model) else follow(fresh, inputs, axes_of(declared))
     first = next(tensors_in(list(bind(inputs))))
-    propagation = propagate(captured, first.shape[0] if first.ndim else 1)
+    propagation = propagate(captured, first.shape[0] if first.ndim else 1, renormalise=renormalise)
     declare(propagation, declared)
     grouping = group_channels(propagation)
     specs = _specs(inputs)
@@ -92,12 +95,16 @@ def trace(
         sizes=(*_unused_sizes(model, grouping.sizes), *head_counts(model, grouping.sizes, grouping.sides)),
         arguments=_arguments(inputs),
         rescales=tuple(rescale for fold, side in grouping.folds if fold.certain for rescale in rescaled(fold, side)),
+        renormalised=tuple(propagation.ledger.renormalised),
     )
     if check:
         replay, as_found = Replay(captured, propagation, grouping.units, grouping.folds), graph
         graph = refuse_failing(model, graph, inputs, replay, counting_attributes(model, grouping.sizes))
         inside = [group for group in declared if is_inside(group, captured.opaque)]
         graph = confirm(model, as_found, graph, inside, inputs)
+    prunable = {group.name for group in graph.prunable}
+    renormalised = [name for name in graph.renormalised if graph.parameters[name].sides[0].groups & prunable]
+    graph = replace(graph, renormalised=tuple(renormalised))
     graph = replace(graph, blocks=find_blocks(model, captured, graph, inputs, check=check))
     return graph if step == 1 else in_blocks(graph, model, aligned_steps(graph, step))
 

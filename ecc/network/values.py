@@ -74,6 +74,8 @@ class Ledger:
         divisors: Parameter axes that a masked network must not set to zero, because something is divided by them.
         gates: Rows per hidden unit of the parameter axes that recurrent layers write with.
         names: Of the groups that lie along a parameter axis, where the user gave one.
+        renormalise: Whether norms may take their statistics over the channels that stay.
+        renormalised: Weights of the norms that do.
         costs: Calls that compute, in order of execution.
         sizes: Candidates for module attributes that hold a number of channels: (module path, value, labels).
         notes: What the user should know.
@@ -86,6 +88,8 @@ class Ledger:
     divisors: set[tuple[str, int]] = field(default_factory=set)
     gates: dict[tuple[str, int], int] = field(default_factory=dict)
     names: dict[tuple[str, int], str] = field(default_factory=dict)
+    renormalise: bool = False
+    renormalised: dict[str, None] = field(default_factory=dict)
     costs: list[Cost] = field(default_factory=list)
     sizes: list[tuple[str, int, Labels]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
