@@ -22,7 +22,7 @@ from ecc.network.matching import matched_tensors
 from ecc.network.replay import same_argument, same_constant
 from ecc.network.zeros import Certain, Known, bounds, carriers, changed, deduce, storages
 
-__all__ = ["Skip", "find_blocks", "remove", "shortened", "silence"]
+__all__ = ["Skip", "find_blocks", "remove", "replace_blocks", "shortened", "silence"]
 
 
 class Skip(nn.Module):
@@ -75,7 +75,7 @@ def remove(model: nn.Module, graph: WidthGraph, names: Collection[str]) -> None:
     Raises:
         InputError: If a block is unknown or not removable.
     """
-    _replace(model, {block.name: block.single for block in graph.removable(names)})
+    replace_blocks(model, {block.name: block.single for block in graph.removable(names)})
 
 
 def silence(model: nn.Module, graph: WidthGraph, names: Collection[str]) -> None:
@@ -96,7 +96,7 @@ def _unzeroed(graph: WidthGraph) -> set[str]:
     return {slot.tensor for group in graph.groups for slot in group.slots if not slot.zeroed}
 
 
-def _replace(model: nn.Module, single: Mapping[str, bool]) -> None:
+def replace_blocks(model: nn.Module, single: Mapping[str, bool]) -> None:
     """Replace the modules at these paths, wherever else they are registered too."""
     new: dict[int, nn.Module] = {}
     for path, alone in single.items():
@@ -318,7 +318,7 @@ def _mismatch(model: nn.Module, captured: Capture, inputs: Any, residuals: Seque
 
     def make() -> nn.Module:
         copied = copy_sharing(model, shared).eval()
-        _replace(copied, {residual.path: residual.call.single for residual in residuals})
+        replace_blocks(copied, {residual.path: residual.call.single for residual in residuals})
         return copied
 
     try:
