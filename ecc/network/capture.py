@@ -353,6 +353,6 @@ def target_name(target: Any) -> str:
     namespace, _, name = target._schema.name.partition("::")
     if namespace != "aten":
         return f"{namespace}::{name}"
-    if target._overloadname.endswith("out"):
+    if target._overloadname == "out" or target._overloadname.endswith("_out"):
         return f"{name}.out"
     return name if name.startswith("__") else name.rstrip("_")

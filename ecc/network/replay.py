@@ -28,7 +28,7 @@ from ecc.network.values import Axis
 
 __all__ = ["Replay", "named_arguments", "same_argument", "same_constant"]
 
-_SIZES = frozenset(["size", "shape", "sizes", "split_size", "split_sizes", "length"])  # outputs show what they do
+_SIZES = frozenset(["size", "shape", "sizes", "split_size", "split_sizes", "length", "repeats"])  # outputs show what they do
 _CUTS = frozenset(["slice", "narrow"])  # here ``start`` is a position that follows the widths, and ``end`` a size
 
 
