@@ -66,7 +66,7 @@ class Experts(nn.Module):
         return out
 
 
-def demand_exact(model: nn.Module, graph: WidthGraph, inputs: Any = X, draws: int = 5) -> None:
+def demand_exact(model: nn.Module, graph: WidthGraph, inputs: Any = X, draws: int = 3) -> None:
     """The oracle: masked and slim outputs agree for random units of every group."""
     generator = np.random.default_rng(0)
     for _ in range(draws):
@@ -207,6 +207,37 @@ def test_a_module_that_uses_tensors_it_is_not_given_makes_its_parent_opaque() ->
     assert graph.group("inner.first").reason.startswith(
         "inner (Net) is not followed inside: inner.second (Net) in it uses tensors that it is not given"
     )
+
+
+def test_a_module_in_a_list_makes_the_owner_of_the_list_opaque() -> None:
+    parts = nn.ModuleList([Net(lambda s, x: (branch(s, x), 1), a=nn.Linear(8, 12), b=nn.Linear(12, 8))])
+    model = Around(Net(lambda s, x: s.parts[0](x)[0], parts=parts)).double()
+    graph = trace(model, X)
+    assert graph.group("inner.parts.0.a").reason.startswith(
+        "inner (Net) is not followed inside: inner.parts.0 (Net) in it returns more than tensors"
+    )
+    demand_exact(model, graph)
+
+
+def test_hooks_of_the_user_run_once() -> None:
+    model = around(branch)
+    model.inner.register_forward_hook(lambda _, args, y: torch.cat([y, y], -1))
+    model.f = nn.Linear(16, 20).double()
+    graph = trace(model, X)
+    assert [group.name for group in graph.prunable] == ["up", "f"]
+    demand_exact(model, graph)
+
+
+def test_a_number_that_follows_a_width_and_goes_into_it_keeps_the_group_dense() -> None:
+    class Told(Around):
+        def forward(self, x: Tensor) -> Tensor:
+            wide = torch.relu(self.up(x))
+            return self.head(torch.relu(self.f(self.inner(self.down(wide), wide.shape[-1]))))
+
+    inner = Net(lambda s, x, size: branch(s, x) * size, a=nn.Linear(8, 12), b=nn.Linear(12, 8))
+    graph = trace(Told(inner).double(), X)
+    assert [group.name for group in graph.prunable] == ["f"]
+    assert graph.group("up").reason
 
 
 def test_the_model_is_not_touched() -> None:

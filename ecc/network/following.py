@@ -64,13 +64,17 @@ def _learn(
             del whys[path]
         module = make()
         lesson = _Lesson(module, whys)
-        with whole_operators(), lesson.hooks(), lesson:
-            run(module, inputs)
-        if not lesson.improper:
+        try:
+            with whole_operators(), lesson.hooks(), lesson:
+                run(module, inputs)
+        except Exception as error:  # whatever a user's forward may raise, such as one that needs gradients
+            raise Unfollowed(module, "", f"{'; '.join(whys.values())}, and while watched it fails: {error}") from error
+        improper = lesson.improper
+        if not improper:
             return tuple(lesson.opaque(path, why, free) for path, why in whys.items())
-        for path, why in lesson.improper.items():
-            parent, kind = path.rpartition(".")[0], type(module.get_submodule(path)).__name__
-            whys[parent] = f"{path} ({kind}) in it {why}, and {whys.pop(path)}"
+        for path, how in improper.items():
+            parent, kind, why = path.rpartition(".")[0], type(module.get_submodule(path)).__name__, whys.pop(path)
+            whys[parent] = f"{path} ({kind}) in it {how}, and {why}" if how else why
             if not (parent or free):
                 raise Unfollowed(module, parent, whys[parent])
 
@@ -80,15 +84,11 @@ def _inside(path: str, other: str) -> bool:
 
 
 class _Lesson(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Watches a real run: what modules return, what they compute, and whether they use or leave more than they say.
-
-    Attributes:
-        improper: Modules that do, with how.
-    """
+    """Watches a real run: what modules return, what they compute, and whether they use or leave more than they say."""
 
     def __init__(self, module: nn.Module, paths: Mapping[str, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.improper: dict[str, str] = {}
+        self._improper: dict[str, str] = {}
         self._module = module
         self._paths = tuple(paths)
         self._names = {id(t): name for name, t in (*module.named_parameters(), *module.named_buffers())}
@@ -103,6 +103,11 @@ class _Lesson(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # else the first operator imports PyTorch's compiler, which takes seconds
+
+    @property
+    def improper(self) -> dict[str, str]:
+        """Modules that cannot be opaque, with how; for one whose forward is never called, like a list, nothing."""
+        return {**self._improper, **{path: "" for path, calls in self._calls.items() if not calls}}
 
     def opaque(self, path: str, why: str, free: frozenset[ParameterAxis]) -> Opaque:
         """What was learned of one module."""
@@ -120,7 +125,7 @@ class _Lesson(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for path in self._paths:
             part = self._module.get_submodule(path)
             handles.append(part.register_forward_pre_hook(self._enter(path), with_kwargs=True, prepend=True))
-            handles.append(part.register_forward_hook(self._leave(path)))
+            handles.append(part.register_forward_hook(self._leave(path), prepend=True))  # before the user's
         try:
             yield
         finally:
@@ -144,8 +149,9 @@ class _Lesson(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if self._running:
                 return  # it called itself
             leaves, structure = tree_flatten(output)
-            if any(not (leaf is None or isinstance(leaf, Tensor | str)) for leaf in leaves):
-                self.improper.setdefault(path, "returns more than tensors")
+            if not all(_is_plain(leaf) for leaf in leaves):
+                self._improper.setdefault(path, "returns more than tensors")
+                leaves = [leaf for leaf in leaves if _is_plain(leaf)]
             for tensor in tensors_in(output):
                 self._homes[id(tensor)] = None
                 self._alive.append(tensor)
@@ -175,9 +181,16 @@ class _Lesson(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if scope is not None:
                 self._reads[scope].setdefault(name)
         elif home is not None and home != scope:
-            self.improper.setdefault(home, "keeps tensors that are used elsewhere")
+            self._improper.setdefault(home, "keeps tensors that are used elsewhere")
         elif scope is not None and home is None and id(tensor) in self._homes and id(tensor) not in self._given:
-            self.improper.setdefault(scope, "uses tensors that it is not given")
+            self._improper.setdefault(scope, "uses tensors that it is not given")
+
+
+def _is_plain(leaf: Any) -> bool:
+    """Whether a value that a module returns is the same at all widths, or a dense tensor."""
+    if isinstance(leaf, Tensor):
+        return leaf.layout == torch.strided and not leaf.is_nested
+    return leaf is None or isinstance(leaf, str)
 
 
 def _costs(
