@@ -57,6 +57,10 @@ def deep():
     return nn.Sequential(nn.Conv2d(1, 4, 1), Residual(4), nn.Conv2d(4, 2, 1))
 
 
+def normed():
+    return nn.Sequential(nn.Linear(8, 6), nn.LayerNorm(6), nn.Linear(6, 2))
+
+
 class Broken(Small):
     def __init__(self):
         super().__init__(16)

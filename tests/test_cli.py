@@ -110,6 +110,14 @@ def test_graph_widths_are_multiples_of_the_users_step():
     assert {group["name"]: group["step"] for group in groups if group["prunable"]} == {"stem": 4, "inner": 4}
 
 
+def test_graph_prunes_under_layer_norms_on_request():
+    def stream(*options):
+        return run("graph net.py:normed --input 1x8 --json", *options).value["groups"][0]
+
+    assert stream()["reason"].startswith("layer_norm in 1 takes its statistics over these channels")
+    assert stream("--renormalise")["prunable"]
+
+
 def test_graph_counts_at_given_widths(tmp_path):
     macs = 64 * 9 * 16 + 2 * 64 * 9 * 16 * 4 + 256 * 10
     file = tmp_path / "widths.json"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ecc.core.errors import InputError
+from ecc.core.layers import Layer, Side
 from ecc.network.graph import Block, WidthGraph
 from ecc.network.tracing import trace
 from ecc.network.values import owner
@@ -285,14 +286,13 @@ def test_a_network_without_groups_has_a_page() -> None:
     assert not page.of("row")
 
 
-def test_long_networks_start_folded() -> None:
-    layers = [nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(301)]  # one more than stay open
-    graph = trace(nn.Sequential(*layers), torch.zeros(1, 4), check=False)
-    tracks = lay_out(graph)
-    assert len(tracks.rows) == 301
-    assert max(line.lane for line in tracks.lines) == 1
-    folded = Page(render_widths(graph, "long"))
-    assert not any("open" in found for tag, found in folded.tags if tag == "details")
+@pytest.mark.parametrize("n", [300, 301], ids="{} layers".format)
+def test_long_networks_start_folded(n: int) -> None:
+    layers = tuple(Layer(f"{i // 10}.{i}", "linear", Side(), Side(), 1) for i in range(n))
+    page = Page(render_widths(WidthGraph((), layers, {}, ((1, 4),)), "long"))
+    sections = [found for tag, found in page.tags if tag == "details"]
+    assert len(sections) == 30
+    assert all(("open" in found) == (n == 300) for found in sections)
 
 
 def test_the_page_is_written_whole_or_not_at_all(resnet: WidthGraph, tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -33,6 +33,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="channels that widths shall be multiples of, such as 8 or 16 (default 1)",
     )
     parser.add_argument(
+        "--renormalise",
+        action="store_true",
+        help="also prune channels that layer norms take their statistics over; the norms then take those that stay",
+    )
+    parser.add_argument(
         "--widths",
         metavar="WIDTHS",
         help="count MACs and parameters at these widths: GROUP=N,GROUP=N… or a JSON file of them",
@@ -50,7 +55,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _graph(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     loaded = the_model(arguments)
     inputs = example_inputs(loaded, arguments.input, seed=arguments.seed)
-    graph = trace(loaded.module, inputs, include=arguments.include, exclude=arguments.exclude, step=arguments.step)
+    graph = trace(
+        loaded.module,
+        inputs,
+        include=arguments.include,
+        exclude=arguments.exclude,
+        step=arguments.step,
+        renormalise=arguments.renormalise,
+    )
     shares = macs_shares(graph)
     value = graph.to_json()
     for group in value["groups"]:

@@ -214,7 +214,7 @@ def _painted(graph: WidthGraph, tracks: Tracks, looks: Sequence[str]) -> tuple[l
 def _name_breadth(parts: Sequence[_Part]) -> float:
     """Pixels for names and norms, about."""
     rows = [row for part in parts for row in part.rows]
-    return min(max([140.0, *(48 + 8.2 * len(row.label) + 6.9 * len(row.norms) for row in rows)]), 330.0)
+    return min(max([140.0, *(64 + 8.2 * len(row.label) + 6.9 * len(row.norms) for row in rows)]), 330.0)
 
 
 def _centres(lines: Sequence[Line], breadths: Sequence[float]) -> tuple[list[float], float]:
