@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ecc.core.layers import Layer
 from ecc.network.capture import Capture, ModuleCall, capture, operator_name
 from ecc.network.copying import copy_sharing
-from ecc.network.graph import Block, WidthGraph
+from ecc.network.graph import Block, WidthGraph, holder
 from ecc.network.matching import matched_tensors
 from ecc.network.replay import same_argument, same_constant
 from ecc.network.zeros import Certain, Known, bounds, carriers, changed, deduce, storages
@@ -36,7 +37,7 @@ class Skip(nn.Module):
 def find_blocks(
     model: nn.Module, captured: Capture, graph: WidthGraph, inputs: Any, *, check: bool = True
 ) -> tuple[Block, ...]:
-    """The residual blocks of a network, innermost ones only, in order of execution.
+    """The residual blocks of a network, none inside another, in order of execution.
 
     Args:
         model: It is not changed.
@@ -52,7 +53,7 @@ def find_blocks(
     _refuse_changed_inputs(record, [residual for residual in residuals if not residual.reason])
     if check:
         _try(model, captured, inputs, [residual for residual in residuals if not residual.reason])
-    return tuple(_described(residual, graph) for residual in residuals)
+    return _described(residuals, graph)
 
 
 def shortened(model: nn.Module, graph: WidthGraph, names: Collection[str]) -> nn.Module:
@@ -84,10 +85,10 @@ def silence(model: nn.Module, graph: WidthGraph, names: Collection[str]) -> None
     Raises:
         InputError: If a block is unknown or not removable.
     """
-    blocks, fixed = graph.removable(names), _unzeroed(graph)
+    paths, fixed = {block.name for block in graph.removable(names)}, _unzeroed(graph)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name not in fixed and any(block.holds(name) for block in blocks):
+            if name not in fixed and holder(name, paths):
                 parameter.zero_()
 
 
@@ -192,18 +193,27 @@ def _prefixes(path: str) -> Iterator[str]:
 
 
 def _residuals(record: _Record) -> list[_Residual]:
-    """Modules called once that have parameters and give their input plus something; none that holds another."""
+    """Modules called once that have parameters and give their input plus something.
+
+    Of nested ones the inner stands if the outer passes its input through it, as a sequence of blocks does; else it is a
+    part of the outer's branch, and the outer stands.
+    """
     calls = Counter(call.path for call in record.captured.calls)
-    found: list[_Residual] = []
-    taken: set[str] = set()
+    found: dict[str, _Residual] = {}
+    inner: dict[str, list[str]] = {}  # of each module, the blocks found inside
     for call in record.captured.calls:  # inner modules return before those that hold them
         path = call.path
-        if calls[path] == 1 and path in record.parameters and path in record.spans and path not in taken:
-            residual = _residual(call, record)
-            if residual is not None:
-                found.append(residual)
-                taken.update(_prefixes(path))
-    return found
+        if calls[path] > 1 or path not in record.parameters or path not in record.spans:
+            continue
+        residual, held = _residual(call, record), [name for name in inner.get(path, []) if name in found]
+        if residual is None or any(found[name].output in residual.shortcut for name in held):
+            continue
+        for name in held:
+            del found[name]
+        found[path] = residual
+        for prefix in _prefixes(path):
+            inner.setdefault(prefix, []).append(path)
+    return list(found.values())
 
 
 def _residual(call: ModuleCall, record: _Record) -> _Residual | None:
@@ -315,6 +325,7 @@ def _try(model: nn.Module, captured: Capture, inputs: Any, residuals: Sequence[_
 def _mismatch(model: nn.Module, captured: Capture, inputs: Any, residuals: Sequence[_Residual]) -> str:
     """What the network without the blocks does otherwise than the rest of the dense one; empty if nothing."""
     shared = {id(parameter): parameter for parameter in model.parameters()}
+    paths = {residual.path for residual in residuals}
 
     def make() -> nn.Module:
         copied = copy_sharing(model, shared).eval()
@@ -322,7 +333,7 @@ def _mismatch(model: nn.Module, captured: Capture, inputs: Any, residuals: Seque
         return copied
 
     try:
-        short = capture(make, inputs, [part for part in captured.opaque if not _inside(part.path, residuals)])
+        short = capture(make, inputs, [part for part in captured.opaque if not holder(part.path, paths)])
     except Exception as error:  # whatever a user's forward may raise
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         text = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
@@ -333,7 +344,8 @@ def _mismatch(model: nn.Module, captured: Capture, inputs: Any, residuals: Seque
 
 def _compare(dense: Capture, short: Capture, residuals: Iterable[_Residual], inside: Collection[fx.Node]) -> str:
     stays = set(short.tensors)
-    gone = {name for residual in residuals for name in dense.tensors if residual.holds(name)}
+    paths = {residual.path for residual in residuals}
+    gone = {name for name in dense.tensors if holder(name, paths)}
     if stays != set(dense.tensors) - gone:
         return "the network without it holds other tensors"
     lost = {node for name, node in zip(dense.tensors, dense.graph.nodes, strict=False) if name in gone}
@@ -358,19 +370,30 @@ def _compare(dense: Capture, short: Capture, residuals: Iterable[_Residual], ins
     return ""
 
 
-def _inside(path: str, residuals: Iterable[_Residual]) -> bool:
-    return any(residual.holds(path) for residual in residuals)
-
-
-def _described(residual: _Residual, graph: WidthGraph) -> Block:
-    layers = [layer for layer in graph.layers if residual.holds(layer.name) or layer.name == residual.path]
-    return Block(
-        name=residual.path,
-        removable=not residual.reason,
-        reason=residual.reason,
-        layers=tuple(layer.name for layer in layers),
-        groups=tuple(group.name for group in graph.groups if all(residual.holds(slot.tensor) for slot in group.slots)),
-        macs=sum(layer.macs for layer in layers),
-        params=sum(axes.count({}) for name, axes in graph.parameters.items() if residual.holds(name)),
-        single=residual.call.single,
+def _described(residuals: Sequence[_Residual], graph: WidthGraph) -> tuple[Block, ...]:
+    paths = {residual.path for residual in residuals}
+    layers: dict[str, list[Layer]] = {path: [] for path in paths}
+    groups: dict[str, list[str]] = {path: [] for path in paths}
+    params = dict.fromkeys(paths, 0)
+    for layer in graph.layers:
+        layers.get(holder(layer.name, paths), []).append(layer)
+    for group in graph.groups:
+        holders = {holder(slot.tensor, paths) for slot in group.slots}
+        if len(holders) == 1:
+            groups.get(holders.pop(), []).append(group.name)
+    for name, axes in graph.parameters.items():
+        if path := holder(name, paths):
+            params[path] += axes.count({})
+    return tuple(
+        Block(
+            name=residual.path,
+            removable=not residual.reason,
+            reason=residual.reason,
+            layers=tuple(layer.name for layer in layers[residual.path]),
+            groups=tuple(groups[residual.path]),
+            macs=sum(layer.macs for layer in layers[residual.path]),
+            params=params[residual.path],
+            single=residual.call.single,
+        )
+        for residual in residuals
     )

@@ -20,7 +20,7 @@ from ecc.core.layers import Layer, Side
 from ecc.core.widths import WidthGroup, Widths, WidthSpace
 from ecc.network.nesting import map_tensors
 
-__all__ = ["Block", "InputSpec", "Rescale", "SizeAttribute", "TensorAxes", "WidthGraph"]
+__all__ = ["Block", "InputSpec", "Rescale", "SizeAttribute", "TensorAxes", "WidthGraph", "holder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +137,6 @@ class Block:
     macs: int
     params: int
     single: bool = True
-
-    def holds(self, name: str) -> bool:
-        """Whether the layer, module or tensor of that name is the block or inside."""
-        return name == self.name or name.startswith(f"{self.name}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,10 +272,10 @@ class WidthGraph:
         """
         if not blocks:
             return self
-        gone = self.removable(blocks)
+        gone = {block.name for block in self.removable(blocks)}
 
         def stays(name: str) -> bool:
-            return not any(block.holds(name) for block in gone)
+            return not holder(name, gone)
 
         groups = []
         for group in self.groups:
@@ -386,3 +382,10 @@ class WidthGraph:
             f"WidthGraph({len(self.prunable)} prunable of {len(self.groups)} groups, "
             f"{len(self.layers)} layers, {self.macs():,} MACs, {self.params():,} parameters)"
         )
+
+
+def holder(name: str, paths: Collection[str]) -> str:
+    """Which of the modules at ``paths`` holds the layer, module or tensor of that name, or is it; empty if none."""
+    while name and name not in paths:
+        name = name.rpartition(".")[0]
+    return name

@@ -38,6 +38,7 @@ _PRODUCTS = frozenset(
     ["mul", "linear", "matmul", "mm", "bmm", "mv", "dot", "einsum", "convolution"]
     + [f"{kind}{n}d" for kind in ("conv", "conv_transpose") for n in _DIMENSIONS]
 )
+_SUMS_OF_PRODUCTS = frozenset({"addcmul", "addmm", "addbmm", "baddbmm", "addmv", "addr"})
 _NORMS = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"})
 _RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 _SELECTIONS = frozenset({"index", "index_select", "gather", "take_along_dim", "embedding", "masked_fill"})
@@ -182,10 +183,11 @@ def _is_silent(name: str, arguments: Mapping[str, Any], known: Mapping[fx.Node, 
     def given(argument: Any) -> bool:
         return argument is not None and zero(argument)
 
-    if name in _PRODUCTS:
-        factors = [value for key, value in arguments.items() if key != "bias"]
+    if name in _PRODUCTS | _SUMS_OF_PRODUCTS:
+        added = "bias" if name in _PRODUCTS else "self"
+        factors = [value for key, value in arguments.items() if key != added]
         nodes = [f for value in factors for f in _listed(value) if isinstance(f, fx.Node)]
-        return zero(arguments.get("bias")) and any(map(zero, nodes))
+        return zero(arguments.get(added)) and any(map(zero, nodes))
     if name == "_weight_norm":
         return given(arguments["g"]) and not given(arguments["v"])  # which it divides by
     if name in _NORMS:
