@@ -24,6 +24,7 @@ from ecc.network.capture import Capture, capture, run
 from ecc.network.copying import copy_sharing
 from ecc.network.equality import zero_then_remove
 from ecc.network.graph import SizeAttribute, WidthGraph
+from ecc.network.kinds import kinds
 from ecc.network.nesting import map_tensors
 from ecc.network.replay import Replay
 from ecc.network.slimming import slim
@@ -225,17 +226,27 @@ class _Runs(_Trial):
         return self._error(slim(self._model, graph, kept, check=False)) if self._able else ""
 
     def failures(self, graph: WidthGraph, kept: Kept) -> dict[str, str]:
-        """Only groups that fail alone; which of several is to blame for a failure of all is for the next trial."""
+        """Only groups that fail alone; which of several is to blame for a failure of all is for the next trial.
+
+        Where the first and the last of a kind fail, all of them count as failing.
+        """
         if not self.refusal(graph, kept):
             return {}
-        if len(kept) == 1:
-            return {name: self.refusal(graph, kept) for name in kept}
+        found: dict[str, str] = {}
+        for names in kinds(self._model, list(kept)):
+            ends = [self.refusal(graph, {name: kept[name]}) for name in (names[0], names[-1])]
+            if all(ends):
+                found |= dict.fromkeys(names, ends[0])
+        return found | self._halved(graph, {name: units for name, units in kept.items() if name not in found})
+
+    def _halved(self, graph: WidthGraph, kept: Kept) -> dict[str, str]:
+        """The groups that fail alone, as far as a failure of a half leads to them."""
+        reason = self.refusal(graph, kept) if kept else ""
+        if not reason or len(kept) == 1:
+            return dict.fromkeys(kept, reason) if reason else {}
         names = list(kept)
         halves = (names[: len(names) // 2], names[len(names) // 2 :])
-        return {
-            **self.failures(graph, {n: kept[n] for n in halves[0]}),
-            **self.failures(graph, {n: kept[n] for n in halves[1]}),
-        }
+        return {name: why for half in halves for name, why in self._halved(graph, {n: kept[n] for n in half}).items()}
 
     def _error(self, model: nn.Module) -> str:
         try:
