@@ -492,11 +492,21 @@ CASES: dict[str, Case] = {
         {"attn.q": (20, 5), "attn.q@2": (20, 4), "attn.v": (20, 4), "mlp.0": (24, 1)},
     ),
     "attention-sdpa": Case(
-        partial(transformer, "sdpa"), TOKENS, {"attn.q": (20, 5), "attn.v": (20, 4), "mlp.0": (24, 1)}
+        partial(transformer, "sdpa"),
+        TOKENS,
+        {"attn.q": (20, 5), "attn.q@2": (20, 4), "attn.v": (20, 4), "mlp.0": (24, 1)},
     ),
-    "torch-encoder": Case(torch_encoder, (2, 6, 16), {"0.linear1": (32, 1)}),
-    "multihead-module": Case(multihead, TOKENS, {"attn.out_proj": (16, 1)}),
-    "grouped-query-expand": Case(partial(grouped_query, False), TOKENS, {"q": (32, 8)}),
+    "torch-encoder": Case(
+        torch_encoder,
+        (2, 6, 16),
+        {"0.self_attn": (48, 12), "0.self_attn@2": (32, 8), "0.self_attn@3": (16, 4), "0.linear1": (32, 1)},
+    ),
+    "multihead-module": Case(
+        multihead,
+        TOKENS,
+        {"embed": (16, 1), "attn": (48, 12), "attn@2": (32, 8), "attn@3": (16, 4), "attn.out_proj": (16, 1)},
+    ),
+    "grouped-query-expand": Case(partial(grouped_query, False), TOKENS, {"q@2": (32, 8)}),
     "grouped-query-flag": Case(partial(grouped_query, True), TOKENS, {"q": (32, 8)}),
     "lstm": Case(partial(recurrent, nn.LSTM), TOKENS, {"embed": (12, 1), "rnn": (8, 1)}),
     "lstm-two-ways": Case(
