@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, fx
 
 from ecc.network.axes_elementwise import ELEMENTWISE
+from ecc.network.axes_indexing import INDEXING
 from ecc.network.axes_layers import LAYERS
 from ecc.network.axes_movement import MOVEMENT
+from ecc.network.axes_products import PRODUCTS
 from ecc.network.axes_sequence import SEQUENCE
 from ecc.network.axes_weights import WEIGHTS
 from ecc.network.capture import Capture, is_item, live, mutates, operator_name
@@ -30,7 +32,7 @@ from ecc.network.values import PLAIN, Axes, Axis, Call, Ledger, Value, values_in
 __all__ = ["RULES", "Propagation", "propagate", "shapes_of"]
 
 RULES: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType(
-    {**ELEMENTWISE, **MOVEMENT, **LAYERS, **SEQUENCE, **WEIGHTS, **OPAQUE}
+    {**ELEMENTWISE, **MOVEMENT, **LAYERS, **SEQUENCE, **WEIGHTS, **INDEXING, **PRODUCTS, **OPAQUE}
 )
 """Operator name (without ``aten::`` and the in-place underscore) → rule."""
 

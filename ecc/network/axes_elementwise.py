@@ -14,7 +14,7 @@ __all__ = ["ELEMENTWISE"]
 
 # Infinite at zero.
 _SINGULAR = (
-    "log", "log2", "log10", "rsqrt", "reciprocal", "logit", "digamma", "lgamma", "special_digamma",
+    "log", "log2", "log10", "rsqrt", "reciprocal", "logit", "digamma", "lgamma", "special_digamma", "mvlgamma",
 )  # fmt: skip
 # f(0) = 0, so that a removed channel stays zero through them.
 _ZERO_AT_ZERO = (
@@ -24,12 +24,14 @@ _ZERO_AT_ZERO = (
     "erfinv", "floor", "ceil", "round", "trunc", "fix", "frac", "expm1", "log1p", "dropout", "feature_dropout",
     "alpha_dropout", "feature_alpha_dropout", "native_dropout", "contiguous", "clone", "alias", "detach",
     "lift_fresh", "lift_fresh_copy", "to", "_to_copy", "type_as", "positive",
-    "_conj", "conj", "resolve_conj", "resolve_neg", "nan_to_num",
+    "_conj", "conj", "_conj_physical", "conj_physical", "real", "imag", "resolve_conj", "resolve_neg", "nan_to_num",
+    "signbit", "special_entr",
 )  # fmt: skip
 _NOT_ZERO_AT_ZERO = (
     "sigmoid", "hardsigmoid", "softplus", "log_sigmoid", "exp", "exp2", "cos", "cosh", "acos", "arccos", "acosh",
     "arccosh", "threshold", "logical_not", "bitwise_not", "isnan",
     "isinf", "isfinite", "erfc", "bernoulli",
+    "sinc", "special_expit", "i0", "special_i0", "special_i0e", "angle", "fake_quantize_per_tensor_affine",
 )  # fmt: skip
 # Zero where both operands are, where one of them is, where the first is.
 _ALL = (
@@ -44,7 +46,7 @@ _QUOTIENTS = (
 _NONE = (
     "eq", "ne", "lt", "le", "gt", "ge", "less", "less_equal", "greater", "greater_equal", "not_equal", "logical_and",
     "logical_or", "logical_xor", "rsub", "bitwise_and", "bitwise_or", "bitwise_xor", "__and__", "__or__", "__xor__",
-    "pow", "xlogy", "heaviside",
+    "pow", "xlogy", "heaviside", "logaddexp", "logaddexp2", "isclose",
 )  # fmt: skip
 
 
@@ -54,6 +56,54 @@ def _same(call: Call) -> list[Axes]:
 
 def _same_but_not_zero(call: Call) -> list[Axes]:
     return [[computed(axis, zero=False) for axis in call.value().axes]]
+
+
+def _fake_quantize(call: Call) -> list[Axes]:
+    """Rounds along one axis by a scale and a zero point per position."""
+    axis = call.value("self").axes[call.get("axis")]
+    for name in ("scale", "zero_point"):
+        call.avoid_zero(call.value(name).axes[0])
+        call.tie(axis, call.value(name).axes[0])
+    return _same_but_not_zero(call)
+
+
+def _view_as_real(call: Call) -> list[Axes]:
+    return [[*call.value().axes, PLAIN]]
+
+
+def _view_as_complex(call: Call) -> list[Axes]:
+    axes = call.value().axes
+    call.fix(axes[-1], f"{call.place} takes it for a real and an imaginary part")
+    return [list(axes[:-1])]
+
+
+def _complex(call: Call) -> list[Axes]:
+    first, second = call.value("real", "abs"), call.value("imag", "angle")
+    return [_broadcast(call, [first, second], all if call.name == "complex" else _first)]
+
+
+def _bucketize(call: Call) -> list[Axes]:
+    """bucketize and searchsorted of one row of boundaries."""
+    boundaries = call.value("boundaries", "sorted_sequence")
+    if len(boundaries.shape) != 1:
+        raise ValueError("boundaries differ")
+    call.fix(boundaries.axes[0])
+    return [[computed(axis, zero=False) for axis in call.value("self").axes]]
+
+
+def _cross(call: Call) -> list[Axes]:
+    operands, dim = [call.value("self"), call.value("other")], call.get("dim")
+    axes = _broadcast(call, operands, any)
+    if dim is None:
+        raise ValueError("no axis")
+    call.fix(axes[call.dimension(dim)])
+    return [axes]
+
+
+def _fill_in(call: Call) -> list[Axes]:
+    value: Any = call.get("value")
+    zero = call.name == "zero" or (not isinstance(value, Value) and value == 0)
+    return [[Axis(axis.labels, zero) for axis in call.value("self").axes]]
 
 
 def _singular(call: Call) -> list[Axes]:
@@ -74,9 +124,15 @@ def _power(call: Call) -> list[Axes]:
     base, exponent = call.get("self"), call.get("exponent")
     if not isinstance(base, Value) or isinstance(exponent, Value):
         return [_broadcast(call, [base, exponent], _never)]
+    if isinstance(exponent, complex):
+        raise ValueError("complex exponent")
     if exponent < 0:
         return _singular(call)
     return [[computed(axis, zero=exponent > 0) for axis in base.axes]]
+
+
+def _shift(call: Call) -> list[Axes]:
+    return [_broadcast(call, [call.value("self"), call.get("other")], _first)]
 
 
 def _never(_: Sequence[bool]) -> bool:
@@ -194,7 +250,7 @@ def _reduction(*, sums: bool, zero: bool = True) -> Callable[[Call], list[Axes]]
             for i, axis in enumerate(value.axes)
             if i not in reduced or len(call.shape) == len(value.shape)
         ]
-        return [list(kept) for _ in call.shapes]
+        return _with_indices(call, kept)
 
     return rule
 
@@ -208,14 +264,27 @@ def _along(*, zero: bool) -> Callable[[Call], list[Axes]]:
         for i in along:
             call.fix(value.axes[i], f"{call.place} runs over its channels, so that removing some changes the rest")
         axes = [PLAIN if i in along else computed(axis, zero=zero) for i, axis in enumerate(value.axes)]
-        return [list(axes) for _ in call.shapes]
+        return _with_indices(call, axes)
 
     return rule
 
 
+def _with_indices(call: Call, axes: Axes) -> list[Axes]:
+    """A result and, where the operator tells, the indices that it came from, which are numbers other than zero."""
+    indexed = call.name not in ("std_mean", "var_mean", "aminmax")
+    return [axes, *([computed(axis, zero=not indexed) for axis in axes] for _ in call.shapes[1:])]
+
+
+def _along_one(call: Call) -> list[Axes]:
+    """diff: neighbours along one axis, which may get shorter."""
+    if any(isinstance(call.get(name), Value) for name in ("prepend", "append")):
+        raise ValueError("ends are appended")
+    return _along(zero=True)(call)
+
+
 def _vector_norm(call: Call) -> list[Axes]:
     order = call.get("ord", "p")
-    return _reduction(sums=order is None or order in (1, 2))(call)
+    return _reduction(sums=order in (None, "fro") or (not isinstance(order, str) and order >= 0))(call)
 
 
 ELEMENTWISE: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType(
@@ -229,7 +298,15 @@ ELEMENTWISE: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType(
         "copysign": _elementwise(_first),
         **dict.fromkeys(("atan2", "arctan2"), _elementwise(all)),
         **dict.fromkeys(_NONE, _elementwise(_never)),
-        "pow": _power,
+        **dict.fromkeys(("pow", "float_power"), _power),
+        **dict.fromkeys(("ldexp", "__lshift__", "__rshift__", "bitwise_left_shift", "bitwise_right_shift"), _shift),
+        "fake_quantize_per_channel_affine": _fake_quantize,
+        "view_as_real": _view_as_real,
+        "view_as_complex": _view_as_complex,
+        **dict.fromkeys(("complex", "polar"), _complex),
+        **dict.fromkeys(("bucketize", "searchsorted"), _bucketize),
+        "linalg_cross": _cross,
+        **dict.fromkeys(("fill", "zero"), _fill_in),
         **dict.fromkeys(("clamp", "clip", "hardtanh", "clamp_min", "clamp_max"), _clamp),
         "where": _where,
         "masked_fill": _masked_fill,
@@ -241,10 +318,39 @@ ELEMENTWISE: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType(
         "glu": _glu,
         **dict.fromkeys(("sum", "nansum", "count_nonzero"), _reduction(sums=True)),
         **dict.fromkeys(("linalg_vector_norm", "norm"), _vector_norm),
-        **dict.fromkeys(("mean", "amax", "amin", "max", "min", "var", "std", "prod", "median"), _reduction(sums=False)),
+        **dict.fromkeys(
+            (
+                "mean",
+                "amax",
+                "amin",
+                "max",
+                "min",
+                "var",
+                "std",
+                "prod",
+                "median",
+                "nanmedian",
+                "nanmean",
+                "mode",
+                "kthvalue",
+                "quantile",
+                "nanquantile",
+                "aminmax",
+                "std_mean",
+                "var_mean",
+                "trapezoid",
+                "trapz",
+            ),
+            _reduction(sums=False),
+        ),
         **dict.fromkeys(("argmax", "argmin", "logsumexp", "any", "all"), _reduction(sums=False, zero=False)),
         **dict.fromkeys(("softmax", "log_softmax", "_softmax", "_log_softmax"), _along(zero=False)),
-        **dict.fromkeys(("cumsum", "cumprod", "sort", "topk"), _along(zero=True)),
+        **dict.fromkeys(("logcumsumexp", "argsort"), _along(zero=False)),
+        **dict.fromkeys(
+            ("cumsum", "cumprod", "cummax", "cummin", "sort", "msort", "topk", "cumulative_trapezoid"),
+            _along(zero=True),
+        ),
+        "diff": _along_one,
     }
 )
 """Rules of the operators in this file."""

@@ -11,7 +11,9 @@ import numpy as np
 from ecc.network.channels import Labels
 from ecc.network.values import PLAIN, Axes, Axis, Call, Value, computed
 
-__all__ = ["LAYERS", "contract", "labels_of_all"]
+__all__ = ["LAYERS", "add_bias", "contract", "labels_of_all"]
+
+_COUNTED = 100_000  # positions of a product of axes whose labels are still counted one by one
 
 
 def _convolution(call: Call) -> list[Axes]:
@@ -82,10 +84,15 @@ def _grouped(call: Call, channel: Axis, weight: Value, groups: int, *, transpose
 def labels_of_all(call: Call, axes: Sequence[Axis], sizes: Sequence[int]) -> Labels | None:
     """Labels of the product of those axes that have any."""
     movable = call.ledger.channels.movable
-    labelled = [(size, axis.labels) for axis, size in zip(axes, sizes, strict=True) if movable(axis.labels)]
-    if math.prod(size for size, _ in labelled) > 100_000:
-        for axis in axes:
-            call.fix(axis, f"{call.place} is too large to count")
+    labelled = [
+        (size, axis.labels)
+        for axis, size in zip(axes, sizes, strict=True)
+        if axis.labels is not None and movable(axis.labels)
+    ]
+    while math.prod(size for size, _ in labelled) > _COUNTED:
+        _, labels = labelled.pop(0)  # what a layer writes comes last
+        call.ledger.channels.fix(labels, f"{call.place} is too large to count")
+    if not labelled:
         return None
     return call.ledger.channels.merge(labelled)
 
@@ -135,19 +142,22 @@ def _linear(call: Call) -> list[Axes]:
     value, weight, bias = call.value("input"), call.value("weight"), call.get("bias")
     batch = _BATCH[: len(value.shape) - 1]
     axes = contract(call, [value, weight], [batch + "x", "yx"], batch + "y")
-    _add_bias(call, axes, bias)
+    add_bias(call, axes, bias)
     return [axes]
 
 
-def _add_bias(call: Call, axes: Axes, bias: object) -> None:
-    if isinstance(bias, Value) and bias.shape:
-        if bias.shape[-1] > 1:
-            call.tie(bias.axes[-1], axes[-1])
-        axes[-1] = computed(axes[-1], zero=bias.shape[-1] > 1 and bias.axes[-1].zero)
-        call.mark(bias.axes[-1], "write")
-        for axis in bias.axes[:-1]:
-            call.fix(axis)
-        axes[:-1] = [computed(axis, zero=False) for axis in axes[:-1]]
+def add_bias(call: Call, axes: Axes, bias: object) -> None:
+    """Tie a bias, broadcast from the last axis on, to the axes of what it is added to."""
+    if not isinstance(bias, Value) or not bias.shape:
+        if bias is not None:
+            axes[:] = [computed(axis, zero=False) for axis in axes]
+        return
+    call.mark(bias.axes[-1], "write")
+    for i in range(-len(axes), 0):
+        fits = len(bias.shape) >= -i and bias.shape[i] > 1
+        if fits:
+            call.tie(bias.axes[i], axes[i])
+        axes[i] = computed(axes[i], zero=fits and bias.axes[i].zero)
 
 
 def _matmul(call: Call) -> list[Axes]:
@@ -175,29 +185,8 @@ def _add_matmul(call: Call) -> list[Axes]:
     """addmm and baddbmm: bias + left @ right."""
     left, right = call.value("mat1", "batch1"), call.value("mat2", "batch2")
     axes = _product(call, left, right)
-    _add_bias(call, axes, call.get("self"))
+    add_bias(call, axes, call.get("self"))
     return [axes]
-
-
-def _einsum(call: Call) -> list[Axes]:
-    equation, operands = call.get("equation").replace(" ", ""), call.get("tensors")
-    if "." in equation:
-        raise ValueError("ellipsis")
-    inputs, arrow, result = equation.partition("->")
-    letters = inputs.split(",")
-    if not arrow:
-        every = "".join(letters)
-        result = "".join(sorted(name for name in set(every) if every.count(name) == 1))
-    if any(len(set(names)) < len(names) for names in letters):
-        raise ValueError("diagonal")
-    sizes: dict[str, int] = {}
-    for value, names in zip(operands, letters, strict=True):
-        sizes.update((name, size) for name, size in zip(names, value.shape, strict=True) if size > 1)
-    blanked = [
-        "".join(name if size == sizes.get(name, 1) else " " for name, size in zip(names, value.shape, strict=True))
-        for value, names in zip(operands, letters, strict=True)
-    ]
-    return [contract(call, operands, blanked, result)]
 
 
 def _embedding(call: Call) -> list[Axes]:
@@ -226,7 +215,8 @@ def _channel_norm(call: Call) -> list[Axes]:
     zero = _affine_zero(channel, weight, call.get("bias"))
     around = [computed(axis, zero=False) for axis in value.axes]
     axes = [around[0], Axis(channel.labels, zero), *around[2:]]
-    return [axes, *([PLAIN] * len(shape) for shape in call.shapes[1:])]
+    saved = [Axis(channel.labels, zero=False)]  # statistics that some forms give too
+    return [axes, *(saved if shape == value.shape[1:2] else [PLAIN] * len(shape) for shape in call.shapes[1:])]
 
 
 def _affine(call: Call, channel: Axis, tensors: Sequence[object]) -> None:
@@ -318,6 +308,10 @@ def _grid_sample(call: Call) -> list[Axes]:
     return [[computed(value.axes[0]), computed(value.axes[1]), *[PLAIN] * (len(call.shape) - 2)]]
 
 
+_BATCH_NORMS = (
+    "batch_norm", "instance_norm", "native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit",
+    "_native_batch_norm_legit_no_training", "_batch_norm_with_update", "_batch_norm_no_update",
+)  # fmt: skip
 _POOLS = ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
 _RESAMPLERS = {
     1: ("upsample_nearest1d", "upsample_linear1d", "_upsample_nearest_exact1d"),
@@ -334,9 +328,8 @@ LAYERS: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType(
         "linear": _linear,
         **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "vdot", "linalg_matmul"), _matmul),
         **dict.fromkeys(("addmm", "baddbmm"), _add_matmul),
-        "einsum": _einsum,
         **dict.fromkeys(("embedding", "embedding_bag", "_embedding_bag"), _embedding),
-        **dict.fromkeys(("batch_norm", "instance_norm", "native_batch_norm", "cudnn_batch_norm"), _channel_norm),
+        **dict.fromkeys(_BATCH_NORMS, _channel_norm),
         "group_norm": _group_norm,
         **dict.fromkeys(("layer_norm", "rms_norm"), _layer_norm),
         **{f"{pool}{n}d": _spatial(n) for pool in _POOLS for n in (1, 2, 3)},

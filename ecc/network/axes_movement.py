@@ -135,7 +135,10 @@ def _repeat_interleave(call: Call) -> list[Axes]:
 
 def _cat(call: Call) -> list[Axes]:
     values = [value for value in call.get("tensors") if value.shape != (0,)]
-    dim = call.dimension(call.get("dim", "axis"), len(call.shape))
+    return [_joined(call, values, call.dimension(call.get("dim", "axis"), len(call.shape)))]
+
+
+def _joined(call: Call, values: Sequence[Value], dim: int) -> Axes:
     axes: Axes = []
     for i in range(len(call.shape)):
         pieces = [value.axes[i] for value in values]
@@ -145,7 +148,7 @@ def _cat(call: Call) -> list[Axes]:
             axes.append(Axis(call.ledger.channels.concatenate(parts), zero, call.relate(pieces)))
         else:
             axes.append(_tied(call, pieces))
-    return [axes]
+    return axes
 
 
 def _stack(call: Call) -> list[Axes]:
@@ -153,6 +156,15 @@ def _stack(call: Call) -> list[Axes]:
     dim = call.dimension(call.get("dim"), len(call.shape))
     axes = [_tied(call, [value.axes[i] for value in values]) for i in range(len(call.shape) - 1)]
     return [[*axes[:dim], PLAIN, *axes[dim:]]]
+
+
+def _stacked(call: Call) -> list[Axes]:
+    """hstack, vstack and dstack of tensors that have the axis already."""
+    dim = {"vstack": 0, "row_stack": 0, "dstack": 2}.get(call.name, 1)
+    values = call.get("tensors")
+    if min(len(value.shape) for value in values) <= max(dim, 1):
+        raise ValueError("an axis is added")
+    return [_joined(call, values, dim)]
 
 
 def _tied(call: Call, pieces: Sequence[Axis]) -> Axis:
@@ -228,19 +240,18 @@ def _index_select(call: Call) -> list[Axes]:
 
 
 def _index(call: Call) -> list[Axes]:
-    """x[i, j, :, …] by index tensors on neighbouring axes: those are replaced by the axes of the indices."""
+    """x[:, i, j, …] by index tensors: neighbouring axes are replaced by those of the indices, else these come first."""
     value, indices = call.value(), call.get("indices")
     picked = [i for i, index in enumerate(indices) if index is not None]
-    if picked != list(range(picked[0], picked[-1] + 1)):
-        raise ValueError("indices lie apart")
     for i in picked:
         call.fix(value.axes[i], f"{call.place} picks positions by number")
     for index in (indices[i] for i in picked):
         for axis in index.axes:
             call.fix(axis)
     new = len(call.shape) - (len(value.shape) - len(picked))
-    rest = [computed(axis) for axis in value.axes[picked[-1] + 1 :]]
-    return [[*(computed(axis) for axis in value.axes[: picked[0]]), *[PLAIN] * new, *rest]]
+    kept = [axis for i, axis in enumerate(value.axes) if i not in picked]
+    before = picked[0] if picked == list(range(picked[0], picked[-1] + 1)) else 0
+    return [[*kept[:before], *[PLAIN] * new, *kept[before:]]]
 
 
 def _pad(call: Call) -> list[Axes]:
@@ -340,7 +351,7 @@ MOVEMENT: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType(
             ),
             _reshape,
         ),
-        **dict.fromkeys(("squeeze", "unsqueeze"), _reshape),
+        **dict.fromkeys(("squeeze", "unsqueeze", "atleast_1d", "atleast_2d", "atleast_3d"), _reshape),
         "permute": _permute,
         **dict.fromkeys(("transpose", "swapaxes", "swapdims"), _transpose),
         **dict.fromkeys(("t", "mT", "adjoint", "numpy_T", "mH"), _reverse_last_two),
@@ -351,6 +362,7 @@ MOVEMENT: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType(
         "repeat_interleave": _repeat_interleave,
         **dict.fromkeys(("cat", "concat", "concatenate"), _cat),
         "stack": _stack,
+        **dict.fromkeys(("hstack", "vstack", "dstack", "row_stack", "column_stack"), _stacked),
         **dict.fromkeys(
             ("chunk", "split", "split_with_sizes", "unsafe_chunk", "unsafe_split", "tensor_split"), _pieces
         ),
@@ -377,6 +389,9 @@ MOVEMENT: Mapping[str, Callable[[Call], list[Axes]]] = MappingProxyType(
                 "new_zeros",
                 "new_ones",
                 "new_full",
+                "empty",
+                "empty_like",
+                "new_empty",
             ),
             _fill,
         ),
