@@ -108,10 +108,21 @@ def capture(make: Callable[[], nn.Module], inputs: Any, skipped: Sequence[Opaque
         _LOG.debug("%s does not run on the meta device; recording on fake tensors", type(module).__name__)
     module, fake, recorder = make(), FakeTensorMode(allow_non_fake_inputs=True), _Recorder()
     try:
-        with fake:
+        with fake, _failures_unreported():
             return _record(module, inputs, fake.from_tensor, recorder, skipped)
     except Exception as error:  # whatever a user's forward may raise on tensors without values
         raise Unfollowed(module, recorder.path[-1], explain(error)) from error
+
+
+@contextmanager
+def _failures_unreported() -> Iterator[None]:
+    """While it lasts, PyTorch does not log operators that fail on fake tensors: here a failure is an answer."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _on_meta(tensor: Tensor) -> Tensor:
