@@ -1,5 +1,7 @@
+import copy
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from ecc.api.compressing import compress
 from ecc.api.keeping import Source, load, verify
 from ecc.api.recipe import Recipe
 from ecc.core.budget import Budget
-from ecc.core.errors import InputError, UnavailableError
+from ecc.core.errors import EccError, InputError, UnavailableError
 from ecc.data.loading import load_data
 from ecc.network.tracing import trace
 from ecc.report.saving import save
@@ -171,3 +173,45 @@ def test_network_of_several_inputs_is_kept(tmp_path):
     folder = ecc.save(done, tmp_path / "two").path
     loaded = ecc.load(folder, model=Two())
     torch.testing.assert_close(loaded.model(*inputs), done.model(*inputs), rtol=0, atol=0)
+
+
+def test_a_network_that_fails_the_check_is_not_written(result, tmp_path):
+    group = result.graph.prunable[0]
+    slots = tuple(replace(slot, indices=slot.indices[::-1]) if slot.role == "read" else slot for slot in group.slots)
+    groups = tuple(replace(g, slots=slots) if g is group else g for g in result.graph.groups)
+    wrong = replace(result, graph=replace(result.graph, groups=groups))
+    with pytest.raises(EccError, match=f"differs from the masked one by .* once group '{group.name}' is pruned"):
+        save(wrong, tmp_path / "wrong")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_was_changed_by_hand_is_not_written(result, tmp_path):
+    class Doubled(ResidualNet):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    changed = copy.deepcopy(result.model)
+    changed.__class__ = Doubled
+    with pytest.raises(EccError, match=r"differs by .* from the one that would be loaded; save what compress returned"):
+        save(replace(result, model=changed), tmp_path / "wrong")
+    with pytest.raises(EccError, match="is not the dense one without the units that went"):
+        save(replace(result, model=nn.Linear(2, 3)), tmp_path / "wrong")
+    assert not list(tmp_path.iterdir())
+
+
+def test_artefacts_without_a_slim_manifest_are_loaded(result, saved):
+    (saved / "slim.json").unlink()
+    files = json.loads((saved / "manifest.json").read_text())["files"]
+    files.pop("slim.json")
+    loaded = load(rewritten(saved, {"files": files}))
+    torch.testing.assert_close(loaded.model(INPUTS), result.model(INPUTS), rtol=0, atol=0)
+
+
+def test_artefacts_of_a_version_that_found_fewer_groups_are_loaded(result, saved):
+    manifest = json.loads((saved / "manifest.json").read_text())
+    name = next(iter(manifest["dense"]))
+    older = {key: {g: v for g, v in manifest[key].items() if g != name} for key in ("dense", "widths", "kept")}
+    loaded = load(rewritten(saved, {"fingerprint": "0" * 16, **older}))
+    torch.testing.assert_close(loaded.model(INPUTS), result.model(INPUTS), rtol=0, atol=0)
+    with pytest.raises(InputError, match="another network"):
+        load(rewritten(saved, {key: manifest[key] for key in older}))

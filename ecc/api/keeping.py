@@ -25,7 +25,12 @@ from ecc.core.verdict import BudgetCheck, Measured
 from ecc.data.loading import load_data
 from ecc.energy_models.counting import COUNTED, CountCost
 from ecc.energy_models.loading import load as load_cost
+from ecc.network.capture import run
+from ecc.network.comparing import difference
+from ecc.network.copying import copy_sharing
+from ecc.network.equality import demand_equal, few_inputs, tolerance
 from ecc.network.graph import WidthGraph
+from ecc.network.manifest import SlimManifest, rebuild
 from ecc.network.slimming import slim
 from ecc.network.tracing import trace
 from ecc.profiler.devices import current_device
@@ -34,6 +39,9 @@ from ecc.verification import Verification
 from ecc.zoo.loading import load_model
 
 __all__ = ["Loaded", "Source", "load", "manifest_of", "save", "verify"]
+
+_CUT = "slim.json"
+"""File of the slim manifest in an artefact."""
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -148,17 +156,44 @@ def manifest_of(result: Compression, source: Source | None = None) -> Manifest:
 def save(
     result: Compression, path: str | Path, manifest: Manifest, *, attachments: Mapping[str, bytes] | None = None
 ) -> Artefact:
-    """Write a compression as an artefact.
+    """Write a compression as an artefact, once it is proved that what is written is the dense network without units.
 
     Args:
         manifest: From ``manifest_of``.
         attachments: Further files by name.
     Raises:
         InputError: If the folder cannot be written; nothing is then written.
+        EccError: If the network fails the zero-then-remove check, or cannot be made again; nothing is then written.
     """
+    files = {**(attachments or {}), _CUT: _proved(result).to_bytes()}
     measured = [cost for cost in result.costs if cost.metric not in COUNTED]
     state = result.model.state_dict()
-    return save_artefact(path, manifest, state, history=result.history, costs=measured, attachments=attachments)
+    return save_artefact(path, manifest, state, history=result.history, costs=measured, attachments=files)
+
+
+def _proved(result: Compression) -> SlimManifest:
+    """The manifest that makes the compact network again, after that was tried."""
+    demand_equal(result.dense, result.graph, result.kept)
+    cut = SlimManifest.of(result.dense, result.graph, result.kept)
+    again = rebuild(result.dense, cut)
+    try:
+        again.load_state_dict(result.model.state_dict())
+    except RuntimeError as error:
+        detail = str(error).splitlines()[0]
+        raise EccError(
+            f"the compact network is not the dense one without the units that went ({detail}); "
+            "save what compress returned, unchanged"
+        ) from error
+    device = next((tensor.device for tensor in result.dense.parameters()), torch.device("cpu"))
+    if result.graph.inputs and device.type != "meta":
+        inputs = few_inputs(result.dense, result.graph, device)
+        gap = difference(run(copy_sharing(result.model, {}).eval(), inputs), run(again.eval(), inputs))
+        if not gap <= tolerance(result.model):
+            raise EccError(
+                f"the compact network differs by {gap:.1e} from the one that would be loaded; "
+                "save what compress returned, unchanged"
+            )
+    return cut
 
 
 def load(path: str | Path, *, model: nn.Module | None = None) -> Loaded:
@@ -179,19 +214,31 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Loaded:
     dense = load_model(manifest.model, manifest.options).module if model is None else model
     inputs = _example(manifest)
     graph = trace(dense, inputs)
-    full = graph.space.full
-    if graph.fingerprint != manifest.fingerprint or dict(full) != dict(manifest.dense):
+    if not _fits(graph, manifest):
         raise InputError(
             f"artefact {path} was made of another network than {manifest.model or 'the one given'}; "
             "give the model and the options that it was made from"
         )
-    compact = slim(dense, graph, manifest.kept, check=False)
+    if _CUT in artefact.files:
+        compact = rebuild(dense, SlimManifest.parse(artefact.content(_CUT), f"{_CUT} of artefact {path}"))
+    else:  # written before there were slim manifests
+        compact = slim(dense, graph, manifest.kept, check=False)
     try:
         compact.load_state_dict(artefact.state())
     except RuntimeError as error:
         detail = str(error).splitlines()[0]
         raise InputError(f"the weights of artefact {path} do not fit its network ({detail})") from error
     return Loaded(artefact, dense, compact.eval(), graph, inputs)
+
+
+def _fits(graph: WidthGraph, manifest: Manifest) -> bool:
+    """Whether an artefact can be of the network that was traced.
+
+    A later version of this program may find more groups in the same network, which changes its fingerprint.
+    """
+    full = graph.space.full
+    known = all(full.get(name) == width for name, width in manifest.dense.items())
+    return known and (graph.fingerprint == manifest.fingerprint or len(full) > len(manifest.dense))
 
 
 def verify(

@@ -118,10 +118,8 @@ class _Copier:
         made = self._noted(module, kind.__new__(kind))
         state = {}
         for name, value in vars(module).items():
-            if type(value) in _ATOMIC:
-                state[name] = value
-            elif name != "_compiled_call_impl":  # what Module.compile made does not survive any copy
-                state[name] = self.copy(value)
+            state[name] = value if type(value) in _ATOMIC else self.copy(value)
+        state.pop("_compiled_call_impl", None)  # what Module.compile made is of the old module, as for deepcopy
         made.__setstate__(state)
         return made  # type: ignore[no-any-return]
 
@@ -153,7 +151,9 @@ class _Copier:
 
 
 def _refuse_wrappers(module: nn.Module) -> None:
-    kinds = {type(part): path for path, part in reversed(list(module.named_modules()))}
+    kinds: dict[type, str] = {}
+    for path, part in module.named_modules():
+        kinds.setdefault(type(part), path)
     for kind, path in kinds.items():
         for base in kind.__mro__:
             if base.__name__ in _WRAPPERS and base.__module__.startswith("torch."):

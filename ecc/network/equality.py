@@ -24,7 +24,7 @@ from ecc.network.matching import matched_tensors
 from ecc.network.nesting import map_tensors, tensors_in
 from ecc.network.renormalising import limit_statistics
 
-__all__ = ["demand_equal", "tolerance", "zero_then_remove"]
+__all__ = ["demand_equal", "few_inputs", "tolerance", "zero_then_remove"]
 
 _EXAMPLES = 2  # enough to tell wrong channels, and a batch norm in training mode would not take one
 
@@ -81,7 +81,7 @@ def demand_equal(model: nn.Module, graph: WidthGraph, kept: Kept, remove: Collec
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     if device.type == "meta" or not graph.inputs:
         return
-    inputs, limit = _few_inputs(model, graph, device), tolerance(model)
+    inputs, limit = few_inputs(model, graph, device), tolerance(model)
     try:
         gap = zero_then_remove(model, graph, kept, inputs, remove=remove)
     except Exception as error:  # whatever a user's forward may raise
@@ -92,7 +92,7 @@ def demand_equal(model: nn.Module, graph: WidthGraph, kept: Kept, remove: Collec
         raise EccError(f"the slim network differs from the masked one by {gap:.1e} once {cause}; exclude it")
 
 
-def _few_inputs(model: nn.Module, graph: WidthGraph, device: torch.device) -> Any:
+def few_inputs(model: nn.Module, graph: WidthGraph, device: torch.device) -> Any:
     """Random inputs: two examples where the network runs on so few, else as many as were traced."""
     few, all_of_them = graph.example(device=device, batch=_EXAMPLES), graph.example(device=device)
     shapes = [[tensor.shape for tensor in tensors_in(inputs)] for inputs in (few, all_of_them)]
