@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from ecc.core.layers import Side
-from ecc.core.widths import Kept
-from ecc.network.capture import Capture, capture, run
+from ecc.core.widths import Kept, WidthGroup
+from ecc.network.capture import Capture, capture, run, whole_operators
 from ecc.network.copying import copy_sharing
 from ecc.network.equality import zero_then_remove
 from ecc.network.graph import SizeAttribute, WidthGraph
-from ecc.network.kinds import kinds
 from ecc.network.nesting import map_tensors
 from ecc.network.replay import Replay
+from ecc.network.shapes import WithoutValues
 from ecc.network.slimming import slim
 
 __all__ = ["counting_attributes", "perturbed", "refuse_failing"]
@@ -220,24 +220,27 @@ class _Runs(_Trial):
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         self._model = model
         self._inputs = map_tensors(lambda tensor: tensor.to("meta"), inputs)
-        self._able = not self._error(model)  # a meta model whose forward holds other tensors does not run
+        self._able = not self._failure(model)[0]  # a meta model whose forward holds other tensors does not run
 
     def refusal(self, graph: WidthGraph, kept: Kept) -> str:
-        return self._error(slim(self._model, graph, kept, check=False)) if self._able else ""
+        return self._tried(graph, kept)[0]
 
     def failures(self, graph: WidthGraph, kept: Kept) -> dict[str, str]:
         """Only groups that fail alone; which of several is to blame for a failure of all is for the next trial.
 
-        Where the first and the last of a kind fail, all of them count as failing.
+        The groups of the module that fails are tried first, and all are halved only where it is none of those.
         """
-        if not self.refusal(graph, kept):
-            return {}
-        found: dict[str, str] = {}
-        for names in kinds(self._model, list(kept)):
-            ends = [self.refusal(graph, {name: kept[name]}) for name in (names[0], names[-1])]
-            if all(ends):
-                found |= dict.fromkeys(names, ends[0])
-        return found | self._halved(graph, {name: units for name, units in kept.items() if name not in found})
+        left, found = dict(kept), dict[str, str]()
+        while left:
+            reason, path = self._tried(graph, left)
+            suspects = [name for name in left if _inside(graph.group(name), path)] if reason else []
+            alone = {name: self.refusal(graph, {name: kept[name]}) for name in suspects}
+            guilty = {name: why for name, why in alone.items() if why}
+            if not guilty:
+                return found | (self._halved(graph, left) if reason else {})
+            found |= guilty
+            left = {name: units for name, units in left.items() if name not in guilty}
+        return found
 
     def _halved(self, graph: WidthGraph, kept: Kept) -> dict[str, str]:
         """The groups that fail alone, as far as a failure of a half leads to them."""
@@ -248,12 +251,32 @@ class _Runs(_Trial):
         halves = (names[: len(names) // 2], names[len(names) // 2 :])
         return {name: why for half in halves for name, why in self._halved(graph, {n: kept[n] for n in half}).items()}
 
-    def _error(self, model: nn.Module) -> str:
+    def _tried(self, graph: WidthGraph, kept: Kept) -> tuple[str, str]:
+        return self._failure(slim(self._model, graph, kept, check=False)) if self._able else ("", "")
+
+    def _failure(self, model: nn.Module) -> tuple[str, str]:
+        """Why the forward fails and the path of the module where; two empty texts if it runs."""
         try:
-            run(model, self._inputs)
+            with whole_operators(), WithoutValues():  # type: ignore[no-untyped-call]
+                run(model, self._inputs)
         except Exception as error:  # whatever a user's forward may raise
-            return _insists(error)
-        return ""
+            return _insists(error), _place(model, error)
+        return "", ""
+
+
+def _inside(group: WidthGroup, path: str) -> bool:
+    """Whether a layer of the group is the module at the path or inside it."""
+    return any(f"{layer}.".startswith(f"{path}.") for layer in (group.name.partition("@")[0], *group.layers))
+
+
+def _place(model: nn.Module, error: Exception) -> str:
+    """Path of the innermost module whose method was running when the error was raised."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        found = paths.get(id(trace.tb_frame.f_locals.get("self")), found)
+        trace = trace.tb_next
+    return found
 
 
 class _Replays(_Trial):

@@ -12,10 +12,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["shaped"]
+__all__ = ["WithoutValues", "shaped"]
 
 _ATEN = torch.ops.aten
+
+
+class WithoutValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Runs networks on the meta device the short way; under inference mode, where operators arrive whole."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first operator imports PyTorch's compiler, which takes seconds
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = shaped(func, args, kwargs or {})
+        return func(*args, **(kwargs or {})) if output is None else output
 
 
 def shaped(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
