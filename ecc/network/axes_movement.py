@@ -106,6 +106,7 @@ def _expand(call: Call) -> list[Axes]:
             axes.append(axis)
         else:
             axes.append(Axis(call.ledger.channels.fresh(new), zero=False))
+            call.ledger.sizes.append((call.module, new, axes[-1].labels))
     return [axes]
 
 
@@ -185,7 +186,8 @@ def _pieces(call: Call) -> list[Axes]:
     dim = call.dimension(call.get("dim") or 0)
     sizes = [shape[dim] for shape in call.shapes]
     _balance(call, value.axes[dim], sizes)
-    return [_cut(value, dim, start, start + size) for start, size in zip(np.cumsum([0, *sizes]), sizes, strict=False)]
+    starts = np.cumsum([0, *sizes])[:-1]
+    return [_cut(call, value, dim, start, start + size) for start, size in zip(starts, sizes, strict=True)]
 
 
 def _balance(call: Call, axis: Axis, cuts: Sequence[int]) -> None:
@@ -195,9 +197,12 @@ def _balance(call: Call, axis: Axis, cuts: Sequence[int]) -> None:
         call.ledger.channels.tie_blocks(axis.labels, blocks, f"{call.place} cuts it unevenly")
 
 
-def _cut(value: Value, dim: int, start: int, end: int, step: int = 1) -> Axes:
+def _cut(call: Call, value: Value, dim: int, start: int, end: int, step: int = 1) -> Axes:
     axes = list(value.axes)
     axes[dim] = take(axes[dim], np.arange(start, end, step))
+    labels = axes[dim].labels
+    if labels is not None:  # modules often keep the size of a piece
+        call.ledger.sizes.append((call.module, len(labels), labels))
     return axes
 
 
@@ -215,7 +220,7 @@ def _slice(call: Call) -> list[Axes]:
         call.fix(axis, f"{call.place} picks positions by number")
     elif not whole:
         _balance(call, axis, [cut for cut in (start, end - start, size - end) if cut])
-    return [list(value.axes) if whole else _cut(value, dim, start, end, step)]
+    return [list(value.axes) if whole else _cut(call, value, dim, start, end, step)]
 
 
 def _select(call: Call) -> list[Axes]:
