@@ -188,6 +188,8 @@ def _is_silent(name: str, arguments: Mapping[str, Any], known: Mapping[fx.Node, 
         factors = [value for key, value in arguments.items() if key != added]
         nodes = [f for value in factors for f in _listed(value) if isinstance(f, fx.Node)]
         return zero(arguments.get(added)) and any(map(zero, nodes))
+    if name in ("zeros_like", "new_zeros"):
+        return True
     if name == "_weight_norm":
         return given(arguments["g"]) and not given(arguments["v"])  # which it divides by
     if name in _NORMS:
