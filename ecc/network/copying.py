@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ecc.core.errors import InputError
 
-__all__ = ["copied", "copy_sharing"]
+__all__ = ["copied", "copy_sharing", "refuse_wrappers"]
 
 _ATOMIC = frozenset(
     {type(None), bool, int, float, complex, str, bytes, type, FunctionType, BuiltinFunctionType}
@@ -44,7 +44,7 @@ def copy_sharing(module: nn.Module, replacements: Mapping[int, Tensor]) -> nn.Mo
     Raises:
         InputError: If the module holds something that cannot be copied, or hides the network in a wrapper.
     """
-    _refuse_wrappers(module)
+    refuse_wrappers(module)
     copier = _Copier(module, replacements)
     try:
         duplicate: nn.Module = copier.copy(module)
@@ -150,7 +150,12 @@ class _Copier:
                     self._noted(value, value.detach().clone())
 
 
-def _refuse_wrappers(module: nn.Module) -> None:
+def refuse_wrappers(module: nn.Module) -> None:
+    """Refuse a network, or one with parts, that is wrapped or compiled so that its modules cannot be cut.
+
+    Raises:
+        InputError: If so; the message says what to give instead.
+    """
     kinds: dict[type, str] = {}
     for path, part in module.named_modules():
         kinds.setdefault(type(part), path)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ecc.core.errors import InputError
+from ecc.network.copying import refuse_wrappers
 from ecc.network.graph import WidthGraph
 
 __all__ = ["matched_tensors", "matched_units"]
@@ -18,12 +19,13 @@ def matched_tensors(model: nn.Module, graph: WidthGraph) -> dict[str, Tensor]:
     """Parameters and buffers by name, each once.
 
     Raises:
-        InputError: If the graph was traced from another network.
+        InputError: If the graph was traced from another network, or the network is in a wrapper.
     """
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, axes in graph.parameters.items():
         found = tuple(tensors[name].shape) if name in tensors else None
         if found != axes.shape:
+            refuse_wrappers(model)
             state = "is missing" if found is None else f"has shape {found}, not {axes.shape}"
             raise InputError(f"the width graph belongs to another network: parameter {name!r} {state}; trace this one")
     return tensors
