@@ -386,9 +386,9 @@ class HandWritten(nn.Module):
 def test_sizes_in_attributes_follow_the_heads() -> None:
     model = HandWritten()
     graph, prunable = traced(model, tensor(2, 6, 10))
-    assert prunable["query"] == (24, 6)
-    small = slim(model, graph, {"query": 12})
-    assert (small.num_attention_heads, small.all_head_size) == (2, 12)
+    assert prunable == {"query": (24, 6), "query@2": (24, 4)}
+    small = slim(model, graph, {"query": 12, "query@2": 16})
+    assert (small.num_attention_heads, small.attention_head_size, small.all_head_size) == (2, 4, 8)
 
 
 @pytest.mark.parametrize("flag", [True, False], ids=["flag", "expand"])

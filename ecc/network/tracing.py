@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,9 +24,10 @@ from ecc.network.examining import examine, is_meta, random_operators
 from ecc.network.folding import rescaled
 from ecc.network.following import follow
 from ecc.network.graph import InputSpec, SizeAttribute, TensorAxes, WidthGraph
-from ecc.network.grouping import group_channels
+from ecc.network.grouping import Grouping, group_channels
 from ecc.network.nesting import bind, map_tensors, tensors_in
 from ecc.network.replay import Replay
+from ecc.network.sizes import Shared, shared_sizes, tie_sizes
 
 __all__ = ["trace"]
 
@@ -78,28 +79,42 @@ def trace(
     examine(model, fresh, inputs)
     captured = capture(fresh, inputs) if is_meta(model) else follow(fresh, inputs, axes_of(declared))
     first = next(tensors_in(list(bind(inputs))))
-    propagation = propagate(captured, first.shape[0] if first.ndim else 1, renormalise=renormalise)
-    declare(propagation, declared)
-    grouping = group_channels(propagation)
-    specs = _specs(inputs)
-    graph = WidthGraph(
-        groups=choose(model, grouping.groups, include, exclude),
-        layers=grouping.layers,
-        parameters={
-            name: TensorAxes(tuple(parameter.shape), grouping.sides[name])
-            for name, parameter in model.named_parameters()
-        },
-        input_shapes=tuple(spec.shape for spec in specs),
-        notes=tuple(dict.fromkeys((*propagation.ledger.notes, *_notes(captured)))),
-        inputs=specs,
-        sizes=(*_unused_sizes(model, grouping.sizes), *head_counts(model, grouping.sizes, grouping.sides)),
-        arguments=_arguments(inputs),
-        rescales=tuple(rescale for fold, side in grouping.folds if fold.certain for rescale in rescaled(fold, side)),
-        renormalised=tuple(propagation.ledger.renormalised),
-    )
+    specs, batch = _specs(inputs), first.shape[0] if first.ndim else 1
+
+    def attempt(shared_by: Collection[Shared]) -> tuple[WidthGraph, WidthGraph, Grouping]:
+        """The graph as found and as checked, with axes tied that share a size."""
+        propagation = propagate(captured, batch, renormalise=renormalise)
+        declare(propagation, declared)
+        tie_sizes(propagation.ledger, shared_by)
+        grouping = group_channels(propagation)
+        found = WidthGraph(
+            groups=choose(model, grouping.groups, include, exclude),
+            layers=grouping.layers,
+            parameters={
+                name: TensorAxes(tuple(parameter.shape), grouping.sides[name])
+                for name, parameter in model.named_parameters()
+            },
+            input_shapes=tuple(spec.shape for spec in specs),
+            notes=tuple(dict.fromkeys((*propagation.ledger.notes, *_notes(captured)))),
+            inputs=specs,
+            sizes=(*_unused_sizes(model, grouping.sizes), *head_counts(model, grouping.sizes, grouping.sides)),
+            arguments=_arguments(inputs),
+            rescales=tuple(part for fold, side in grouping.folds if fold.certain for part in rescaled(fold, side)),
+            renormalised=tuple(propagation.ledger.renormalised),
+        )
+        if not check:
+            return found, found, grouping
+        replay = Replay(captured, propagation, grouping.units, grouping.folds)
+        counting = counting_attributes(model, grouping.sizes)
+        return found, refuse_failing(model, found, inputs, replay, counting), grouping
+
+    as_found, graph, grouping = attempt(())
+    if len(graph.prunable) < len(as_found.prunable):
+        refused = {group.name for group in as_found.prunable} - {group.name for group in graph.prunable}
+        one_number = shared_sizes(model, grouping.sizes, refused)
+        other = attempt(one_number) if one_number else (as_found, graph, grouping)
+        as_found, graph, _ = max((as_found, graph, grouping), other, key=lambda found: _reach(found[1]))
     if check:
-        replay, as_found = Replay(captured, propagation, grouping.units, grouping.folds), graph
-        graph = refuse_failing(model, graph, inputs, replay, counting_attributes(model, grouping.sizes))
         inside = [group for group in declared if is_inside(group, captured.opaque)]
         graph = confirm(model, as_found, graph, inside, inputs)
     prunable = {group.name for group in graph.prunable}
@@ -107,6 +122,11 @@ def trace(
     graph = replace(graph, renormalised=tuple(renormalised))
     graph = replace(graph, blocks=find_blocks(model, captured, graph, inputs, check=check))
     return graph if step == 1 else in_blocks(graph, model, aligned_steps(graph, step))
+
+
+def _reach(graph: WidthGraph) -> int:
+    """How many tensor axes get smaller with the widths."""
+    return sum(len(group.slots) for group in graph.prunable)
 
 
 def _specs(inputs: Any) -> tuple[InputSpec, ...]:
