@@ -98,10 +98,12 @@ def kept_positions(model: nn.Module, graph: WidthGraph, kept: Kept) -> dict[str,
     found = {}
     for name, tensor in _named(book).items():
         if small[name].shape != tensor.shape:
-            places = np.unravel_index(small[name].detach().long().numpy(), tuple(tensor.shape))
+            values = small[name].detach().long().numpy()
+            # Flat, because numpy 2.4 errs on large arrays of several axes here.
+            places = np.unravel_index(values.reshape(-1), tuple(tensor.shape))
             found[name] = [np.unique(place) for place in places]
-            product = np.ravel_multi_index(np.ix_(*found[name]), tuple(tensor.shape))
-            assert np.array_equal(small[name].detach().long().numpy(), product), f"{name} is not cut along its axes"
+            product = tensor.detach().long().numpy()[np.ix_(*found[name])]
+            assert np.array_equal(values, product), f"{name} is not cut along its axes"
     return found
 
 
