@@ -1,6 +1,9 @@
 """Settings of all tests: one thread, Ctrl-C as a terminal sends it, the same random examples in every run."""
 
+import importlib
 import signal
+from functools import cache
+from types import ModuleType
 
 import torch
 from hypothesis import settings
@@ -9,3 +12,26 @@ torch.set_num_threads(1)  # several threads that spin for small kernels make the
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
 settings.register_profile("ecc", deadline=None, derandomize=True)
 settings.load_profile("ecc")
+
+
+def import_torchvision() -> ModuleType:
+    """``torchvision.models``, beside a CPU torch too, where torchvision lacks the operators that it describes on import.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    try:
+        return importlib.import_module("torchvision.models")
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+    _declare_operators()
+    return importlib.import_module("torchvision.models")
+
+
+@cache  # a declaration lasts as long as its library
+def _declare_operators() -> torch.library.Library:
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
