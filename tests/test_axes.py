@@ -85,7 +85,7 @@ FREE: dict[str, Operator] = {
     "bool": lambda y: y * (y > 0),
     "normalize": lambda y: F.normalize(y, dim=1),
     "cosine_similarity": lambda y: y * F.cosine_similarity(y, y.roll(1, 2), dim=1).unsqueeze(1),
-    "cdist": lambda y: torch.cdist(y.flatten(2).mT, y.flatten(2).mT.relu()).softmax(-1)[:, None, :6, :6] * y,
+    "cdist": lambda y: torch.cdist(y.flatten(2).mT, y.flatten(2).mT.relu(), 1.0).softmax(-1)[:, None, :6, :6] * y,
     "dist": lambda y: y * torch.dist(y, 2 * y),
     "largest of all": lambda y: y / (1 + torch.linalg.vector_norm(y, float("inf"), dim=1, keepdim=True)),
     "fold": lambda y: F.fold(F.unfold(y, 3, padding=1), (6, 6), 3, padding=1),
