@@ -15,7 +15,7 @@ settings.load_profile("ecc")
 
 
 def import_torchvision() -> ModuleType:
-    """``torchvision.models``, beside a CPU torch too, where torchvision lacks the operators that it describes on import.
+    """``torchvision.models``, beside a CPU torch too, where it lacks the operators that it describes on import.
 
     Raises:
         ImportError: If it is not installed.

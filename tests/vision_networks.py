@@ -1,4 +1,4 @@
-"""One small network of every family of torchvision's classifiers, with a small input: the smallest legal one, or 32 pixels."""
+"""One small network of every family of torchvision's classifiers, at 32 pixels or the smallest input that it takes."""
 
 from __future__ import annotations
 
