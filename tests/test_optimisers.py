@@ -140,6 +140,29 @@ def test_groups_settings_and_class_are_kept_and_the_old_optimiser_is_left_alone(
     assert before["param_groups"] == after["param_groups"]
 
 
+def test_the_state_of_removed_blocks_is_dropped_and_training_goes_on() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = conv(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.conv(x) + x
+            return out
+
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(3, 6), Residual(), Residual(), nn.Flatten(), nn.Linear(216, 2)).double()
+    graph = trace(model, IMAGE)
+    optimiser = torch.optim.AdamW([{"params": list(part.parameters())} for part in model if len([*part.parameters()])])
+    step(model, optimiser)
+    small = slim(model, graph, {"0": 4}, remove=["1"])
+    moved = transfer_optimiser(optimiser, model, small, graph, {"0": 4}, remove=["1"])
+    assert [len(group["params"]) for group in moved.param_groups] == [2, 0, 2, 2]
+    assert len(moved.state) == 6
+    assert moved.state[small[2].conv.weight]["exp_avg"].shape == (4, 4, 3, 3)
+    step(small, moved)
+
+
 def test_a_scheduler_of_the_old_optimiser_does_not_step_the_new_one(graph: WidthGraph) -> None:
     model = network()
     optimiser = torch.optim.SGD(groups_of(model), lr=0.1, momentum=0.9)

@@ -18,6 +18,8 @@ __all__ = ["kept_units", "rank_units", "select"]
 
 Ints = NDArray[np.int64]
 
+_IN_CACHE = 1 << 18  # numbers whose squares stay in the cache of one core
+
 
 def kept_units(model: nn.Module, graph: WidthGraph, widths: Widths | Kept) -> Kept:
     """The units that widths mean (see ``select``), or the given units, checked; without the groups that keep all.
@@ -71,7 +73,13 @@ def _norms(
 def _sum_of_squares(tensor: Tensor, axis: int) -> Tensor:
     """Over all axes but one: shape (size of the axis,), float64 on the CPU."""
     dtype = torch.promote_types(tensor.dtype, torch.float32)
-    before = tensor.shape[:axis].numel()
-    norms = torch.linalg.vector_norm(tensor.reshape(before, tensor.shape[axis], -1), dim=2, dtype=dtype)
-    # In runs of rows, so that the squares stay in the cache.
-    return torch.stack([rows.square().sum(0) for rows in norms.split(64)]).sum(0).double().cpu()
+    before, size = tensor.shape[:axis].numel(), tensor.shape[axis]
+    if not tensor.numel():
+        return torch.zeros(size, dtype=torch.float64)
+    if before == 1:
+        return torch.linalg.vector_norm(tensor.reshape(size, -1), dim=1, dtype=dtype).square().double().cpu()
+    rows = tensor.reshape(before, -1)
+    total = torch.zeros(rows.shape[1], dtype=dtype, device=tensor.device)
+    for part in rows.split(max(1, _IN_CACHE // rows.shape[1])):
+        total += part.to(dtype).square().sum(0)
+    return total.reshape(size, -1).sum(1).double().cpu()
