@@ -131,12 +131,10 @@ def attend(
         mask = None
     else:
         mask, is_causal = _mask(attn_mask, key_padding_mask, q, key.shape[1 - first], extra), False
-    dropout = module.dropout if module.training else 0.0
-    weights = None
+    dropout, weights = module.dropout if module.training else 0.0, None
     if need_weights:
         scores = q * scale @ k.transpose(-2, -1)
-        weights = (scores if mask is None else scores + mask).softmax(-1)
-        weights = F.dropout(weights, dropout)
+        weights = F.dropout((scores if mask is None else scores + mask).softmax(-1), dropout)
         y = weights @ v
         weights = weights.mean(1) if average_attn_weights else weights
         weights = weights if batched else weights.squeeze(0)

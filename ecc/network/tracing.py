@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from ecc.network.capture import Capture, capture
 from ecc.network.checking import counting_attributes, refuse_failing
 from ecc.network.choosing import Pattern, choose
 from ecc.network.copying import copy_sharing
-from ecc.network.declared import axes_of, confirm, declare, is_inside, parse
+from ecc.network.declared import Declared, axes_of, confirm, declare, is_inside, parse
 from ecc.network.depth import find_blocks
 from ecc.network.examining import examine, is_meta, random_operators
 from ecc.network.folding import rescaled
@@ -78,42 +78,8 @@ def trace(
 
     examine(model, fresh, inputs)
     captured = capture(fresh, inputs) if is_meta(model) else follow(fresh, inputs, axes_of(declared))
-    first = next(tensors_in(list(bind(inputs))))
-    specs, batch = _specs(inputs), first.shape[0] if first.ndim else 1
-
-    def attempt(shared_by: Collection[Shared]) -> tuple[WidthGraph, WidthGraph, Grouping]:
-        """The graph as found and as checked, with axes tied that share a size."""
-        propagation = propagate(captured, batch, renormalise=renormalise)
-        declare(propagation, declared)
-        tie_sizes(propagation.ledger, shared_by)
-        grouping = group_channels(propagation)
-        found = WidthGraph(
-            groups=choose(model, grouping.groups, include, exclude),
-            layers=grouping.layers,
-            parameters={
-                name: TensorAxes(tuple(parameter.shape), grouping.sides[name])
-                for name, parameter in model.named_parameters()
-            },
-            input_shapes=tuple(spec.shape for spec in specs),
-            notes=tuple(dict.fromkeys((*propagation.ledger.notes, *_notes(captured)))),
-            inputs=specs,
-            sizes=(*_unused_sizes(model, grouping.sizes), *head_counts(model, grouping.sizes, grouping.sides)),
-            arguments=_arguments(inputs),
-            rescales=tuple(part for fold, side in grouping.folds if fold.certain for part in rescaled(fold, side)),
-            renormalised=tuple(propagation.ledger.renormalised),
-        )
-        if not check:
-            return found, found, grouping
-        replay = Replay(captured, propagation, grouping.units, grouping.folds)
-        counting = counting_attributes(model, grouping.sizes)
-        return found, refuse_failing(model, found, inputs, replay, counting), grouping
-
-    as_found, graph, grouping = attempt(())
-    if len(graph.prunable) < len(as_found.prunable):
-        refused = {group.name for group in as_found.prunable} - {group.name for group in graph.prunable}
-        one_number = shared_sizes(model, grouping.sizes, refused)
-        other = attempt(one_number) if one_number else (as_found, graph, grouping)
-        as_found, graph, _ = max((as_found, graph, grouping), other, key=lambda found: _reach(found[1]))
+    tracer = _Tracer(model, captured, declared, inputs, include, exclude, renormalise, check)
+    as_found, graph = tracer.widest()
     if check:
         inside = [group for group in declared if is_inside(group, captured.opaque)]
         graph = confirm(model, as_found, graph, inside, inputs)
@@ -122,6 +88,56 @@ def trace(
     graph = replace(graph, renormalised=tuple(renormalised))
     graph = replace(graph, blocks=find_blocks(model, captured, graph, inputs, check=check))
     return graph if step == 1 else in_blocks(graph, model, aligned_steps(graph, step))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tracer:
+    """A record and how it is to be understood; the fields are those of ``trace``."""
+
+    model: nn.Module
+    captured: Capture
+    declared: Sequence[Declared]
+    inputs: Any
+    include: Sequence[Pattern]
+    exclude: Sequence[Pattern]
+    renormalise: bool
+    check: bool
+
+    def widest(self) -> tuple[WidthGraph, WidthGraph]:
+        """The graph as found and as checked; where groups fail, perhaps one with axes tied that share a size."""
+        found, checked, grouping = self.attempt(())
+        refused = {group.name for group in found.prunable} - {group.name for group in checked.prunable}
+        shared = shared_sizes(self.model, grouping.sizes, refused) if refused else ()
+        other = self.attempt(shared) if shared else None
+        return other[:2] if other and _reach(other[1]) > _reach(checked) else (found, checked)
+
+    def attempt(self, shared: Collection[Shared]) -> tuple[WidthGraph, WidthGraph, Grouping]:
+        """The graph as found and as checked, and what it was made from, with axes tied that share a size."""
+        model, first = self.model, next(tensors_in(list(bind(self.inputs))))
+        propagation = propagate(self.captured, first.shape[0] if first.ndim else 1, renormalise=self.renormalise)
+        declare(propagation, self.declared)
+        tie_sizes(propagation.ledger, shared)
+        grouping, specs = group_channels(propagation), _specs(self.inputs)
+        found = WidthGraph(
+            groups=choose(model, grouping.groups, self.include, self.exclude),
+            layers=grouping.layers,
+            parameters={
+                name: TensorAxes(tuple(parameter.shape), grouping.sides[name])
+                for name, parameter in model.named_parameters()
+            },
+            input_shapes=tuple(spec.shape for spec in specs),
+            notes=tuple(dict.fromkeys((*propagation.ledger.notes, *_notes(self.captured)))),
+            inputs=specs,
+            sizes=(*_unused_sizes(model, grouping.sizes), *head_counts(model, grouping.sizes, grouping.sides)),
+            arguments=_arguments(self.inputs),
+            rescales=tuple(part for fold, side in grouping.folds if fold.certain for part in rescaled(fold, side)),
+            renormalised=tuple(propagation.ledger.renormalised),
+        )
+        if not self.check:
+            return found, found, grouping
+        replay = Replay(self.captured, propagation, grouping.units, grouping.folds)
+        counting = counting_attributes(model, grouping.sizes)
+        return found, refuse_failing(model, found, self.inputs, replay, counting), grouping
 
 
 def _reach(graph: WidthGraph) -> int:
