@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from block_cases import BLOCKS
 from network_cases import CASES, Case
+from oracles import removal_error
 from torch import nn
 
 from ecc.core.widths import Kept
@@ -42,7 +44,10 @@ def counted_macs(model: nn.Module, inputs: torch.Tensor) -> int:
     return total // inputs.shape[0]
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+EVERYTHING = {**CASES, **BLOCKS}
+
+
+@pytest.mark.parametrize("case", EVERYTHING.values(), ids=list(EVERYTHING))
 def test_pruned_exactly_or_refused_with_a_reason(case: Case) -> None:
     torch.set_num_threads(1)
     model, inputs = case.build()
@@ -54,8 +59,9 @@ def test_pruned_exactly_or_refused_with_a_reason(case: Case) -> None:
     for _ in range(5 if graph.prunable else 0):
         kept = random_units(graph, generator)
         assert zero_then_remove(trial, graph, kept, inputs) < 1e-10
+        error, small = removal_error(trial, graph, kept, [inputs])
+        assert error < 1e-10
         widths = {name: len(units) * graph.group(name).step for name, units in kept.items()}
-        small = slim(model, graph, kept, check=False)
         assert sum(parameter.numel() for parameter in small.parameters()) == graph.params(widths)
 
 
