@@ -80,6 +80,7 @@ def _sum_of_squares(tensor: Tensor, axis: int) -> Tensor:
         return torch.linalg.vector_norm(tensor.reshape(size, -1), dim=1, dtype=dtype).square().double().cpu()
     rows = tensor.reshape(before, -1)
     total = torch.zeros(rows.shape[1], dtype=dtype, device=tensor.device)
-    for part in rows.split(max(1, _IN_CACHE // rows.shape[1])):
+    for part in rows.split(max(1, _IN_CACHE // rows.shape[1])):  # type: ignore[no-untyped-call]
         total += part.to(dtype).square().sum(0)
-    return total.reshape(size, -1).sum(1).double().cpu()
+    squares: Tensor = total.reshape(size, -1).sum(1).double().cpu()
+    return squares
