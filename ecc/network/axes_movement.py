@@ -45,7 +45,10 @@ def _regroup(call: Call, value: Value, left: Sequence[int], sizes: Sequence[int]
     if all(value.axes[i].labels is None for i in left):
         return [PLAIN] * len(sizes)
     if len(left) == len(sizes) == 1:
-        return [value.axes[left[0]]]
+        axis = value.axes[left[0]]
+        if axis.labels is not None and call.name in ("view", "reshape"):  # with a size that a module may keep
+            call.ledger.sizes.append((call.module, sizes[0], axis.labels))
+        return [axis]
     zero, source = all(value.axes[i].zero for i in left), next((s for i in left if (s := value.axes[i].source)), None)
     if math.prod(sizes) > _LARGEST:
         for i in left:
@@ -106,7 +109,6 @@ def _expand(call: Call) -> list[Axes]:
             axes.append(axis)
         else:
             axes.append(Axis(call.ledger.channels.fresh(new), zero=False))
-            call.ledger.sizes.append((call.module, new, axes[-1].labels))
     return [axes]
 
 
