@@ -4,12 +4,13 @@ EccError
 ├── InputError         2    the caller's input is wrong; the message names the input and the mend
 ├── UnavailableError   3    this machine cannot do it
 │   └── MeterError     3    a sensor is missing or stopped answering
+│       └── MeterReset 3    a counter went back in mid-window; the next window may be sound
 └── Interrupted      130    stopped by the user; finished work is saved, ``resume`` says how to go on
 """
 
 from __future__ import annotations
 
-__all__ = ["EccError", "InputError", "Interrupted", "MeterError", "UnavailableError"]
+__all__ = ["EccError", "InputError", "Interrupted", "MeterError", "MeterReset", "UnavailableError"]
 
 
 class EccError(Exception):
@@ -32,6 +33,10 @@ class UnavailableError(EccError, RuntimeError):
 
 class MeterError(UnavailableError):
     """A sensor is missing or stopped answering."""
+
+
+class MeterReset(MeterError):
+    """A counter went back in the middle of a window, as when a driver is loaded again; the window can be repeated."""
 
 
 class Interrupted(EccError):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from torch import nn
@@ -22,11 +22,13 @@ class Probe:
         available: Whether a measurement can be had.
         source: What is read, for example ``NVML energy counter``; empty when unavailable.
         reason: Why there is none and how to mend it, in one sentence; empty when available.
+        details: What else is known of the sensor, by name: ``scope``, ``tick_s``, ``window_s``, ``flag`` …
     """
 
     available: bool
     source: str = ""
     reason: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The fields that ``ecc devices`` shows."""
@@ -39,11 +41,19 @@ class Reading:
 
     Attributes:
         value: Seconds or joules, of the whole window.
-        flag: One word when the reading is of lesser quality, for example ``delta``; empty when clean.
+        flag: Words, apart by a space, when the reading is of lesser quality, for example ``delta``; empty when clean.
+        error: Standard error of ``value``, same unit; None where it is not known.
+        delta: End minus start of the counter, same unit, where ``value`` is a better estimate from it.
+        check: The same window by a second sensor, same unit, where there is one.
+        parts: What ``value`` is the sum of, by name (``package``, ``dram``), same unit; empty where it has no parts.
     """
 
     value: float
     flag: str = ""
+    error: float | None = None
+    delta: float | None = None
+    check: float | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 class Meter(Protocol):
