@@ -14,6 +14,7 @@ from scipy import stats
 from ecc.core.layers import Layer
 from ecc.core.table import ProfileTable, Provenance
 from ecc.core.widths import Widths, WidthSpace
+from ecc.profiler.conditions import UNKNOWN, Conditions
 from ecc.profiler.host import Disturbance
 from ecc.profiler.pairing import Pairs, estimate, median_interval
 
@@ -42,6 +43,8 @@ class Visit:
         started: Unix time at which it began.
         seconds: How long it took, warm-up excluded.
         disturbance: Counters of the host over that time.
+        conditions: State of the device over that time.
+        run: Number of the measurement run that it belongs to; None where no store has numbered it.
     """
 
     widths: Widths
@@ -52,6 +55,8 @@ class Visit:
     started: float
     seconds: float
     disturbance: Disturbance
+    conditions: Conditions = UNKNOWN
+    run: int | None = None
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -82,8 +87,8 @@ def tabulate(
 
     Beside the columns that ProfileTable names there are, for each metric M, ``M_n`` and ``M_block_ratios`` (median
     ratio per block, a list); ``n`` and ``block_ratios`` repeat those of the first metric. Metrics that were not
-    measured are NaN. ``cpu_s`` is the process CPU time of one inference; ``steal_s`` and ``switches`` are sums over
-    the visits.
+    measured are NaN. ``M_block_runs`` names the run of each of these blocks. ``cpu_s`` is the process CPU time of one
+    inference; ``steal_s`` and ``switches`` are sums over the visits.
 
     Raises:
         InputError: If a visit's widths do not belong to the space.
@@ -111,11 +116,13 @@ def _row(visits: Sequence[Visit], metrics: Sequence[str]) -> dict[str, Any]:
         )
         if not mine:
             row |= dict.fromkeys(columns, float("nan")) | {f"{metric}_n": 0, f"{metric}_block_ratios": []}
+            row[f"{metric}_block_runs"] = []
             continue
         pooled = estimate([visit.pairs for visit in mine])
         row |= dict(zip(columns, (pooled.ratio, pooled.low, pooled.high, pooled.value), strict=True))
         row[f"{metric}_n"] = pooled.n
         row[f"{metric}_block_ratios"] = [float(np.median(visit.pairs.ratios)) for visit in mine]
+        row[f"{metric}_block_runs"] = [visit.run for visit in mine]
         if pooled.half_width > NOISY:
             flags.add("noisy")
     steals = [visit.disturbance.steal_s for visit in visits if visit.disturbance.steal_s is not None]
