@@ -77,7 +77,8 @@ def _sum_of_squares(tensor: Tensor, axis: int) -> Tensor:
     if not tensor.numel():
         return torch.zeros(size, dtype=torch.float64)
     if before == 1:
-        return torch.linalg.vector_norm(tensor.reshape(size, -1), dim=1, dtype=dtype).square().double().cpu()
+        norms: Tensor = torch.linalg.vector_norm(tensor.reshape(size, -1), dim=1, dtype=dtype)
+        return norms.square().double().cpu()
     rows = tensor.reshape(before, -1)
     total = torch.zeros(rows.shape[1], dtype=dtype, device=tensor.device)
     for part in rows.split(max(1, _IN_CACHE // rows.shape[1])):  # type: ignore[no-untyped-call]
