@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from block_cases import BLOCKS
-from network_cases import CASES, Case
+from network_cases import CASES, Case, Net
 from oracles import removal_error
 from torch import nn
 
+from ecc.core.errors import EccError
 from ecc.core.widths import Kept
 from ecc.network.checking import perturbed
 from ecc.network.equality import zero_then_remove
@@ -97,3 +100,25 @@ def test_slim_networks_can_be_traced_and_slimmed_again() -> None:
     again = trace(once, inputs)
     assert {group.name: group.width for group in again.prunable} == {"attn.qkv": 30, "attn.qkv@2": 30, "mlp.0": 12}
     slim(once, again, {"attn.qkv@2": 12})
+
+
+def test_a_network_that_refuses_random_inputs_is_not_blamed_on_a_group() -> None:
+    bags = nn.EmbeddingBag(10, 8)
+    model = Net(lambda s, words, starts: s.head(s.bags(words, starts)), bags=bags, head=nn.Linear(8, 2))
+    inputs = (torch.randint(0, 10, (9,)), torch.tensor([0, 3, 6]))
+    graph = trace(model, inputs)
+    with pytest.raises(
+        EccError, match=r"^Net does not run on random inputs like the traced ones \(.*slim it with check"
+    ):
+        slim(model, graph, {"bags": 4})
+    assert slim(model, graph, {"bags": 4}, check=False)(*inputs).shape == (3, 2)
+
+
+def test_a_refused_trial_leaves_nothing_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    def run(s: Any, x: torch.Tensor) -> torch.Tensor:
+        a, b = s.c(x).split((4, 4), 1)
+        return s.head(torch.cat([b, a + torch.zeros(1, 1)], 1))
+
+    model, inputs = Net(run, c=nn.Conv2d(3, 8, 1), head=nn.Conv2d(8, 2, 1)), torch.randn(1, 3, 4, 4)
+    assert not trace(model, inputs).prunable
+    assert capfd.readouterr() == ("", "")

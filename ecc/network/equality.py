@@ -85,11 +85,24 @@ def demand_equal(model: nn.Module, graph: WidthGraph, kept: Kept, remove: Collec
     try:
         gap = zero_then_remove(model, graph, kept, inputs, remove=remove)
     except Exception as error:  # whatever a user's forward may raise
+        if not _runs(model, inputs):
+            raise EccError(
+                f"{type(model).__name__} does not run on random inputs like the traced ones ({_first_line(error)}); "
+                "slim it with check=False and compare the outputs on inputs of your own"
+            ) from error
         cause = _culprit(model, graph, kept, remove, inputs, limit)
         raise EccError(f"the slim network fails once {cause} ({_first_line(error)}); exclude it") from error
     if not gap <= limit:
         cause = _culprit(model, graph, kept, remove, inputs, limit)
         raise EccError(f"the slim network differs from the masked one by {gap:.1e} once {cause}; exclude it")
+
+
+def _runs(model: nn.Module, inputs: Any) -> bool:
+    try:
+        run(copy_sharing(model, {id(parameter): parameter for parameter in model.parameters()}).eval(), inputs)
+    except Exception:  # whatever a user's forward may raise
+        return False
+    return True
 
 
 def few_inputs(model: nn.Module, graph: WidthGraph, device: torch.device) -> Any:
@@ -98,11 +111,7 @@ def few_inputs(model: nn.Module, graph: WidthGraph, device: torch.device) -> Any
     shapes = [[tensor.shape for tensor in tensors_in(inputs)] for inputs in (few, all_of_them)]
     if shapes[0] == shapes[1]:
         return all_of_them
-    try:
-        run(copy_sharing(model, {id(parameter): parameter for parameter in model.parameters()}).eval(), few)
-    except Exception:  # whatever a user's forward may raise
-        return all_of_them
-    return few
+    return few if _runs(model, few) else all_of_them
 
 
 def _culprit(
