@@ -70,6 +70,7 @@ class Capture:
         constants: The tensors, neither parameter nor input, that ``get_attr`` nodes stand for.
         calls: Calls of modules in the order in which they return.
         opaque: Modules that it does not follow inside.
+        on_meta: Whether it was recorded on the meta device, not on fake tensors.
     """
 
     graph: fx.Graph
@@ -78,6 +79,7 @@ class Capture:
     constants: Mapping[fx.Node, Tensor]
     calls: tuple[ModuleCall, ...]
     opaque: tuple[Opaque, ...] = ()
+    on_meta: bool = False
 
 
 def run(module: nn.Module, inputs: Any) -> list[Tensor]:
@@ -90,21 +92,26 @@ def run(module: nn.Module, inputs: Any) -> list[Tensor]:
         return [tensor.detach() for tensor in tensors_in(module(*args, **kwargs))]
 
 
-def capture(make: Callable[[], nn.Module], inputs: Any, skipped: Sequence[Opaque] = ()) -> Capture:
+def capture(
+    make: Callable[[], nn.Module], inputs: Any, skipped: Sequence[Opaque] = (), *, on_meta: bool = False
+) -> Capture:
     """Record the forward of a module.
 
     Args:
         make: Gives a fresh copy of the module, in eval mode; its buffers and attributes may change.
         inputs: As for ``bind``.
         skipped: Modules not to follow inside.
+        on_meta: Whether a network like it was recorded on the meta device, so that a failure there is an answer.
 
     Raises:
         Unfollowed: If the forward depends on the values of tensors or cannot be recorded for another reason.
     """
-    module = make()
+    module, recorder = make(), _Recorder(torch.device("meta"))
     try:
-        return _record(module, inputs, _on_meta, _Recorder(torch.device("meta")), skipped)
-    except Exception:  # such as a forward that makes tensors on a device of its own
+        return _record(module, inputs, _on_meta, recorder, skipped)
+    except Exception as error:  # such as a forward that makes tensors on a device of its own
+        if on_meta:
+            raise Unfollowed(module, recorder.path[-1], explain(error)) from error
         _LOG.debug("%s does not run on the meta device; recording on fake tensors", type(module).__name__)
     module, fake, recorder = make(), FakeTensorMode(allow_non_fake_inputs=True), _Recorder()
     try:
@@ -148,7 +155,8 @@ def _record(
         output = torch.func.functional_call(module, state, args, kwargs)
     recorder.graph.output(tuple(recorder.node(tensor) for tensor in tensors_in(output)))
     calls, constants = _without_copies(recorder.graph, recorder.calls), recorder.constants
-    return Capture(recorder.graph, tuple(named), recorder.modules, constants, calls, tuple(skipped))
+    on_meta = recorder.device is not None
+    return Capture(recorder.graph, tuple(named), recorder.modules, constants, calls, tuple(skipped), on_meta)
 
 
 def _without_copies(graph: fx.Graph, calls: Sequence[ModuleCall]) -> tuple[ModuleCall, ...]:
@@ -190,7 +198,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, device: torch.device | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._device = device  # where tensors are while recording, if not where they would be
+        self.device = device  # where tensors are while recording, if not where they would be
         self._silent = False
         self.graph = fx.Graph()
         self.modules: dict[fx.Node, str] = {}
@@ -225,7 +233,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         node = self.graph.call_function(opaque, arguments)
         self.modules[node] = part.path
         self._silent = True
-        tensors = [leaf.empty(self._device) for leaf in call.leaves if isinstance(leaf, TensorSpec)]
+        tensors = [leaf.empty(self.device) for leaf in call.leaves if isinstance(leaf, TensorSpec)]
         self._silent = False
         self._outputs(node, tensors)
         return call.output(tensors)

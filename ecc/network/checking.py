@@ -305,7 +305,12 @@ class _Replays(_Trial):
         return [replace(graph, rescales=(*graph.rescales, *rescales))] if rescales else []
 
     def _record(self, graph: WidthGraph, kept: Kept) -> Capture:
-        return capture(lambda: slim(self._model, graph, kept, check=False), self._inputs, self._replay.opaque)
+        return capture(
+            lambda: slim(self._model, graph, kept, check=False),
+            self._inputs,
+            self._replay.opaque,
+            on_meta=self._replay.on_meta,
+        )
 
 
 class _Equals(_Trial):

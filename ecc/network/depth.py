@@ -333,7 +333,8 @@ def _mismatch(model: nn.Module, captured: Capture, inputs: Any, residuals: Seque
         return copied
 
     try:
-        short = capture(make, inputs, [part for part in captured.opaque if not holder(part.path, paths)])
+        opaque = [part for part in captured.opaque if not holder(part.path, paths)]
+        short = capture(make, inputs, opaque, on_meta=captured.on_meta)
     except Exception as error:  # whatever a user's forward may raise
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         text = (str(cause).strip().splitlines() or [type(cause).__name__])[0]

@@ -28,7 +28,9 @@ from ecc.network.values import Axis
 
 __all__ = ["Replay", "named_arguments", "same_argument", "same_constant"]
 
-_SIZES = frozenset(["size", "shape", "sizes", "split_size", "split_sizes", "length", "repeats"])  # outputs show what they do
+_SIZES = frozenset(
+    ["size", "shape", "sizes", "split_size", "split_sizes", "length", "repeats"]
+)  # outputs show what they do
 _CUTS = frozenset(["slice", "narrow"])  # here ``start`` is a position that follows the widths, and ``end`` a size
 
 
@@ -54,6 +56,11 @@ class Replay:
         self._channels = propagation.ledger.channels
         self._units = units
         self._folds = {fold.node: (fold, side) for fold, side in folds if not fold.certain}
+
+    @property
+    def on_meta(self) -> bool:
+        """Whether the dense network was recorded on the meta device."""
+        return self._captured.on_meta
 
     @property
     def opaque(self) -> tuple[Opaque, ...]:
