@@ -45,6 +45,7 @@ def brief(value: object, length: int = 110) -> str:
 
 
 def cases(rows: pd.DataFrame) -> str:
+    rows = rows.assign(outcome=rows.outcome.replace("dense", "refused by name"))
     lines = [
         [row.name_, row.outcome, str(row.prunable), f"{row.error:.0e}" if row.draws else "–", brief(row.reason)]
         for row in rows.rename(columns={"name": "name_"}).itertuples()
