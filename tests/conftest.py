@@ -1,10 +1,14 @@
 """Settings of all tests: one thread, Ctrl-C as a terminal sends it, the same random examples in every run."""
 
 import importlib
+import os
 import signal
+import tempfile
+from collections.abc import Iterator
 from functools import cache
 from types import ModuleType
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -12,6 +16,14 @@ torch.set_num_threads(1)  # several threads that spin for small kernels make the
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
 settings.register_profile("ecc", deadline=None, derandomize=True)
 settings.load_profile("ecc")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_devices() -> Iterator[None]:
+    """Nobody waits for tests, and tests wait for nobody: locks on devices are in a folder of theirs."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", os.path.realpath(folder))
+        yield
 
 
 def import_torchvision() -> ModuleType:

@@ -12,6 +12,7 @@ from profiler_toy import toy_graph
 
 from ecc.core.errors import InputError
 from ecc.core.table import Provenance
+from ecc.profiler.exports import to_csv
 from ecc.profiler.host import Disturbance
 from ecc.profiler.pairing import Pairs
 from ecc.profiler.store import Store, configuration
@@ -24,7 +25,7 @@ WHERE = Provenance("net", "f" * 16, (1, 3), "cpu of the test", "d" * 16, environ
 def visit(a, block, *, metric="latency", started=0.0, seed=0, flags=(), scale=1.0):
     rng = np.random.default_rng([a, block, seed])
     pairs = Pairs(scale * rng.lognormal(0, 0.1, 9) * a, rng.lognormal(0, 0.1, 9) * 20, np.full(9, 0.5), flags)
-    return Visit({"a": a, "b": 8}, block, a, metric, pairs, started, 0.1, Disturbance(0.5, 0.0, 2))
+    return Visit({"a": a, "b": 8}, block, a, metric, pairs, started, 0.1, Disturbance(0.5, 0.0, 2), run=1)
 
 
 VISITS = [visit(a, block, started=10.0 * block + a) for block in range(3) for a in (16, 4, 9)]
@@ -144,11 +145,11 @@ def test_pandas_reads_the_rows(tmp_path):
 def test_inspect_and_csv_tell_what_is_in_it(tmp_path):
     with Store(fill(tmp_path / "p.db")) as store:
         manifest = store.inspect()
-        store.export_csv(tmp_path / "rows.csv")
+        (tmp_path / "rows.csv").write_bytes(to_csv(store.table()))
     assert (manifest["rows"], manifest["readings"], len(manifest["runs"])) == (3, 9, 1)
     assert manifest["provenance"]["device"] == "cpu of the test"
     json.dumps(manifest)
-    frame = pd.read_csv(tmp_path / "rows.csv")
+    frame = pd.read_csv(tmp_path / "rows.csv", comment="#")
     assert frame["width:a"].tolist() == [16, 4, 9]
     assert frame["latency_ratio"].notna().all()
 
@@ -201,7 +202,7 @@ def test_a_store_without_write_permission_can_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sqlite3, "connect", read_only_folder)
     assert len(Store(path).visits()) == 9
-    with pytest.raises(InputError, match=r"cannot be written; give a file in a folder that exists and is writable$"):
+    with pytest.raises(InputError, match=r"cannot be written, and what it holds is kept; give a file in a fold"):
         Store.open(path)
 
 
@@ -250,7 +251,10 @@ def test_a_damaged_store_is_read_right_or_refused(tmp_path_factory, data):
     ("statements", "message"),
     [
         (["PRAGMA application_id = 7"], "is not a profile store"),
-        (["PRAGMA user_version = 99"], "has format 99, this ecc reads 1; use the ecc that wrote it, or profile again$"),
+        (
+            ["PRAGMA user_version = 99"],
+            "has format 99, this ecc reads up to 2; use the ecc that wrote it, or profile again$",
+        ),
         (["CREATE VIEW v AS SELECT 1"], "its tables are not those of a store"),
         (["CREATE TRIGGER t AFTER INSERT ON rows BEGIN DELETE FROM rows; END"], "its tables are not those of a store"),
         (["UPDATE rows SET pairs = '[[1, 2]]'"], "its pairs are not triples"),

@@ -43,15 +43,17 @@ def measure_widths(
     network: str = "",
     seed: int = 0,
     progress: Progress | None = None,
+    wait: bool = True,
 ) -> ProfileResult:
     """Measure a design of random widths.
 
     Args:
         step: Channels that widths are multiples of, where groups are wide enough; the device's own step when None.
+        wait: Wait while another process measures on the device; refuse otherwise.
 
     Raises:
         InputError: If the input makes no sense, or the store belongs to something else.
-        UnavailableError: If the device or a meter is not here.
+        UnavailableError: If the device or a meter is not here, or another process measures and ``wait`` is off.
         Interrupted: On Ctrl-C; rows measured so far stay in the store.
     """
     if not metrics or len(set(metrics)) < len(metrics):
@@ -72,6 +74,7 @@ def measure_widths(
         progress=progress,
         seed=seed,
         network=network,
+        wait=wait,
     )
 
 

@@ -52,6 +52,9 @@ def _profile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=200, metavar="N", help="width vectors (default 200)")
     parser.add_argument("--batch", type=int, metavar="N", help="examples per run (default: as in --input, or 1)")
     parser.add_argument("--store", required=True, metavar="FILE", help="profile store; what it holds is not redone")
+    parser.add_argument(
+        "--no-wait", action="store_true", help="refuse, rather than wait, while another process measures on the device"
+    )
 
 
 def _profile(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
@@ -74,6 +77,7 @@ def _profile(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         network=loaded.name,
         seed=arguments.seed,
         progress=progress,
+        wait=not arguments.no_wait,
     )
     return Outcome(_profiled(result, arguments.store), _profile_text(result, arguments.store))
 

@@ -12,11 +12,11 @@ from ecc.api.fronts import AXES, front_of
 from ecc.artefact import inspect as inspect_artefact
 from ecc.cli.command import Command, Outcome
 from ecc.cli.progress import ProgressLine
+from ecc.cli.stores import add_exports, exports_given, inspect_store, store_text
 from ecc.cli.text import percent, quantity, table
 from ecc.core.errors import InputError
 from ecc.energy_models.cost_files import read_cost
 from ecc.energy_models.loading import load as load_cost
-from ecc.profiler.store import Store
 from ecc.report.saving import write_front
 
 __all__ = ["COMMANDS"]
@@ -44,7 +44,7 @@ def _front(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="profile store, cost model or artefact folder")
-    parser.add_argument("--csv", metavar="OUT", help="also export the rows of a profile store")
+    add_exports(parser)
 
 
 def _inspect(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
@@ -52,15 +52,13 @@ def _inspect(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     if not path.exists():
         raise InputError(f"there is no {str(path)!r}; give a profile store, a cost model or an artefact folder")
     store = _is_database(path)
-    if arguments.csv is not None and not store:
-        raise InputError(f"--csv exports the rows of a profile store, and {str(path)!r} is none")
+    if not store and (given := exports_given(arguments)):
+        raise InputError(f"--{given[0]} is of a profile store, and {str(path)!r} is none")
+    if store:
+        value = inspect_store(path, arguments)
+        return Outcome(value, store_text(path, value))
     if path.is_dir():
         value = inspect_artefact(path)
-    elif store:
-        with Store(path) as opened:
-            value = opened.inspect()
-            if arguments.csv is not None:
-                opened.export_csv(arguments.csv)
     else:
         load_cost(path)  # refuses what is none
         value = _cost(path)
@@ -102,7 +100,7 @@ COMMANDS = (
     ),
     Command(
         "inspect",
-        "ecc inspect resnet20.db --csv rows.csv",
+        "ecc inspect resnet20.db --csv rows.csv --html resnet20.html",
         _inspect_arguments,
         _inspect,
     ),

@@ -1,10 +1,15 @@
-"""An SQLite file of ours: opened with suspicion, written durably, its errors in one sentence."""
+"""An SQLite file of ours: opened with suspicion, written durably, its errors in one sentence.
+
+Format 2 added ``rows.conditions``. A file of format 1 is read as it is (nothing is known of the device's state) and
+becomes one of format 2, in one transaction, when it is opened for writing.
+"""
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,13 +18,14 @@ from ecc.core.errors import InputError
 
 __all__ = ["SCHEMA_VERSION", "Database"]
 
-SCHEMA_VERSION = 1
-"""Format of the tables; a file of another format is refused."""
+SCHEMA_VERSION = 2
+"""Format of the tables that is written; those before it are read and brought up to it, later ones are refused."""
 
 _APPLICATION_ID = 0x65636370  # "eccp", in the file's header
 _LARGEST_VALUE_BYTES = 64 << 20  # no honest value comes near it; a hostile one is refused before it is read
 _MAGIC = b"SQLite format 3\0"
 _BUSY_S = 10.0
+_CHECKPOINT_PAGES = 16  # of the log, some twenty rows: what a copy of the file without its log may lack
 _SCHEMA = {
     "devices": "CREATE TABLE devices (id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, name TEXT NOT NULL)",
     "networks": (
@@ -37,9 +43,12 @@ _SCHEMA = {
         "metric TEXT NOT NULL, n INTEGER NOT NULL, ratio REAL NOT NULL, ratio_low REAL, "
         "ratio_high REAL, value REAL NOT NULL, reference REAL NOT NULL, cpu_s REAL NOT NULL, "
         "pairs TEXT NOT NULL, started REAL NOT NULL, seconds REAL NOT NULL, steal_s REAL, switches INTEGER, "
-        "flags TEXT NOT NULL, UNIQUE (config, block, metric))"
+        "flags TEXT NOT NULL, conditions TEXT NOT NULL DEFAULT '{}', UNIQUE (config, block, metric))"
     ),
 }
+_ADDED_IN_2 = "conditions TEXT NOT NULL DEFAULT '{}'"
+_SCHEMA_1 = {**_SCHEMA, "rows": _SCHEMA["rows"].replace(f"{_ADDED_IN_2}, ", "")}
+_SCHEMAS: Mapping[int, Mapping[str, str]] = {1: _SCHEMA_1, SCHEMA_VERSION: _SCHEMA}
 
 
 class Database:
@@ -53,6 +62,7 @@ class Database:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self._path = path
+        self._identity: tuple[int, int] | None = None  # of the file that is written; None where nobody can take it away
 
     @classmethod
     def to_read(cls, path: Path) -> Database:
@@ -66,6 +76,12 @@ class Database:
         except InputError as error:
             if "unable to open" not in str(error.__cause__) and "readonly" not in str(error.__cause__):
                 raise
+        log = path.with_name(f"{path.name}-wal")
+        if log.exists() and log.stat().st_size:
+            raise InputError(
+                f"profile store {str(path)!r} has rows in {log.name!r} that cannot be read without write permission; "
+                "copy both files to a folder of yours"
+            )
         return cls._opened_to_read(path, "immutable=1")
 
     @classmethod
@@ -75,6 +91,8 @@ class Database:
             database = cls(sqlite3.connect(address, uri=True, isolation_level=None, timeout=_BUSY_S), path)
         try:
             database._harden()
+            if database._empty():
+                raise InputError(f"profile store {str(path)!r} is empty; run `ecc profile` on it")
             database._check()
         except BaseException:
             database.close()
@@ -98,11 +116,12 @@ class Database:
             database = cls(sqlite3.connect(name, isolation_level=None, timeout=_BUSY_S), name)
         try:
             database._harden()
-            if database.read("SELECT count(*) FROM sqlite_schema") == [(0,)]:
+            if database._empty():
                 database._create()
             database._check()
-            with database.transaction():  # whether it can be written at all, known before anything is measured
+            with database._whole():  # whether it can be written at all, known before anything is measured
                 pass
+            database._identity = None if path is None else _identity(path)
         except BaseException:
             database.close()
             if fresh and path is not None:
@@ -114,6 +133,11 @@ class Database:
         """Close the file."""
         self._connection.close()
 
+    @property
+    def version(self) -> int:
+        """Format of the file's tables, from 1 to SCHEMA_VERSION."""
+        return int(self.read("PRAGMA user_version")[0][0])
+
     def read(self, statement: str) -> list[Any]:
         """All rows of a query."""
         with _translated(self._path):
@@ -121,7 +145,21 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Durable when the body ends, undone when it fails."""
+        """Durable when the body ends, undone when it fails; a file of an older format is brought up to date with it.
+
+        Raises:
+            InputError: If it cannot be written, or the file was taken away meanwhile; its rows are then rescued.
+        """
+        self._demand_file()
+        with self._whole() as connection:
+            if self.version < SCHEMA_VERSION:
+                connection.execute(f"ALTER TABLE rows ADD COLUMN {_ADDED_IN_2}")
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            yield connection
+        self._demand_file()
+
+    @contextmanager
+    def _whole(self) -> Iterator[sqlite3.Connection]:
         with _translated(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -132,17 +170,39 @@ class Database:
                     self._connection.execute("ROLLBACK")
                 raise
 
+    def _demand_file(self) -> None:
+        """What is written to a file without a name is lost when it is closed, and no error tells."""
+        if self._identity is None or _identity(self._path) == self._identity:
+            return
+        rescued = self._path.with_name(f"{self._path.name}.rescued-{os.getpid()}")
+        with _translated(rescued), closing(sqlite3.connect(rescued)) as copy:
+            self._connection.backup(copy)
+        self._identity = None
+        raise InputError(
+            f"profile store {str(self._path)!r} was deleted or replaced while it was written; "
+            f"its rows are in {str(rescued)!r}: rename that file and repeat"
+        )
+
+    def _empty(self) -> bool:
+        return self.read("SELECT count(*) FROM sqlite_schema") == [(0,)]
+
     def _create(self) -> None:
         self.read("PRAGMA journal_mode = WAL")
-        with self.transaction() as connection:
+        with self._whole() as connection:
+            if not self._empty():
+                return  # another process was faster
             connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             for statement in _SCHEMA.values():
                 connection.execute(statement)
+        self.read("PRAGMA wal_checkpoint(PASSIVE)")  # a copy of the file alone is a store from here on
 
     def _harden(self) -> None:
         self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST_VALUE_BYTES)
-        for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "synchronous = FULL", "foreign_keys = ON"):
+        for pragma in (
+            *("trusted_schema = OFF", "cell_size_check = ON", "synchronous = FULL", "foreign_keys = ON"),
+            f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
+        ):
             self.read(f"PRAGMA {pragma}")
 
     def _check(self) -> None:
@@ -151,14 +211,22 @@ class Database:
         (application,), (version,) = *self.read("PRAGMA application_id"), *self.read("PRAGMA user_version")
         if application != _APPLICATION_ID:
             raise InputError(f"{path!r} is not a profile store (an SQLite file of something else); give another file")
-        if version != SCHEMA_VERSION:
+        if version not in _SCHEMAS:
             raise InputError(
-                f"profile store {path!r} has format {version}, this ecc reads {SCHEMA_VERSION}; "
+                f"profile store {path!r} has format {version}, this ecc reads up to {SCHEMA_VERSION}; "
                 "use the ecc that wrote it, or profile again"
             )
         found = dict(self.read("SELECT name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_autoindex_%'"))
-        if found != _SCHEMA:
+        if found != _SCHEMAS[version]:
             raise InputError(f"profile store {path!r} is damaged: its tables are not those of a store; profile again")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What stays the same while a path is the same file; None where there is none."""
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return None
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -185,10 +253,18 @@ def _meaning(path: str, text: str) -> str:
     """SQLite's message as a sentence with the mend."""
     if "not a database" in text:
         return f"{path!r} is not a profile store (no SQLite file); give another file"
+    if "disk I/O" in text:
+        return (
+            f"the disk did not take a row of profile store {path!r} ({text}): it failed, or a limit on file sizes "
+            "was reached; the rows written before are kept; mend that and repeat"
+        )
     if "full" in text:
         return f"the disk is full: profile store {path!r} keeps the rows written before; free some space and repeat"
     if "readonly" in text or "unable to open" in text:
-        return f"profile store {path!r} cannot be written; give a file in a folder that exists and is writable"
+        return (
+            f"profile store {path!r} cannot be written, and what it holds is kept; "
+            "give a file in a folder that exists and is writable"
+        )
     if "locked" in text:
         return f"profile store {path!r} is in use by another process; wait for it or give another file"
     if "UNIQUE" in text:

@@ -29,6 +29,7 @@ from ecc.network.graph import WidthGraph
 from ecc.network.slimming import outline
 from ecc.profiler.devices import current_device
 from ecc.profiler.host import quiet
+from ecc.profiler.locking import device_lock
 from ecc.profiler.pairing import Estimate, Pairs, Ready, alternate, estimate, median_interval, ready
 from ecc.profiler.runtimes.eager import Eager
 from ecc.profiler.session import Session
@@ -89,6 +90,7 @@ def profile(
     seed: int = 0,
     network: str = "",
     build: Callable[[Widths], nn.Module] | None = None,
+    wait: bool = True,
 ) -> ProfileResult:
     """Measure each width vector against the dense network, in randomised complete blocks.
 
@@ -105,9 +107,11 @@ def profile(
         seed: Of the order of measurement.
         network: Name for people.
         build: Makes the network at given widths; ``outline`` of ``model`` by default.
+        wait: Wait while another process measures on the device; refuse otherwise.
     Raises:
         InputError: If the store belongs to another profile or cannot be written, or the network does not run on inputs.
         MeterError: If a meter stops answering; rows measured so far stay in the store.
+        UnavailableError: If another process measures on the device and ``wait`` is off.
         Interrupted: On Ctrl-C; rows measured so far stay in the store.
     """
     if not design or not meters:
@@ -117,16 +121,18 @@ def profile(
     maker = build or partial(outline, model, graph)
     where = _provenance(network or type(model).__name__, graph, inputs, runner, plan)
     owned = not isinstance(store, Store)
-    keeper = store if isinstance(store, Store) else Store.open(store)
-    start = time.perf_counter()
-    try:
-        keeper.check(where, graph.space)
-        session = Session(keeper, graph, where, maker, inputs, runner, tuple(meters), plan, progress, seed)
-        reused = session.measure(design)
-        table, visits = keeper.table(), keeper.visits()
-    finally:
-        if owned:
-            keeper.close()
+    what = f"profiling {where.network} into {str(store.path if isinstance(store, Store) else store or 'memory')!r}"
+    with device_lock(where.device_fingerprint, where.device, what=what, wait=wait, progress=progress):
+        start = time.perf_counter()
+        keeper = store if isinstance(store, Store) else Store.open(store)
+        try:
+            keeper.check(where, graph.space)
+            session = Session(keeper, graph, where, maker, inputs, runner, tuple(meters), plan, progress, seed)
+            reused = session.measure(design)
+            table, visits = keeper.table(), keeper.visits()
+        finally:
+            if owned:
+                keeper.close()
     return ProfileResult(
         table=table,
         measured=session.measured,
@@ -167,7 +173,8 @@ def compare(
     runner = runtime or Eager()
     rng = np.random.default_rng(seed)
     series: list[dict[str, list[Pairs]]] = [{meter.metric: [] for meter in meters} for _ in candidates]
-    with quiet(plan.threads):
+    place = current_device(runner.device)
+    with device_lock(place.fingerprint, place.name, what="comparing networks", progress=progress), quiet(plan.threads):
         base = _copied(runner, reference, inputs, plan.device_warm_up_s, plan)
         start = time.perf_counter()
         while (vague := _vague(series, plan)) and (elapsed := time.perf_counter() - start) < plan.max_s:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from ecc.core.errors import InputError
-from ecc.core.fields import Fields, parse_object
+from ecc.core.fields import Fields, Scalar, parse_object
 from ecc.core.layers import Layer, Side
 from ecc.core.table import Provenance
 from ecc.core.widths import WidthSpace
+from ecc.profiler.conditions import Conditions
 from ecc.profiler.host import Disturbance
 from ecc.profiler.pairing import Pairs
 from ecc.profiler.tables import UNITS, Visit
 
-__all__ = ["Network", "network_from", "visit_from"]
+__all__ = ["Network", "Run", "conditions_from", "network_from", "run_from", "visit_from"]
+
+_LAST_INSTANT = 253_000_000_000  # Unix time in the year 9987: calendars end soon after
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +32,25 @@ class Network:
     provenance: Provenance
     space: WidthSpace
     layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One stretch of measuring, in which the reference did not move.
+
+    Attributes:
+        number: From 1.
+        started: Unix time.
+        seed: Of the order of measurement.
+        protocol: How long was measured: the plain members of its Window.
+        environment: Versions and settings.
+    """
+
+    number: int
+    started: float
+    seed: int
+    protocol: Mapping[str, Scalar]
+    environment: Mapping[str, str]
 
 
 def network_from(provenance: str, space: str, layers: str, where: str) -> Network:
@@ -80,7 +103,54 @@ def _side(parts: list[Any], where: str) -> Side:
     return Side.from_json(parts)
 
 
+def run_from(number: int, started: float, seed: int, protocol: str, provenance: str) -> Run:
+    """Read a run.
+
+    Raises:
+        InputError: If it is not what a store writes (or TypeError, ValueError).
+    """
+    plain = {name: value for name, value in dict(json.loads(protocol)).items() if not isinstance(value, list | dict)}
+    settings = parse_object(provenance.encode(), "its provenance").scalars("environment")
+    return Run(
+        int(number),
+        _instant(started),
+        int(seed),
+        Fields({"protocol": plain}, "its protocol").scalars("protocol"),
+        {name: str(value) for name, value in settings.items()},
+    )
+
+
+def conditions_from(text: str) -> Conditions:
+    """Read what was known of the device's state.
+
+    Raises:
+        InputError: If it is not what a store writes.
+    """
+    found = parse_object(text.encode(), "its conditions")
+    kinds = {field.name: str(field.type).removesuffix(" | None") for field in fields(Conditions)}
+    if unknown := [name for name in found if name not in kinds]:
+        raise InputError(f"its conditions name {unknown[0]!r}, which is none")
+    return Conditions(**{name: _CONDITION[kinds[name]](found, name) for name in found})
+
+
+def _words(found: Fields, name: str) -> tuple[str, ...]:
+    words = found.texts(name)
+    if not all(word and _plain(word) == word and " " not in word for word in words):
+        raise ValueError("its conditions are not words")
+    return words
+
+
+_CONDITION: Mapping[str, Callable[[Fields, str], Any]] = {
+    "float": Fields.number,
+    "int": Fields.whole,
+    "str": Fields.text,
+    "bool": Fields.optional_flag,
+    "tuple[str, ...]": _words,
+}
+
+
 def visit_from(
+    run: int,
     widths: str,
     block: int,
     position: int,
@@ -91,6 +161,7 @@ def visit_from(
     steal_s: float | None,
     switches: int | None,
     flags: str,
+    conditions: str,
 ) -> Visit:
     """Read a row.
 
@@ -104,8 +175,8 @@ def visit_from(
         raise ValueError("a reading is not a positive number")
     if metric not in UNITS:
         raise ValueError("its metric is unknown")
-    if not (math.isfinite(started) and math.isfinite(seconds)):
-        raise ValueError("its time is not a number")
+    if not 0 <= seconds < _LAST_INSTANT:
+        raise ValueError("its time is not a number of seconds")
     chosen = parse_object(widths.encode(), "its widths")
     return Visit(
         widths={name: chosen.whole(name, 1) for name in chosen},
@@ -113,14 +184,22 @@ def visit_from(
         position=int(position),
         metric=metric,
         pairs=Pairs(series[:, 0], series[:, 1], series[:, 2], tuple(_plain(flags).split())),
-        started=float(started),
+        started=_instant(started),
         seconds=float(seconds),
         disturbance=Disturbance(
             float(series[:, 2].sum()),
             None if steal_s is None else float(steal_s),
             None if switches is None else int(switches),
         ),
+        conditions=conditions_from(conditions),
+        run=int(run),
     )
+
+
+def _instant(started: float) -> float:
+    if not 0 <= started < _LAST_INSTANT:
+        raise ValueError("its time is none that a clock shows")
+    return float(started)
 
 
 def _plain(flags: str) -> str:

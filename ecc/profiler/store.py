@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,16 +17,20 @@ from typing import Any, Self
 
 import numpy as np
 
-from ecc.core.errors import InputError
+from ecc.core.errors import InputError, MeterError
 from ecc.core.layers import Layer
 from ecc.core.table import ProfileTable, Provenance
 from ecc.core.widths import Widths, WidthSpace
-from ecc.profiler.database import SCHEMA_VERSION, Database
+from ecc.profiler.conditions import Conditions
+from ecc.profiler.database import Database
+from ecc.profiler.inspection import describe
 from ecc.profiler.pairing import estimate
-from ecc.profiler.records import Network, network_from, visit_from
-from ecc.profiler.tables import Visit, drift, noise, tabulate
+from ecc.profiler.records import Network, Run, network_from, run_from, visit_from
+from ecc.profiler.tables import Visit, tabulate
 
 __all__ = ["Key", "Store", "configuration"]
+
+_WITH_CONDITIONS = 2  # format from which rows hold the state of the device
 
 Key = tuple[str, int, str]
 """What a row is of: configuration, block, metric."""
@@ -151,14 +156,24 @@ class Store:
         return int(run or 0)
 
     def add(self, run: int, visit: Visit) -> None:
-        """Make a row durable."""
-        pairs, found = visit.pairs, estimate([visit.pairs])
-        series = np.stack([pairs.values, pairs.references, pairs.cpu_s], 1).tolist()
+        """Make a row durable.
+
+        Raises:
+            MeterError: If a reading is not a positive number; the row is then not kept.
+            InputError: If the file cannot be written; the rows before it are kept.
+        """
+        pairs = visit.pairs
+        series = np.stack([pairs.values, pairs.references, pairs.cpu_s], 1)
+        if not np.isfinite(series).all() or (series[:, :2] <= 0).any():
+            raise MeterError(
+                f"the {visit.metric} meter gave a reading that is not a positive number; the rows before it are kept"
+            )
+        found = estimate([pairs])
         with self._database.transaction() as connection:
             connection.execute(
                 "INSERT INTO rows (run, config, widths, block, position, metric, n, ratio, ratio_low, ratio_high, "
-                "value, reference, cpu_s, pairs, started, seconds, steal_s, switches, flags) "
-                f"VALUES ({', '.join('?' * 19)})",
+                "value, reference, cpu_s, pairs, started, seconds, steal_s, switches, flags, conditions) "
+                f"VALUES ({', '.join('?' * 20)})",
                 (
                     run,
                     configuration(visit.widths),
@@ -173,12 +188,13 @@ class Store:
                     found.value,
                     found.reference,
                     float(np.median(pairs.cpu_s)),
-                    json.dumps(series),
+                    json.dumps(series.tolist()),
                     visit.started,
                     visit.seconds,
                     visit.disturbance.steal_s,
                     visit.disturbance.switches,
-                    " ".join(visit.flags),
+                    " ".join(dict.fromkeys(visit.flags)),
+                    _conditions_text(visit.conditions),
                 ),
             )
 
@@ -202,12 +218,19 @@ class Store:
 
     def visits(self) -> list[Visit]:
         """All rows, in the order in which they were measured."""
+        conditions = "conditions" if self._database.version >= _WITH_CONDITIONS else "'{}'"
         found = self._database.read(
-            "SELECT widths, block, position, metric, pairs, started, seconds, steal_s, switches, flags FROM rows "
-            "ORDER BY id"
+            "SELECT run, widths, block, position, metric, pairs, started, seconds, steal_s, switches, flags, "
+            f"{conditions} FROM rows ORDER BY id"
         )
         with self._damage():
             return [visit_from(*record) for record in found]
+
+    def runs(self) -> list[Run]:
+        """All runs, in the order in which they began."""
+        found = self._database.read("SELECT id, started, seed, protocol, provenance FROM runs ORDER BY id")
+        with self._damage():
+            return [run_from(*record) for record in found]
 
     def table(self) -> ProfileTable:
         """All rows as a table, one row per configuration.
@@ -222,48 +245,13 @@ class Store:
             return tabulate(network.provenance, network.space, network.layers, visits)
 
     def inspect(self) -> dict[str, Any]:
-        """What is in the store: whom it belongs to, runs, rows, metrics, noise."""
-        network, visits = self.network(), self.visits()
-        manifest: dict[str, Any] = {
+        """What is in the store, as a JSON value: whom it belongs to, runs, rows, noise, drift, flags, slowest rows."""
+        visits = self.visits()
+        return {
             "kind": "profile store",
-            "schema": SCHEMA_VERSION,
-            "runs": [
-                {"run": run, "started": started, "seed": seed}
-                for run, started, seed in self._database.read("SELECT id, started, seed FROM runs ORDER BY id")
-            ],
-            "rows": 0,
-            "readings": len(visits),
+            "schema": self._database.version,
+            **describe(self.network(), self.runs(), visits, self.table() if visits else None),
         }
-        if network is not None:
-            manifest["provenance"] = network.provenance.to_json()
-            manifest["space"] = network.space.to_json()
-        if network is not None and visits:
-            table = self.table()
-            manifest["rows"] = len(table)
-            manifest["reference"] = {metric: list(value) for metric, value in table.reference.items()}
-            manifest["noise"] = {metric: noise(table, metric) for metric in table.metrics}
-            manifest["drift"] = {
-                metric: None if found is None else [found.change, found.low, found.high]
-                for metric in table.metrics
-                for found in [drift([visit for visit in visits if visit.metric == metric])]
-            }
-            manifest["flagged"] = int((table.rows["flags"] != "").sum())
-        return manifest
-
-    def export_csv(self, path: str | Path) -> None:
-        """Write the table as CSV: one column per group's width, then the measured columns.
-
-        Raises:
-            InputError: If the file cannot be written.
-        """
-        table = self.table()
-        frame = table.rows.drop(columns=[name for name in table.rows.columns if str(name).endswith("block_ratios")])
-        for column, name in enumerate(table.space.names):
-            frame.insert(column, f"width:{name}", table.widths[:, column])
-        try:
-            frame.to_csv(path, index=False)
-        except OSError as error:
-            raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}; give another path") from error
 
     @contextmanager
     def _damage(self) -> Iterator[None]:
@@ -274,6 +262,12 @@ class Store:
             raise InputError(
                 f"profile store {str(self.path)!r} is damaged: a stored value cannot be read ({error}); profile again"
             ) from error
+
+
+def _conditions_text(conditions: Conditions) -> str:
+    """What is known; a number that is none is not."""
+    known = conditions.to_json()
+    return json.dumps({k: v for k, v in known.items() if not isinstance(v, float) or math.isfinite(v)})
 
 
 def _named(provenance: Provenance) -> str:
