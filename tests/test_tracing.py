@@ -331,3 +331,41 @@ def test_a_width_for_a_group_that_stays_dense_is_refused_with_its_reason() -> No
         graph.macs({"0": 4})
     with pytest.raises(InputError, match=r"^group '5' stays dense: it is an output of the network$"):
         slim(small(), graph, {"5": 3})
+
+
+class Auxiliary(nn.Module):
+    """A network with a second head that only training uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        self.body, self.head = nn.Conv2d(8, 6, 3), nn.Linear(6, 4)
+        self.aux = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 10, 1), nn.BatchNorm2d(10), nn.Flatten(), nn.Linear(10, 4)
+        )
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.stem(x)
+        out = self.head(self.body(y).mean((2, 3)))
+        return (out, self.aux(y)) if self.training else out
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_layers_that_only_training_uses_follow_the_widths(batch: int) -> None:
+    model, inputs = Auxiliary(), torch.randn(batch, 3, 8, 8)
+    graph = trace(model, inputs)
+    assert {group.name: group.width for group in graph.prunable} == {"stem.0": 8, "body": 6, "aux.1": 10}
+    assert not any(layer.name.startswith("aux") for layer in graph.layers)
+    small = slim(model, graph, {"stem.0": 3, "body": 2, "aux.1": 4})
+    assert [tensor.shape for tensor in small.train()(torch.randn(2, 3, 8, 8))] == [(2, 4), (2, 4)]
+    assert small.aux[1].weight.shape == (4, 3, 1, 1)
+
+
+def test_a_train_mode_that_cannot_be_followed_is_noted() -> None:
+    class Undecided(Auxiliary):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x * 2 if self.training and bool(x.sum() > 0) else x)
+
+    graph = trace(Undecided(), torch.randn(2, 3, 8, 8))
+    assert any(note.startswith("aux.1.weight has no use in eval mode") for note in graph.notes)
+    assert {group.name for group in graph.prunable} == {"stem.0", "body"}

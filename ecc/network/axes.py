@@ -77,6 +77,14 @@ class Propagation:
         """Every parameter and buffer with the labels of its axes."""
         return self._parameters
 
+    def follow_too(self, captured: Capture) -> None:
+        """Carry the same labels through another record of the network, for its ties; what it computes costs nothing."""
+        record, values, names, costs = self._captured, self._values, self._names, len(self.ledger.costs)
+        self._captured, self._values, self._names = captured, {}, {}
+        self.run()
+        self._captured, self._values, self._names = record, values, names
+        del self.ledger.costs[costs:]
+
     def run(self) -> None:
         """Carry labels through the graph; the axes of inputs and outputs are fixed."""
         names = iter(self._captured.tensors)
@@ -98,13 +106,15 @@ class Propagation:
         (shape,) = shapes_of(node.meta["val"])
         if name is None:
             return self._value(shape, [PLAIN] * len(shape))
+        self._names[node] = name
+        if name in self._parameters:
+            return self._parameters[name]
         fresh = self.ledger.channels.fresh
         divisors = self.ledger.divisors
         axes = [
             Axis(fresh(size), (name, i) not in divisors, (name, i)) if size > 1 else PLAIN
             for i, size in enumerate(shape)
         ]
-        self._names[node] = name
         self._parameters[name] = self._value(shape, axes, constant=True)
         return self._parameters[name]
 
@@ -204,18 +214,23 @@ class Propagation:
                     view.axes = [Axis(axis.labels, False, axis.source) for axis in view.axes]
 
 
-def propagate(captured: Capture, batch: int, *, renormalise: bool = False) -> Propagation:
+def propagate(
+    captured: Capture, batch: int, *, renormalise: bool = False, training: Capture | None = None
+) -> Propagation:
     """Run a captured graph on channel labels.
 
     Args:
         batch: Examples in the batch, which costs are divided by.
         renormalise: Whether norms may take their statistics over the channels that stay.
+        training: Record of the forward in train mode, where that uses parameters that eval mode does not.
     """
     divisors: frozenset[tuple[str, int]] = frozenset()
     folds = find_folds(captured)
     while True:
         propagation = Propagation(captured, batch, divisors, folds, renormalise=renormalise)
         propagation.run()
+        if training is not None:
+            propagation.follow_too(training)
         if propagation.ledger.divisors == divisors:
             return propagation
         divisors = frozenset(propagation.ledger.divisors)  # they are not zero where channels go: once more with that

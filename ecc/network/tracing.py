@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ecc.core.errors import InputError
 from ecc.core.layers import Side
 from ecc.network.attention import head_counts
 from ecc.network.axes import propagate
@@ -78,7 +79,8 @@ def trace(
 
     examine(model, fresh, inputs)
     captured = capture(fresh, inputs) if is_meta(model) else follow(fresh, inputs, axes_of(declared))
-    tracer = _Tracer(model, captured, declared, inputs, include, exclude, renormalise, check)
+    training, note = _training(model, captured, shared, inputs)
+    tracer = _Tracer(model, captured, training, declared, inputs, include, exclude, renormalise, check)
     as_found, graph = tracer.widest()
     if check:
         inside = [group for group in declared if is_inside(group, captured.opaque)]
@@ -86,6 +88,7 @@ def trace(
     prunable = {group.name for group in graph.prunable}
     renormalised = [name for name in graph.renormalised if graph.parameters[name].sides[0].groups & prunable]
     graph = replace(graph, renormalised=tuple(renormalised))
+    graph = replace(graph, notes=(*graph.notes, note) if note else graph.notes)
     graph = replace(graph, blocks=find_blocks(model, captured, graph, inputs, check=check))
     return graph if step == 1 else in_blocks(graph, model, aligned_steps(graph, step))
 
@@ -96,6 +99,7 @@ class _Tracer:
 
     model: nn.Module
     captured: Capture
+    training: Capture | None
     declared: Sequence[Declared]
     inputs: Any
     include: Sequence[Pattern]
@@ -114,7 +118,8 @@ class _Tracer:
     def attempt(self, shared: Collection[Shared]) -> tuple[WidthGraph, WidthGraph, Grouping]:
         """The graph as found and as checked, and what it was made from, with axes tied that share a size."""
         model, first = self.model, next(tensors_in(list(bind(self.inputs))))
-        propagation = propagate(self.captured, first.shape[0] if first.ndim else 1, renormalise=self.renormalise)
+        batch = first.shape[0] if first.ndim else 1
+        propagation = propagate(self.captured, batch, renormalise=self.renormalise, training=self.training)
         declare(propagation, self.declared)
         tie_sizes(propagation.ledger, shared)
         grouping, specs = group_channels(propagation), _specs(self.inputs)
@@ -138,6 +143,30 @@ class _Tracer:
         replay = Replay(self.captured, propagation, grouping.units, grouping.folds)
         counting = counting_attributes(model, grouping.sizes)
         return found, refuse_failing(model, found, self.inputs, replay, counting), grouping
+
+
+def _training(
+    model: nn.Module, captured: Capture, shared: Mapping[int, Tensor], inputs: Any
+) -> tuple[Capture | None, str]:
+    """A record in train mode if parameters have no use in eval mode: heads that only training has must fit too.
+
+    Batch norms refuse to train on one value per channel, so one example is taken twice if it does not do.
+    """
+    placeholders = [node for node in captured.graph.nodes if node.op == "placeholder"]
+    used = {name for name, node in zip(captured.tensors, placeholders, strict=False) if node.users}
+    idle = next((name for name, _ in model.named_parameters() if name not in used), "")
+    reason = ""
+    for tensors in (inputs, map_tensors(_twice, inputs)) if idle else ():
+        try:
+            return capture(lambda: copy_sharing(model, shared).train(), tensors, captured.opaque, on_meta=True), ""
+        except InputError as error:
+            reason = str(error)
+    note = f"{idle} has no use in eval mode and train mode is not followed, so it keeps its size there ({reason})"
+    return None, note if reason else ""
+
+
+def _twice(tensor: Tensor) -> Tensor:
+    return torch.cat([tensor, tensor]) if tensor.ndim else tensor
 
 
 def _reach(graph: WidthGraph) -> int:
