@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from ecc.energy_models.judging import Fit, judge
     from ecc.fronts import Front
     from ecc.network.graph import WidthGraph
+    from ecc.network.manifest import SlimManifest, rebuild
     from ecc.network.optimisers import transfer_optimiser
-    from ecc.network.slimming import slim
+    from ecc.network.slimming import outline, slim
     from ecc.network.tracing import trace
     from ecc.profiler.design import sample
     from ecc.profiler.store import Store
@@ -55,6 +56,7 @@ _HOME = {
     "Magnitude": "ecc.solvers.baselines.magnitude",
     "MeterError": "ecc.core.errors",
     "ProfileTable": "ecc.core.table",
+    "SlimManifest": "ecc.network.manifest",
     "Source": "ecc.api.keeping",
     "Store": "ecc.profiler.store",
     "UnavailableError": "ecc.core.errors",
@@ -66,7 +68,9 @@ _HOME = {
     "front": "ecc.api.verbs",
     "judge": "ecc.energy_models.judging",
     "load": "ecc.api.keeping",
+    "outline": "ecc.network.slimming",
     "profile": "ecc.api.verbs",
+    "rebuild": "ecc.network.manifest",
     "sample": "ecc.profiler.design",
     "save": "ecc.report.saving",
     "slim": "ecc.network.slimming",
@@ -90,6 +94,7 @@ __all__ = [
     "Magnitude",
     "MeterError",
     "ProfileTable",
+    "SlimManifest",
     "Source",
     "Store",
     "UnavailableError",
@@ -101,7 +106,9 @@ __all__ = [
     "front",
     "judge",
     "load",
+    "outline",
     "profile",
+    "rebuild",
     "sample",
     "save",
     "slim",
