@@ -39,6 +39,7 @@ from random_networks import judge, judge_random_network, random_units  # noqa: E
 from vision_networks import VISION, enliven  # noqa: E402
 
 import ecc  # noqa: E402
+from ecc.core.widths import Kept  # noqa: E402
 from ecc.network.checking import perturbed  # noqa: E402
 from ecc.network.equality import zero_then_remove  # noqa: E402
 from ecc.network.graph import WidthGraph  # noqa: E402
@@ -116,22 +117,30 @@ def vision_row(name: str, draws: int) -> Row:
     model, inputs = VISION[name].build()
     enliven(model, tuple(inputs.shape))
     graph = ecc.trace(model, inputs)
-    generator, trial, errors = np.random.default_rng(0), perturbed(model, 1), [0.0]
-    for _ in range(draws if graph.prunable else 0):
-        try:
-            errors.append(zero_then_remove(trial, graph, random_units(graph, generator), inputs))
-        except RuntimeError:
-            errors.append(float("inf"))
+    generator, trial = np.random.default_rng(0), perturbed(model, 1)
+    kept = [random_units(graph, generator) for _ in range(draws)]
+    error = max(removed(trial, graph, units, inputs) for units in kept)
+    double = trial.double()
+    error_double = max(removed(double, graph, units, inputs.double()) for units in kept[:3])
     reasons = {group.reason for group in graph.groups if not group.prunable} - {"it is an output of the network"}
     return {
         "pixels": inputs.shape[-1],
         "prunable": len(graph.prunable),
         "groups": len(graph.groups),
-        "error": max(errors),
+        "error": error,
+        "error_double": error_double,
         "draws": draws,
         "share": native_share(name, graph),
         "reason": " · ".join(sorted(reasons)),
     }
+
+
+def removed(model: nn.Module, graph: WidthGraph, kept: Kept, inputs: Tensor) -> float:
+    """The relative error of zero-then-remove, infinite if the slim network does not run."""
+    try:
+        return zero_then_remove(model, graph, kept, inputs)
+    except RuntimeError:
+        return float("inf")
 
 
 def native_share(name: str, graph: WidthGraph) -> float:

@@ -96,11 +96,20 @@ def vision(folder: Path) -> str:
                 f"{row['prunable']}/{row['groups']}",
                 "exact" if row["error"] <= LIMIT else "wrong",
                 f"{row['error']:.0e}",
+                f"{row['error_double']:.0e}",
                 percent(row["share"], 0),
                 outcome,
             ]
         )
-    header = ["network", "groups prunable/all", "ecc", "largest error", "MACs that can go", "Torch-Pruning 1.6.1"]
+    header = [
+        "network",
+        "groups prunable/all",
+        "ecc",
+        "largest error, float32",
+        "float64",
+        "MACs that can go",
+        "Torch-Pruning 1.6.1",
+    ]
     able = rows[(rows.prunable > 0) & (rows.share >= 0.2)]
     good = able[able.error <= LIMIT]
     note = (
@@ -180,8 +189,8 @@ means zero-then-remove: the network without the channels gives what the network 
 
 {vision}
 
-Our check and this judgement both move biases, norms and statistics off their initial values, so that they hide no
-error. MACs are counted at the image size that the network is made for, at the smallest admissible widths.
+Weights are random; statistics come from random images, layer scales are one, and biases and norms are moved off their
+initial values, so that they hide no error. MACs are counted at the image size that the network is made for, at the smallest admissible widths.
 
 Torch-Pruning was used as its README tells: `MetaPruner` with `GroupMagnitudeImportance`, `pruning_ratio=0.5`, the
 classifier left out; for ViT the number of heads is given, heads go whole and `hidden_dim` is set afterwards. It ran on

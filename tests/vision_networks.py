@@ -92,4 +92,6 @@ def enliven(model: nn.Module, shape: tuple[int, ...]) -> None:
         model(torch.randn((8, *shape[1:]), generator=generator, dtype=next(model.parameters()).dtype))
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
+        # A channel that hardly varies would blow up whatever is added to it, and with it the rounding.
+        norm.running_var.clamp_(min=max(0.1, 0.1 * float(norm.running_var.mean())))
     model.eval()
