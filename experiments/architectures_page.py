@@ -190,7 +190,8 @@ means zero-then-remove: the network without the channels gives what the network 
 {vision}
 
 Weights are random; statistics come from random images, layer scales are one, and biases and norms are moved off their
-initial values, so that they hide no error. MACs are counted at the image size that the network is made for, at the smallest admissible widths.
+initial values, so that they hide no error. MACs are counted at the image size that the network is made for, at the
+smallest admissible widths.
 
 Torch-Pruning was used as its README tells: `MetaPruner` with `GroupMagnitudeImportance`, `pruning_ratio=0.5`, the
 classifier left out; for ViT the number of heads is given, heads go whole and `hidden_dim` is set afterwards. It ran on
