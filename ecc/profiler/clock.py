@@ -20,7 +20,7 @@ class Clock(Protocol):
         """Let time pass."""
 
     def repeat(self, action: Callable[[], None], period_s: float) -> Callable[[], None]:
-        """Call ``action`` now and then every ``period_s`` beside the caller's work.
+        """Call ``action`` every ``period_s`` from then on, beside the caller's work.
 
         Args:
             action: Must not raise.
@@ -45,7 +45,6 @@ class HostClock:
         stopped = threading.Event()
 
         def run() -> None:
-            action()
             while not stopped.wait(period_s):
                 action()
 
