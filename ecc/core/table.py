@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from ecc.core.layers import Layer
 from ecc.core.widths import WidthSpace
 
-__all__ = ["ProfileTable", "Provenance"]
+__all__ = ["PURPOSES", "RANDOM", "ProfileTable", "Provenance"]
+
+RANDOM = "random"
+"""Purpose of rows that were drawn evenly from all admissible widths, and so may be held out to judge a model."""
+
+PURPOSES = (RANDOM, "corner", "sweep", "adaptive")
+"""Why a row was measured: drawn at random; an extreme point; a step along one group; where a fit was least certain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,8 @@ class ProfileTable:
         rows: One row per configuration, same order. For each measured metric M in {latency, energy}: ``M_ratio``
             (median of the paired ratios to the dense reference), ``M_ratio_low`` and ``M_ratio_high`` (its 95 %
             interval), ``latency_s`` or ``energy_j`` (the configuration's own median, unpaired); ``flags`` (text, empty
-            when clean), ``n`` (pairs), ``block_ratios`` where a configuration was measured in several blocks.
+            when clean), ``n`` (pairs), ``block_ratios`` where a configuration was measured in several blocks,
+            ``purpose`` (one of PURPOSES; all rows are random where there is no such column).
         reference: Long-run value of the dense network per metric: {"latency": (value, low, high)}, in s or J.
     """
 

@@ -1,7 +1,8 @@
 """An SQLite file of ours: opened with suspicion, written durably, its errors in one sentence.
 
-Format 2 added ``rows.conditions``. A file of format 1 is read as it is (nothing is known of the device's state) and
-becomes one of format 2, in one transaction, when it is opened for writing.
+Format 2 added ``rows.conditions`` and ``rows.purpose``. A file of format 1 is read as it is (nothing is known of the
+device's state, and all rows were drawn at random) and becomes one of format 2, in one transaction, when it is opened
+for writing.
 """
 
 from __future__ import annotations
@@ -43,11 +44,12 @@ _SCHEMA = {
         "metric TEXT NOT NULL, n INTEGER NOT NULL, ratio REAL NOT NULL, ratio_low REAL, "
         "ratio_high REAL, value REAL NOT NULL, reference REAL NOT NULL, cpu_s REAL NOT NULL, "
         "pairs TEXT NOT NULL, started REAL NOT NULL, seconds REAL NOT NULL, steal_s REAL, switches INTEGER, "
-        "flags TEXT NOT NULL, conditions TEXT NOT NULL DEFAULT '{}', UNIQUE (config, block, metric))"
+        "flags TEXT NOT NULL, conditions TEXT NOT NULL DEFAULT '{}', purpose TEXT NOT NULL DEFAULT 'random', "
+        "UNIQUE (config, block, metric))"
     ),
 }
-_ADDED_IN_2 = "conditions TEXT NOT NULL DEFAULT '{}'"
-_SCHEMA_1 = {**_SCHEMA, "rows": _SCHEMA["rows"].replace(f"{_ADDED_IN_2}, ", "")}
+_ADDED_IN_2 = ("conditions TEXT NOT NULL DEFAULT '{}'", "purpose TEXT NOT NULL DEFAULT 'random'")
+_SCHEMA_1 = {**_SCHEMA, "rows": _SCHEMA["rows"].replace(f"{', '.join(_ADDED_IN_2)}, ", "")}
 _SCHEMAS: Mapping[int, Mapping[str, str]] = {1: _SCHEMA_1, SCHEMA_VERSION: _SCHEMA}
 
 
@@ -153,7 +155,8 @@ class Database:
         self._demand_file()
         with self._whole() as connection:
             if self.version < SCHEMA_VERSION:
-                connection.execute(f"ALTER TABLE rows ADD COLUMN {_ADDED_IN_2}")
+                for column in _ADDED_IN_2:
+                    connection.execute(f"ALTER TABLE rows ADD COLUMN {column}")
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             yield connection
         self._demand_file()

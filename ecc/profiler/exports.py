@@ -15,7 +15,7 @@ from ecc.core.table import ProfileTable
 __all__ = ["frame_of", "heading", "to_csv", "to_parquet"]
 
 _UNITS: Mapping[str, str] = {"s": "s", "j": "J", "hz": "Hz", "w": "W", "c": "°C", "bytes": "B"}
-_PLAIN: Mapping[str, str] = {"flags": "words", "throttled": "words", "runs": "numbers of runs"}
+_PLAIN: Mapping[str, str] = {"flags": "words", "purpose": "word", "throttled": "words", "runs": "numbers of runs"}
 
 
 def frame_of(table: ProfileTable) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import numpy as np
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields, Scalar, parse_object
 from ecc.core.layers import Layer, Side
-from ecc.core.table import Provenance
+from ecc.core.table import PURPOSES, Provenance
 from ecc.core.widths import WidthSpace
 from ecc.profiler.conditions import Conditions
 from ecc.profiler.host import Disturbance
@@ -162,6 +162,7 @@ def visit_from(
     switches: int | None,
     flags: str,
     conditions: str,
+    purpose: str,
 ) -> Visit:
     """Read a row.
 
@@ -175,6 +176,8 @@ def visit_from(
         raise ValueError("a reading is not a positive number")
     if metric not in UNITS:
         raise ValueError("its metric is unknown")
+    if purpose not in PURPOSES:
+        raise ValueError("its purpose is unknown")
     if not 0 <= seconds < _LAST_INSTANT:
         raise ValueError("its time is not a number of seconds")
     chosen = parse_object(widths.encode(), "its widths")
@@ -193,6 +196,7 @@ def visit_from(
         ),
         conditions=conditions_from(conditions),
         run=int(run),
+        purpose=purpose,
     )
 
 

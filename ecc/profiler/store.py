@@ -30,7 +30,7 @@ from ecc.profiler.tables import Visit, tabulate
 
 __all__ = ["Key", "Store", "configuration"]
 
-_WITH_CONDITIONS = 2  # format from which rows hold the state of the device
+_WITH_CONDITIONS = 2  # format from which rows hold the state of the device and their purpose
 
 Key = tuple[str, int, str]
 """What a row is of: configuration, block, metric."""
@@ -172,8 +172,8 @@ class Store:
         with self._database.transaction() as connection:
             connection.execute(
                 "INSERT INTO rows (run, config, widths, block, position, metric, n, ratio, ratio_low, ratio_high, "
-                "value, reference, cpu_s, pairs, started, seconds, steal_s, switches, flags, conditions) "
-                f"VALUES ({', '.join('?' * 20)})",
+                "value, reference, cpu_s, pairs, started, seconds, steal_s, switches, flags, conditions, "
+                f"purpose) VALUES ({', '.join('?' * 21)})",
                 (
                     run,
                     configuration(visit.widths),
@@ -195,6 +195,7 @@ class Store:
                     visit.disturbance.switches,
                     " ".join(dict.fromkeys(visit.flags)),
                     _conditions_text(visit.conditions),
+                    visit.purpose,
                 ),
             )
 
@@ -218,10 +219,10 @@ class Store:
 
     def visits(self) -> list[Visit]:
         """All rows, in the order in which they were measured."""
-        conditions = "conditions" if self._database.version >= _WITH_CONDITIONS else "'{}'"
+        added = "conditions, purpose" if self._database.version >= _WITH_CONDITIONS else "'{}', 'random'"
         found = self._database.read(
             "SELECT run, widths, block, position, metric, pairs, started, seconds, steal_s, switches, flags, "
-            f"{conditions} FROM rows ORDER BY id"
+            f"{added} FROM rows ORDER BY id"
         )
         with self._damage():
             return [visit_from(*record) for record in found]
