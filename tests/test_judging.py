@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -130,6 +131,45 @@ def test_network_without_macs_can_still_be_fitted():
     table = simulated_profile(60, net=(space, quiet), cost=lambda w: 0.2 + 0.2 * w.sum(1))
     assert judge(table, "latency").holdout["mape"] < 0.03
     assert made_up_cost(np.ones((1, 4)))[0] == pytest.approx(1.0)
+
+
+def chosen_too(rows, **purposes):
+    """A simulated profile in which each named range of rows was not drawn at random."""
+    table = simulated_profile(rows)
+    column = np.array(["random"] * rows, dtype=object)
+    for purpose, (start, stop) in purposes.items():
+        column[start:stop] = purpose
+    return replace(table, rows=table.rows.assign(purpose=column))
+
+
+def test_only_rows_drawn_at_random_are_held_out():
+    table = chosen_too(80, corner=(0, 10), sweep=(10, 15), adaptive=(50, 80))
+    verdict = judge(table, "latency")
+    assert verdict.residuals.index.tolist() == list(range(15, 50))
+    assert verdict.residuals["measured"].tolist() == table.rows["latency_ratio"][15:50].tolist()
+    assert (verdict.samples, verdict.cost.samples, len(verdict.cost.calibration)) == (80, 80, 35)
+    assert verdict.learning_curve[-1] == (73, verdict.holdout["mape"])  # 28 of 35, and all that are not random
+
+
+def test_rows_that_a_fit_chose_do_not_bias_its_error():
+    # Rows that are easy to predict, all alike: an error over them too would look far better than it is elsewhere.
+    table = chosen_too(400, adaptive=(200, 400))
+    widths, ratio = table.widths.copy(), table.rows["latency_ratio"].to_numpy(copy=True)
+    widths[200:], ratio[200:] = widths[200], ratio[200]
+    honest = judge(replace(table, widths=widths, rows=table.rows.assign(latency_ratio=ratio)), "latency")
+    drawn = table.rows.assign(latency_ratio=ratio, purpose="random")
+    naive = judge(replace(table, widths=widths, rows=drawn), "latency")
+    fresh = simulated_profile(2000, seed=7)
+    error = np.abs(honest.cost(torch.tensor(fresh.widths)).numpy() / 0.004 / fresh.rows["latency_ratio"] - 1)
+    assert honest.holdout["mape"] == pytest.approx(error.mean(), rel=0.25)
+    assert naive.holdout["mape"] < 0.7 * error.mean()
+
+
+def test_a_profile_with_hardly_any_random_row_is_not_judged():
+    table = chosen_too(40, adaptive=(4, 40))
+    with pytest.raises(InputError, match=r"^4 of the 40 profile rows were drawn at random and can be held out"):
+        judge(table, "latency")
+    assert fit(table, "latency").samples == 40
 
 
 def test_wrong_requests_are_refused():

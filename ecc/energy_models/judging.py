@@ -2,7 +2,9 @@
 
 Every figure comes from cross-validation: the rows are cut in folds, each fold is predicted by a model fitted to the
 others, and the errors are pooled. Only then is the model fitted once more, to all rows; that last model is what is
-returned, so its error is if anything a little below the one stated.
+returned, so its error is if anything a little below the one stated. Only rows that were drawn at random are held out:
+corners, sweeps and rows that a fit chose for itself are fitted to in every fold, because an error over them is no
+estimate of the error at other widths.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ FORMS: Mapping[str, Fitter] = MappingProxyType({"bilinear": fit_samples})
 """The fitted forms by name."""
 
 _LEVEL = 0.95
+_FEWEST_HELD = 5
 _LEARNING = (0.1, 0.2, 0.4, 0.7)  # shares of the training rows; all of them come last
 
 
@@ -50,8 +53,8 @@ class Fit:
         interval_coverage: Share of rows inside 95 % intervals that were calibrated without them.
         macs_only: MAPE of constant + MACs, on the same folds.
         learning_curve: MAPE against the number of rows fitted to.
-        residuals: One row per sample, for plots: ``measured`` and ``predicted`` (held out, ratios to dense),
-            ``relative_error``, ``noise`` (standard deviation).
+        residuals: One row per sample that was held out, by its number in the profile: ``measured`` and ``predicted``
+            (ratios to dense), ``relative_error``, ``noise`` (standard deviation).
     """
 
     cost: BilinearCost
@@ -99,7 +102,7 @@ def judge(table: ProfileTable, metric: str, *, form: str = "bilinear", seed: int
         metric: A measured metric of the table.
         form: A key of FORMS.
         seed: Of the folds.
-        holdout: Share of the rows that each fold holds out, in (0, 0.5]; 0.2 is five folds.
+        holdout: Share of the random rows that each fold holds out, in (0, 0.5]; 0.2 is five folds.
 
     Raises:
         InputError: If the form or the share is unknown, or the rows cannot carry a fit (see Samples.of).
@@ -110,29 +113,37 @@ def judge(table: ProfileTable, metric: str, *, form: str = "bilinear", seed: int
         raise InputError(f"judge(holdout=...) must be in (0, 0.5], got {holdout}")
     samples = Samples.of(table, metric)
     fitter = FORMS[form]
-    folds = min(round(1 / holdout), len(samples))
+    held = np.flatnonzero(samples.random)
+    if len(held) < _FEWEST_HELD:
+        raise InputError(
+            f"{len(held)} of the {len(samples)} profile rows were drawn at random and can be held out, at least "
+            f"{_FEWEST_HELD} are needed; profile more samples"
+        )
+    folds = min(round(1 / holdout), len(held))
     generator = np.random.default_rng(seed)
-    splits = list(_folds(len(samples), folds, generator))
+    splits = list(_folds(samples, folds, generator))
+    judged = samples.take(held)
     predicted = _held_out(samples, splits, lambda rows: _predictor(fitter(rows)))
-    error = predicted / samples.ratio - 1
+    error = predicted / judged.ratio - 1
     figures = _figures(error)
-    calibration = tuple(np.sort(np.abs(np.log(samples.ratio / predicted))).tolist())
+    calibration = tuple(np.sort(np.abs(np.log(judged.ratio / predicted))).tolist())
     return Fit(
         cost=replace(fitter(samples), calibration=calibration, holdout=figures),
         form=form,
         samples=len(samples),
         holdout=figures,
-        noise_floor=_noise_floor(samples.noise),
+        noise_floor=_noise_floor(judged.noise),
         interval_coverage=_coverage(samples, splits, fitter, folds, generator),
-        macs_only=float(np.abs(_held_out(samples, splits, _macs_only) / samples.ratio - 1).mean()),
+        macs_only=float(np.abs(_held_out(samples, splits, _macs_only) / judged.ratio - 1).mean()),
         learning_curve=_learning_curve(samples, splits, fitter, figures["mape"]),
         residuals=pd.DataFrame(
             {
-                "measured": samples.ratio,
+                "measured": judged.ratio,
                 "predicted": predicted,
                 "relative_error": error,
-                "noise": samples.noise,
-            }
+                "noise": judged.noise,
+            },
+            index=held,
         ),
     )
 
@@ -141,11 +152,13 @@ Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 Predictor = Callable[[Samples], Floats]
 
 
-def _folds(rows: int, folds: int, generator: np.random.Generator) -> Iterator[Split]:
-    """(training rows, held-out rows) of each fold, shuffled."""
-    parts = np.array_split(generator.permutation(rows), folds)
+def _folds(samples: Samples, folds: int, generator: np.random.Generator) -> Iterator[Split]:
+    """(training rows, held-out rows) of each fold, shuffled; rows not drawn at random always train."""
+    parts = np.array_split(generator.permutation(np.flatnonzero(samples.random)), folds)
+    always = np.flatnonzero(~samples.random)
     for held in range(len(parts)):
-        yield np.concatenate(parts[:held] + parts[held + 1 :]), parts[held]
+        others = np.concatenate([always, *parts[:held], *parts[held + 1 :]])
+        yield (generator.permutation(others) if len(always) else others), parts[held]
 
 
 def _predictor(cost: BilinearCost) -> Predictor:
@@ -154,11 +167,11 @@ def _predictor(cost: BilinearCost) -> Predictor:
 
 
 def _held_out(samples: Samples, splits: list[Split], fitter: Callable[[Samples], Predictor]) -> Floats:
-    """Each row's ratio as predicted by the fit that has not seen it."""
+    """The ratio of each row drawn at random, in order, as predicted by the fit that has not seen it."""
     predicted = np.empty(len(samples))
     for train, held in splits:
         predicted[held] = fitter(samples.take(train))(samples.take(held))
-    return predicted
+    return predicted[samples.random]
 
 
 def _macs_only(samples: Samples) -> Predictor:
@@ -198,23 +211,23 @@ def _coverage(
     inside = 0
     for train, held in splits:
         rows, rest = samples.take(train), samples.take(held)
-        inner = list(_folds(len(rows), min(folds, len(rows)), generator))
+        inner = list(_folds(rows, min(folds, int(rows.random.sum())), generator))
         seen = _held_out(rows, inner, lambda part: _predictor(fitter(part)))
-        width = conformal_quantile(np.sort(np.abs(np.log(rows.ratio / seen))).tolist(), _LEVEL)
+        width = conformal_quantile(np.sort(np.abs(np.log(rows.ratio[rows.random] / seen))).tolist(), _LEVEL)
         error = np.abs(np.log(rest.ratio / _predictor(fitter(rows))(rest)))
         inside += int((error <= width).sum())
-    return inside / len(samples)
+    return inside / int(samples.random.sum())
 
 
 def _learning_curve(
     samples: Samples, splits: list[Split], fitter: Fitter, mape: float
 ) -> tuple[tuple[int, float], ...]:
-    """MAPE of fits to the first rows of each fold's (shuffled) training rows; the last point is the held-out MAPE."""
+    """MAPE of fits to the first of each fold's shuffled training rows; the last point is the held-out MAPE."""
     most = min(len(train) for train, _ in splits)
     sizes = sorted({max(2, round(share * most)) for share in _LEARNING})
     curve = []
     for size in sizes:
         shorter = [(train[:size], held) for train, held in splits]
         predicted = _held_out(samples, shorter, lambda rows: _predictor(fitter(rows)))
-        curve.append((size, float(np.abs(predicted / samples.ratio - 1).mean())))
+        curve.append((size, float(np.abs(predicted / samples.ratio[samples.random] - 1).mean())))
     return (*curve, (most, mape))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ecc.core.cost import METRICS
 from ecc.core.errors import InputError
 from ecc.core.layers import Layer
-from ecc.core.table import ProfileTable, Provenance
+from ecc.core.table import RANDOM, ProfileTable, Provenance
 from ecc.core.widths import WidthSpace
 
 __all__ = ["FEWEST", "Samples"]
@@ -37,6 +37,7 @@ class Samples:
         widths: Channels, shape (n_rows, n_groups).
         ratio: Metric relative to the dense network, shape (n_rows,), positive.
         noise: Standard deviation of the logarithm of each ratio, shape (n_rows,).
+        random: Whether each row was drawn at random, so that it stands for all widths, shape (n_rows,).
     """
 
     metric: str
@@ -47,6 +48,7 @@ class Samples:
     widths: NDArray[np.float64]
     ratio: NDArray[np.float64]
     noise: NDArray[np.float64]
+    random: NDArray[np.bool_]
 
     @classmethod
     def of(cls, table: ProfileTable, metric: str) -> Samples:
@@ -73,14 +75,17 @@ class Samples:
         _refuse_constant(table.space, metric, widths, ratio)
         reference = _checked_reference(metric, table.reference[metric])
         noise = _noise(table.rows, metric)
-        return cls(metric, table.provenance, table.space, table.layers, reference, widths, ratio, noise)
+        random = _random(table.rows)
+        return cls(metric, table.provenance, table.space, table.layers, reference, widths, ratio, noise, random)
 
     def __len__(self) -> int:
         return len(self.ratio)
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Samples:
         """Those rows only."""
-        return replace(self, widths=self.widths[rows], ratio=self.ratio[rows], noise=self.noise[rows])
+        return replace(
+            self, widths=self.widths[rows], ratio=self.ratio[rows], noise=self.noise[rows], random=self.random[rows]
+        )
 
 
 def _refuse_mixed(table: ProfileTable) -> None:
@@ -133,6 +138,11 @@ def _column(rows: pd.DataFrame, name: str) -> NDArray[np.float64]:
     """A column of numbers, NaN where a row or the table has none."""
     values = pd.to_numeric(rows[name], errors="coerce") if name in rows else np.full(len(rows), np.nan)
     return np.array(values, dtype=np.float64)
+
+
+def _random(rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """Rows that may be held out: those of corners, sweeps or a fit's own choice say little of other widths."""
+    return np.array(rows["purpose"] == RANDOM if "purpose" in rows else [True] * len(rows), dtype=np.bool_)
 
 
 def _noise(rows: pd.DataFrame, metric: str) -> NDArray[np.float64]:
