@@ -14,7 +14,7 @@ import torch
 
 from ecc.core.errors import MeterError
 
-__all__ = ["Board", "Unsupported", "told", "words_of"]
+__all__ = ["Board", "Unsupported", "told", "uncounted", "words_of"]
 
 _POWER_INSTANT = 186  # field value; nvmlDeviceGetPowerUsage is a mean over 1 s on Ampere (not GA100) and newer
 _GPU_SCOPE, _MODULE_SCOPE = 0, 1  # a Grace Hopper module may tell its own power only
@@ -191,9 +191,15 @@ def told(question: Callable[[], T]) -> T | None:
         return None
 
 
-def words_of(counters: Collection[int]) -> set[str]:
-    """What throttle counters of those field numbers count."""
-    return {_THROTTLE_COUNTERS[number] for number in counters}
+def words_of(numbers: Collection[int]) -> set[str]:
+    """The reasons that throttle counters of those field numbers count."""
+    return {_THROTTLE_COUNTERS[number] for number in numbers}
+
+
+def uncounted(numbers: Collection[int]) -> set[str]:
+    """The reasons that are not, or not all, counted where a board tells the counters of those field numbers only."""
+    missing = {word for number, word in _THROTTLE_COUNTERS.items() if number not in numbers}
+    return missing | (set(_THROTTLE_BITS.values()) - set(_THROTTLE_COUNTERS.values()))
 
 
 @contextmanager
