@@ -37,7 +37,7 @@ def test_intervals_hold_the_median_in_95_of_100_cases(n):
 def test_pairs_cancel_the_speed_of_the_host():
     host = Host(slow=2.0)
     network, reference = (Ready(host.prepare(Timed(s), None), 1.0) for s in (3e-3, 10e-3))
-    pairs = alternate(network, reference, Watch(host), 300, np.random.default_rng(0))
+    pairs = alternate(network, reference, Watch(host), 300, np.random.default_rng(0), clock=host)
     found = estimate([pairs])
     assert found.low <= 0.3 <= found.high
     assert found.half_width < 0.005
@@ -60,12 +60,36 @@ def test_short_networks_fill_the_window_and_readings_are_per_inference():
 
     def run(times):
         calls.append(times)
-        host.now += times * 1e-3
+        host.time += times * 1e-3
 
     pairs = alternate(Ready(run, 1e-3), Ready(run, 1e-3), Watch(host, shortest_window_s=0.02), 2, host.rng)
     assert set(calls[1::2]) == {20}
     assert pairs.values == pytest.approx(1e-3)
     assert pairs.references == pytest.approx(1e-3)
+
+
+def test_the_reading_of_a_burst_is_the_median_of_its_windows_after_one_lead_in():
+    host = Host(jitter=0.0, slow=1.0)
+    calls = []
+
+    def run(times):
+        calls.append(times)
+        host.time += 0.1 if len(calls) % 13 == 5 else times * 1e-3  # one window in twelve is hit
+
+    pairs = alternate(Ready(run, 1e-3), Ready(run, 1e-3), Watch(host), 3, host.rng, burst=12, clock=host)
+    assert len(calls) == 3 * 2 * (1 + 12)
+    assert pairs.values == pytest.approx(1e-3)
+    assert pairs.references == pytest.approx(1e-3)
+    assert pairs.inside_s == pytest.approx(3 * 2 * (0.1 + 11e-3))
+
+
+@pytest.mark.parametrize(
+    ("inference_s", "window_s", "windows"),
+    [(1e-4, 5e-4, 12), (5e-3, 5e-4, 12), (0.1, 5e-4, 1), (1e-3, 2.0, 2)],
+    ids=["short", "middle", "long", "energy"],
+)
+def test_a_burst_is_as_long_as_makes_the_lead_in_cheap(inference_s, window_s, windows):
+    assert Ready(lambda _: None, inference_s).burst(window_s, 12) == windows
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ import ctypes
 import gc
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from ecc.profiler.cores import pinned
 
 try:
     import resource
@@ -26,8 +28,8 @@ _LARGEST_MMAP_THRESHOLD = 32 << 20  # where glibc's own adaptation ends
 
 
 @contextmanager
-def quiet(threads: int) -> Iterator[None]:
-    """Run the body with that many intra-op threads, without garbage collection, and with a heap that keeps its pages.
+def quiet(threads: int, cores: Sequence[int] = ()) -> Iterator[None]:
+    """Run the body with that many intra-op threads on these cores, without garbage collection, on a heap that stays.
 
     What lives already is frozen, so that the body can collect its own garbage between measurements at little cost. The
     heap matters because networks take turns: each would find the pages that it needs just given back by the other, and
@@ -40,7 +42,8 @@ def quiet(threads: int) -> Iterator[None]:
     torch.set_num_threads(threads)
     _keep_heap(1 << 30)
     try:
-        yield
+        with pinned(cores):
+            yield
     finally:
         torch.set_num_threads(before)
         _keep_heap(2 * _LARGEST_MMAP_THRESHOLD)

@@ -2,7 +2,8 @@
 
 On shared hosts the speed of a core switches between levels within seconds; the ratio of two neighbouring runs does not.
 The median of such ratios is what is modelled; its interval is made of order statistics and needs no assumption
-about the shape of the noise.
+about the shape of the noise. The first run after the other network finds cold caches and is not timed; so that most of
+the time is spent on runs that are, several follow it, and their median is one reading.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from scipy import stats
 from torch import nn
 
 from ecc.core.meter import Meter, Runnable, Runtime
+from ecc.profiler.clock import Clock, HostClock
 
 __all__ = ["Estimate", "Pairs", "Ready", "alternate", "estimate", "median_interval", "ready"]
 
@@ -27,6 +29,7 @@ Floats = NDArray[np.float64]
 _LEAD_IN_S = 0.5e-3  # untimed run before each window, in which the caches forget the other network …
 _LEAD_IN_SHARE = 0.1  # … or this share of the window where that is longer (a power sensor lags)
 _WARM_S = 0.02  # a network that runs longer fills the caches early in its own time
+_LEAD_INS = 12  # windows of a burst take that many times its lead-in
 _BLOCKS_TO_RANK = 9  # the fewest blocks of which two order statistics hold the median although one block is spoilt
 
 
@@ -51,6 +54,10 @@ class Ready:
         seconds = max(_LEAD_IN_S, _LEAD_IN_SHARE * window_s)
         return 0 if self.inference_s > max(_WARM_S, seconds) else self.repeats(seconds)
 
+    def burst(self, window_s: float, most: int) -> int:
+        """Windows to measure after one lead-in, so that it costs little beside them."""
+        return min(most, max(1, math.ceil(_LEAD_INS * self.lead_in(window_s) / self.repeats(window_s))))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
@@ -60,13 +67,15 @@ class Pairs:
         values: Seconds or joules of the configuration, shape (n,).
         references: The same of the reference, shape (n,).
         cpu_s: CPU time that the process spent per inference of the configuration, shape (n,).
-        flags: Words of the readings that were of lesser quality, sorted.
+        flags: Words on what was wrong with the readings, sorted.
+        inside_s: Time within the windows; None where it is not known any more.
     """
 
     values: Floats
     references: Floats
     cpu_s: Floats
     flags: tuple[str, ...] = ()
+    inside_s: float | None = None
 
     @property
     def ratios(self) -> Floats:
@@ -100,43 +109,81 @@ class Estimate:
         return (self.high - self.low) / 2 / self.ratio
 
 
-def ready(runtime: Runtime, module: nn.Module, inputs: Any, *, seconds: float, runs: int) -> Ready:
+def ready(
+    runtime: Runtime, module: nn.Module, inputs: Any, *, seconds: float, runs: int, clock: Clock | None = None
+) -> Ready:
     """Prepare a network and run it until both ``seconds`` and ``runs`` are reached."""
+    timer = clock or HostClock()
     run = runtime.prepare(module, inputs)
     run(1)  # allocates and chooses kernels: not the time of anything
     runtime.synchronise()
-    start, times, fastest = time.perf_counter(), 0, math.inf
-    while times < runs or time.perf_counter() - start < seconds:
-        before = time.perf_counter()
+    start, times, fastest = timer.now(), 0, math.inf
+    while times < runs or timer.now() - start < seconds:
+        before = timer.now()
         run(1)
         runtime.synchronise()
-        fastest = min(fastest, time.perf_counter() - before)
+        fastest = min(fastest, timer.now() - before)
         times += 1
     return Ready(run, max(fastest, 1e-7))
 
 
-def alternate(network: Ready, reference: Ready, meter: Meter, n: int, rng: np.random.Generator) -> Pairs:
-    """Measure n pairs; who goes first changes from pair to pair, from a random start, so that order cancels."""
-    window_s = meter.shortest_window_s
+def alternate(
+    network: Ready,
+    reference: Ready,
+    meter: Meter,
+    n: int,
+    rng: np.random.Generator,
+    *,
+    burst: int = 1,
+    clock: Clock | None = None,
+) -> Pairs:
+    """Measure n pairs; who goes first changes from pair to pair, from a random start, so that order cancels.
+
+    Args:
+        burst: Windows per side of a pair, at most.
+    """
+    window_s, timer = meter.shortest_window_s, clock or HostClock()
     flags: set[str] = set()
-    readings = np.empty((n, 3))
+    readings, inside_s = np.empty((n, 3)), 0.0
     network_first = bool(rng.integers(2))
     for pair in range(n):
-        order = (0, 1) if network_first else (1, 0)
-        for column in order:
+        for column in (0, 1) if network_first else (1, 0):
             subject = (network, reference)[column]
-            repeats = subject.repeats(window_s)
-            subject.run(subject.lead_in(window_s))
-            cpu_s = time.process_time()
-            meter.begin()
-            subject.run(repeats)
-            reading = meter.end()
+            side = _read(subject, meter, window_s, subject.burst(window_s, burst), timer)
+            readings[pair, column] = side.value
+            inside_s += side.inside_s
+            flags |= side.flags
             if column == 0:
-                readings[pair, 2] = (time.process_time() - cpu_s) / repeats
-            readings[pair, column] = reading.value / repeats
-            flags.update(reading.flag.split())
+                readings[pair, 2] = side.cpu_s
         network_first = not network_first
-    return Pairs(readings[:, 0], readings[:, 1], readings[:, 2], tuple(sorted(flags)))
+    return Pairs(readings[:, 0], readings[:, 1], readings[:, 2], tuple(sorted(flags)), inside_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One side of a pair, per inference; ``inside_s`` in all."""
+
+    value: float
+    cpu_s: float
+    inside_s: float
+    flags: set[str]
+
+
+def _read(subject: Ready, meter: Meter, window_s: float, windows: int, clock: Clock) -> _Side:
+    """A lead-in, then as many windows."""
+    repeats, values, flags, inside_s = subject.repeats(window_s), [], set[str](), 0.0
+    subject.run(subject.lead_in(window_s))
+    cpu_s = time.process_time()
+    for _ in range(windows):
+        meter.begin()
+        start = clock.now()
+        subject.run(repeats)
+        reading = meter.end()  # waits for the device
+        inside_s += clock.now() - start
+        values.append(reading.value / repeats)
+        flags.update(reading.flag.split())
+    cpu_s = (time.process_time() - cpu_s) / (repeats * windows)
+    return _Side(float(np.median(values)), cpu_s, inside_s, flags)
 
 
 def median_interval(values: Floats, level: float = 0.95) -> tuple[float, float]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import copy
 import gc
 import platform
-import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,20 @@ from ecc.core.table import ProfileTable, Provenance
 from ecc.core.widths import Widths
 from ecc.network.graph import WidthGraph
 from ecc.network.slimming import outline
+from ecc.profiler.clock import Clock, HostClock
+from ecc.profiler.conditions import Gauge
+from ecc.profiler.cores import choose_cores
+from ecc.profiler.design import Point
 from ecc.profiler.devices import current_device
 from ecc.profiler.host import quiet
 from ecc.profiler.locking import device_lock
-from ecc.profiler.pairing import Estimate, Pairs, Ready, alternate, estimate, median_interval, ready
+from ecc.profiler.observation import Blind, Observer
+from ecc.profiler.pairing import Estimate, Pairs, Ready, estimate, median_interval, ready
 from ecc.profiler.runtimes.eager import Eager
 from ecc.profiler.session import Session
 from ecc.profiler.store import Store
-from ecc.profiler.tables import Drift, drift, noise
+from ecc.profiler.tables import Drift, drift, idle_power, noise
+from ecc.profiler.warming import settle
 from ecc.profiler.window import Window
 
 __all__ = ["Comparison", "ProfileResult", "compare", "profile"]
@@ -51,6 +57,10 @@ class ProfileResult:
         noise: Median relative half-width of the 95 % intervals, per metric.
         drift: Change of the reference over all visits, per metric; None where there are too few.
         seconds: Wall time.
+        flags: How many configurations of the table have each flag.
+        idle: Power of the device with nothing to do, W, with its 95 % interval; None where it was not measured.
+        inside: Share of the wall time spent within the windows of rows measured now; None if there are none.
+        warnings: Sentences on the state in which the device was found.
     """
 
     table: ProfileTable
@@ -59,6 +69,10 @@ class ProfileResult:
     noise: Mapping[str, float]
     drift: Mapping[str, Drift | None]
     seconds: float
+    flags: Mapping[str, int]
+    idle: tuple[float, float, float] | None
+    inside: float | None
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +94,7 @@ def profile(
     model: nn.Module,
     graph: WidthGraph,
     inputs: Any,
-    design: Sequence[Widths],
+    design: Sequence[Widths | Point],
     meters: Sequence[Meter],
     *,
     window: Window | None = None,
@@ -90,7 +104,10 @@ def profile(
     seed: int = 0,
     network: str = "",
     build: Callable[[Widths], nn.Module] | None = None,
+    gauge: Gauge | None = None,
+    clock: Clock | None = None,
     wait: bool = True,
+    more: Callable[[ProfileTable], Sequence[Widths | Point]] | None = None,
 ) -> ProfileResult:
     """Measure each width vector against the dense network, in randomised complete blocks.
 
@@ -98,7 +115,7 @@ def profile(
         model: The dense network; left as it is.
         graph: Its width graph.
         inputs: Tensor, tuple or dict of tensors that ``forward`` takes; the batch that is timed; figures are per call.
-        design: Width vectors.
+        design: Width vectors; plain ones count as drawn at random, see Point.
         meters: One per metric.
         window: How long to measure.
         runtime: How the network is run; eager on the CPU by default.
@@ -107,7 +124,10 @@ def profile(
         seed: Of the order of measurement.
         network: Name for people.
         build: Makes the network at given widths; ``outline`` of ``model`` by default.
+        gauge: Watches the state of the device over each visit; nothing is known of it by default.
+        clock: Simulated in tests.
         wait: Wait while another process measures on the device; refuse otherwise.
+        more: Asked for further width vectors once those before are measured, until it gives none.
     Raises:
         InputError: If the store belongs to another profile or cannot be written, or the network does not run on inputs.
         MeterError: If a meter stops answering; rows measured so far stay in the store.
@@ -116,30 +136,40 @@ def profile(
     """
     if not design or not meters:
         raise InputError("profile(design, meters) needs at least one configuration and one meter")
-    plan = window or Window()
-    runner = runtime or Eager()
+    runner, timer = runtime or Eager(), clock or HostClock()
+    plan = _placed(window, runner)
     maker = build or partial(outline, model, graph)
     where = _provenance(network or type(model).__name__, graph, inputs, runner, plan)
     owned = not isinstance(store, Store)
     what = f"profiling {where.network} into {str(store.path if isinstance(store, Store) else store or 'memory')!r}"
     with device_lock(where.device_fingerprint, where.device, what=what, wait=wait, progress=progress):
-        start = time.perf_counter()
+        start = timer.now()
         keeper = store if isinstance(store, Store) else Store.open(store)
         try:
             keeper.check(where, graph.space)
-            session = Session(keeper, graph, where, maker, inputs, runner, tuple(meters), plan, progress, seed)
+            session = Session(
+                *(keeper, graph, where, maker, inputs, runner, tuple(meters), plan, progress, seed),
+                *(gauge or Blind(), timer),
+            )
             reused = session.measure(design)
+            while more is not None and (chosen := more(keeper.table())):
+                reused += session.measure(chosen)
             table, visits = keeper.table(), keeper.visits()
         finally:
             if owned:
                 keeper.close()
+        seconds = timer.now() - start
     return ProfileResult(
         table=table,
         measured=session.measured,
         reused=reused,
         noise={metric: noise(table, metric) for metric in table.metrics},
         drift={metric: drift([visit for visit in visits if visit.metric == metric]) for metric in table.metrics},
-        seconds=time.perf_counter() - start,
+        seconds=seconds,
+        flags=Counter(word for flags in table.rows["flags"] for word in flags.split()),
+        idle=idle_power(visits),
+        inside=session.inside_s / seconds if session.measured and seconds > 0 else None,
+        warnings=tuple(session.warnings),
     )
 
 
@@ -153,6 +183,8 @@ def compare(
     runtime: Runtime | None = None,
     progress: Progress | None = None,
     seed: int = 0,
+    gauge: Gauge | None = None,
+    clock: Clock | None = None,
 ) -> list[Comparison]:
     """Measure finished networks against a reference, all in turn, until each ratio is known well enough.
 
@@ -162,6 +194,8 @@ def compare(
         inputs: Tensor, tuple or dict of tensors that ``forward`` takes.
         meters: One per metric.
         window: ``rel_half_width`` and ``max_s`` say when to stop; ±1 % or 60 s by default.
+        gauge: Watches the state of the device over each visit.
+        clock: Simulated in tests.
     Returns:
         One comparison per candidate, same order.
     Raises:
@@ -169,33 +203,40 @@ def compare(
     """
     if not candidates or not meters:
         raise InputError("compare(candidates, meters) needs at least one network and one meter")
-    plan = window or Window(blocks=6, rel_half_width=0.01, max_s=60.0)
-    runner = runtime or Eager()
+    runner, timer, watch = runtime or Eager(), clock or HostClock(), gauge or Blind()
+    plan = _placed(window or Window(blocks=6, rel_half_width=0.01, max_s=60.0), runner)
+    observer = Observer(watch, timer)
     rng = np.random.default_rng(seed)
     series: list[dict[str, list[Pairs]]] = [{meter.metric: [] for meter in meters} for _ in candidates]
     place = current_device(runner.device)
-    with device_lock(place.fingerprint, place.name, what="comparing networks", progress=progress), quiet(plan.threads):
-        base = _copied(runner, reference, inputs, plan.device_warm_up_s, plan)
-        start = time.perf_counter()
-        while (vague := _vague(series, plan)) and (elapsed := time.perf_counter() - start) < plan.max_s:
+    with (
+        device_lock(place.fingerprint, place.name, what="comparing networks", progress=progress),
+        quiet(plan.threads, plan.cores),
+    ):
+        base = _copied(runner, reference, inputs, plan.device_warm_up_s, plan, timer)
+        if not _on_cpu(runner):
+            settle(base, runner, watch, replace(plan, device_warm_up_max_s=plan.max_s), timer)
+        start = timer.now()
+        while (vague := _vague(series, plan)) and (elapsed := timer.now() - start) < plan.max_s:
             if progress is not None:
                 progress("compare", elapsed, plan.max_s, f"{len(vague)} intervals are still wide")
-            base = _copied(runner, reference, inputs, plan.warm_up_s, plan)
+            base = _copied(runner, reference, inputs, plan.warm_up_s, plan, timer)
             for candidate in rng.permutation(sorted({index for index, _ in vague})):
-                network = _copied(runner, candidates[candidate], inputs, plan.warm_up_s, plan)
+                network = _copied(runner, candidates[candidate], inputs, plan.warm_up_s, plan, timer)
                 for meter in meters:
                     if (candidate, meter.metric) in vague:
-                        pairs = alternate(network, base, meter, plan.pairs_of(meter), rng)
-                        series[candidate][meter.metric].append(pairs)
+                        n, burst = plan.pairs_of(meter), plan.burst_of(meter)
+                        found = observer.observe(network, base, meter, n, rng, burst=burst)
+                        series[candidate][meter.metric].append(found.pairs)
             gc.collect()  # networks may be cycles, and collection is off
     if progress is not None:
         progress("compare", plan.max_s, plan.max_s)
     return [_comparison(metrics, plan) for metrics in series]
 
 
-def _copied(runtime: Runtime, module: nn.Module, inputs: Any, seconds: float, window: Window) -> Ready:
+def _copied(runtime: Runtime, module: nn.Module, inputs: Any, seconds: float, window: Window, clock: Clock) -> Ready:
     """A warm copy; fresh for each visit, because where a network lies in memory decides a little over its speed."""
-    return ready(runtime, copy.deepcopy(module), inputs, seconds=seconds, runs=window.warm_up_runs)
+    return ready(runtime, copy.deepcopy(module), inputs, seconds=seconds, runs=window.warm_up_runs, clock=clock)
 
 
 def _vague(series: Sequence[Mapping[str, list[Pairs]]], window: Window) -> set[tuple[int, str]]:
@@ -224,6 +265,18 @@ def _comparison(metrics: Mapping[str, list[Pairs]], window: Window) -> Compariso
     )
 
 
+def _on_cpu(runtime: Runtime) -> bool:
+    return torch.device(runtime.device).type == "cpu"
+
+
+def _placed(window: Window | None, runtime: Runtime) -> Window:
+    """The window with the cores to measure on; those of an accelerator's host only where they are asked for."""
+    plan = window or Window.of(torch.device(runtime.device).type)
+    if not plan.cores and not _on_cpu(runtime):
+        return plan
+    return replace(plan, cores=choose_cores(plan.threads, plan.cores))
+
+
 def _provenance(network: str, graph: WidthGraph, inputs: Any, runtime: Runtime, window: Window) -> Provenance:
     device = current_device(runtime.device)
     first = _first_tensor(inputs)
@@ -234,6 +287,8 @@ def _provenance(network: str, graph: WidthGraph, inputs: Any, runtime: Runtime, 
         "dtype": str(first.dtype).removeprefix("torch."),
         **device.settings,
     }
+    if window.cores:
+        environment["cores"] = ",".join(map(str, window.cores))
     return Provenance(
         network=network,
         fingerprint=graph.fingerprint,

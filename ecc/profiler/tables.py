@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ecc.core.layers import Layer
-from ecc.core.table import ProfileTable, Provenance
+from ecc.core.table import RANDOM, ProfileTable, Provenance
 from ecc.core.widths import Widths, WidthSpace
 from ecc.profiler.conditions import UNKNOWN, Conditions
+from ecc.profiler.flags import condition_flags, host_flags
 from ecc.profiler.host import Disturbance
 from ecc.profiler.pairing import Pairs, estimate, median_interval
 
-__all__ = ["NOISY", "UNITS", "Drift", "Visit", "drift", "long_run", "noise", "tabulate"]
+__all__ = ["NOISY", "UNITS", "Drift", "Visit", "drift", "idle_power", "long_run", "noise", "tabulate"]
 
 UNITS: Mapping[str, str] = {"latency": "s", "energy": "J"}
 """The metrics that are measured, and their units."""
@@ -27,7 +30,6 @@ NOISY = 0.02
 """Relative half-width of the 95 % interval above which a row is flagged ``noisy``."""
 
 _BATCHES = 20  # neighbouring readings of the reference are alike; that many batches of them are nearly independent
-_STEAL = 0.1  # share of a visit given to others, above which it is flagged
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +47,7 @@ class Visit:
         disturbance: Counters of the host over that time.
         conditions: State of the device over that time.
         run: Number of the measurement run that it belongs to; None where no store has numbered it.
+        purpose: Why the configuration is measured, one of PURPOSES.
     """
 
     widths: Widths
@@ -57,13 +60,13 @@ class Visit:
     disturbance: Disturbance
     conditions: Conditions = UNKNOWN
     run: int | None = None
+    purpose: str = RANDOM
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Words on what was wrong with the readings."""
-        steal_s = self.disturbance.steal_s
-        stolen = steal_s is not None and self.seconds > 0.1 and steal_s > _STEAL * self.seconds
-        return (*self.pairs.flags, "steal") if stolen else self.pairs.flags
+        """Words on what was wrong with the readings, sorted; ``flags`` explains them."""
+        seen = host_flags(self.disturbance, self.seconds) | condition_flags(self.conditions)
+        return tuple(sorted(seen | set(self.pairs.flags)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,8 @@ def tabulate(
     Beside the columns that ProfileTable names there are, for each metric M, ``M_n`` and ``M_block_ratios`` (median
     ratio per block, a list); ``n`` and ``block_ratios`` repeat those of the first metric. Metrics that were not
     measured are NaN. ``M_block_runs`` names the run of each of these blocks. ``cpu_s`` is the process CPU time of one
-    inference; ``steal_s`` and ``switches`` are sums over the visits.
+    inference; ``steal_s`` and ``switches`` are sums over the visits. Where known of any visit there are ``clock_hz``,
+    ``temperature_c`` and ``idle_w`` (medians), ``throttled`` (reasons) and ``run`` (in which most visits were made).
 
     Raises:
         InputError: If a visit's widths do not belong to the space.
@@ -98,6 +102,8 @@ def tabulate(
     for visit in visits:
         grouped.setdefault(tuple(space.vector(visit.widths).tolist()), []).append(visit)
     rows = pd.DataFrame([_row(group, metrics) for group in grouped.values()])
+    states = pd.DataFrame([_state(group) for group in grouped.values()], index=rows.index).dropna(axis=1, how="all")
+    rows[list(states.columns)] = states
     widths: NDArray[np.int64] = np.array(list(grouped), dtype=np.int64).reshape(len(grouped), len(space))
     reference = {metric: long_run([visit for visit in visits if visit.metric == metric]) for metric in metrics}
     return ProfileTable(provenance, space, tuple(layers), widths, rows, reference)
@@ -133,7 +139,30 @@ def _row(visits: Sequence[Visit], metrics: Sequence[str]) -> dict[str, Any]:
     row["steal_s"] = sum(steals) if steals else float("nan")
     row["switches"] = sum(switches) if switches else float("nan")
     row["flags"] = " ".join(sorted(flags))
+    row["purpose"] = visits[0].purpose
     return row
+
+
+def _state(visits: Sequence[Visit]) -> dict[str, Any]:
+    """In what state the device was; None where that is not known."""
+    state: dict[str, Any] = {}
+    for name in ("clock_hz", "temperature_c", "idle_w"):
+        known = [value for visit in visits if (value := asdict(visit.conditions)[name]) is not None]
+        state[name] = float(np.median(known)) if known else None
+    reasons = [visit.conditions.throttled for visit in visits if visit.conditions.throttled is not None]
+    state["throttled"] = " ".join(sorted({word for words in reasons for word in words})) if reasons else None
+    runs = Counter(visit.run for visit in visits if visit.run is not None)
+    state["run"] = runs.most_common(1)[0][0] if runs else None
+    return state
+
+
+def idle_power(visits: Sequence[Visit]) -> tuple[float, float, float] | None:
+    """Median idle power in W over the times that it was measured, with its 95 % interval; None if it never was."""
+    watts = [visit.conditions.idle_w for visit in sorted(visits, key=lambda visit: visit.started)]
+    distinct = np.array([value for value, _ in itertools.groupby(watts) if value is not None])
+    if not len(distinct):
+        return None
+    return float(np.median(distinct)), *median_interval(distinct)
 
 
 def _batches(visits: Sequence[Visit]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -19,36 +19,48 @@ class Window:
 
     Attributes:
         device_warm_up_s: Load before anything is read, until clocks settle.
-        warm_up_s: Load before the first pair of each visit to a configuration.
+        device_warm_up_max_s: An accelerator is loaded on until its temperature and clock stand still, up to this time.
+        warm_up_s: Load before the first pair of each visit to a configuration; a fifth of it at later visits.
         warm_up_runs: Inferences before it, at least.
         blocks: Visits to each configuration.
         pairs: Pairs (configuration, reference) per visit where a window is short (latency).
+        burst: Windows per side of such a pair, at most; their median is the reading.
         long_pairs: Pairs per visit where a window takes seconds (energy).
         rel_half_width: Configurations whose 95 % interval is wider than this share of the ratio get more visits …
-        max_blocks: … up to this many.
+        max_blocks: … up to this many, or until more of them would clearly not do.
         max_s: No such additional visits after this time, and end of each comparison.
+        idle_s: How long the idle power is measured where energy is; not at all at 0.
+        idle_every: Visits after which it is measured again.
         threads: Intra-op threads of the CPU while it measures.
+        cores: Cores that the process is pinned to; as many as threads, chosen by the profiler, when empty.
     """
 
     device_warm_up_s: float = 1.0
+    device_warm_up_max_s: float = 180.0
     warm_up_s: float = 0.005
     warm_up_runs: int = 3
     blocks: int = 3
-    pairs: int = 10
+    pairs: int = 6
+    burst: int = 12
     long_pairs: int = 1
     rel_half_width: float = 0.02
-    max_blocks: int = 6
+    max_blocks: int = 8
     max_s: float = 600.0
+    idle_s: float = 5.0
+    idle_every: int = 20
     threads: int = 1
+    cores: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("warm_up_runs", "blocks", "pairs", "long_pairs", "max_blocks", "threads"):
+        for name in ("warm_up_runs", "blocks", "pairs", "burst", "long_pairs", "max_blocks", "idle_every", "threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"Window({name}=...) must be at least 1, got {getattr(self, name)}")
-        cores = os.cpu_count() or 1
-        if self.threads > cores:
-            raise InputError(f"Window(threads=...) must be at most {cores}, the cores of this machine, got {self.threads}")
-        for name in ("device_warm_up_s", "warm_up_s"):
+        most = os.cpu_count() or 1
+        if self.threads > most:
+            raise InputError(
+                f"Window(threads=...) must be at most {most}, the cores of this machine, got {self.threads}"
+            )
+        for name in ("device_warm_up_s", "device_warm_up_max_s", "warm_up_s", "idle_s"):
             if not 0 <= getattr(self, name) < 1e6:
                 raise InputError(f"Window({name}=...) must be a number of seconds from 0, got {getattr(self, name)}")
         if not 0 < self.rel_half_width < 1:
@@ -56,9 +68,18 @@ class Window:
         if not self.max_s > 0:
             raise InputError(f"Window(max_s=...) must be positive, got {self.max_s}")
 
+    @classmethod
+    def of(cls, kind: str) -> Window:
+        """What suits a kind of device: an accelerator chooses kernels and settles for longer than a CPU."""
+        return cls() if kind == "cpu" else cls(device_warm_up_s=5.0, warm_up_s=0.5, warm_up_runs=10)
+
     def pairs_of(self, meter: Meter) -> int:
         """Pairs per visit with that meter."""
         return self.pairs if self.brief(meter) else self.long_pairs
+
+    def burst_of(self, meter: Meter) -> int:
+        """Windows per side of a pair with that meter, at most."""
+        return self.burst if self.brief(meter) else 1
 
     def brief(self, meter: Meter) -> bool:
         """Whether the meter can be read many times in a second."""
