@@ -2,18 +2,21 @@ import json
 
 import pytest
 import torch
+from fake_nvml import FakeNvml, SimulatedBoard, SimulatedClock
 
+from ecc.cli.measuring import _sensor_text
 from ecc.core.errors import InputError, UnavailableError
-from ecc.profiler import devices
+from ecc.profiler import devices, meters
 from ecc.profiler.devices import current_device, list_devices
 from ecc.profiler.meters import METRICS, meter_for
+from ecc.profiler.meters.nvml import NvmlMeter
 from ecc.profiler.runtimes import RUNTIMES, runtime_named
 
 
 def test_the_cpu_is_always_listed_first_and_has_a_clock():
     cpu = list_devices()[0].to_json()
     assert (cpu["kind"], cpu["torch_name"]) == ("cpu", "cpu")
-    assert cpu["meters"]["latency"] == {"available": True, "source": "monotonic clock", "reason": ""}
+    assert cpu["meters"]["latency"] == {"available": True, "source": "monotonic clock", "reason": "", "details": {}}
     assert set(cpu["meters"]) == set(METRICS)
     json.dumps(cpu)
 
@@ -52,6 +55,48 @@ def test_meters_and_runtimes_are_found_by_their_names():
         meter_for("beauty")
     with pytest.raises(InputError, match=r"^runtime 'magic' is unknown; choose from eager$"):
         runtime_named("magic")
+
+
+def test_the_source_of_energy_is_chosen_where_there_is_a_choice(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(NvmlMeter, "of", lambda device, source: chosen.append((device, source)))
+    meter_for("energy", "cuda:0", source="power")
+    meter_for("energy", "cuda:0")
+    assert chosen == [("cuda:0", "power"), ("cuda:0", "auto")]
+    assert meter_for("energy", "cpu", source="counter").metric == "energy"
+    assert meter_for("latency", "cpu", source="power").metric == "latency"
+    with pytest.raises(
+        InputError, match=r"^a CPU has energy counters, no power sensor; choose the energy source auto or"
+    ):
+        meter_for("energy", "cpu", source="power")
+    with pytest.raises(InputError, match=r"^energy source 'sun' is unknown; choose from auto, counter, power$"):
+        meter_for("energy", "cpu", source="sun")
+
+
+def test_slow_checks_are_done_when_asked_for_only(monkeypatch):
+    board = FakeNvml(SimulatedBoard(gain=0.5), SimulatedClock())
+    meter = NvmlMeter(library=board, clock=board.clock)
+    monkeypatch.setattr(devices, "meter_for", lambda metric, device: meter if metric == "energy" else meter_for(metric))
+    monkeypatch.setattr(meters, "keep_busy", lambda device: board.clock.wait)
+    device = current_device("cpu")
+    assert set(device.to_json()["meters"]["energy"]["details"]) == {
+        *("scope", "board", "driver", "power_limit_w", "persistence"),
+    }
+    found = device.to_json(check=True)["meters"]
+    assert found["energy"]["details"]["counter_over_power"] == pytest.approx({"loaded": 0.5, "idle": 0.5}, rel=0.03)
+    assert found["energy"]["details"]["flag"] == "counter-suspect"
+    assert found["latency"]["details"] == {}
+    text = _sensor_text(found["energy"])
+    assert text.startswith("NVML energy counter; ticks every 10")
+    assert "; 0.50 of integrated power when loaded; 0.50 of integrated power when idle; counter-suspect: choose" in text
+    json.dumps(found)
+
+
+def test_the_check_of_a_cpu_tells_watts_or_why_not():
+    probe = current_device("cpu").meters(check=True)["energy"]
+    assert probe.available == ("watts" in probe.details)
+    text = _sensor_text({"available": True, "source": "RAPL", "details": {"watts": {"package": 12.34, "dram": 2.0}}})
+    assert text == "RAPL; package 12.3 W; dram 2.0 W"
 
 
 @pytest.mark.parametrize("form", [lambda x: x, lambda x: (x,), lambda x: {"input": x}], ids=["tensor", "tuple", "dict"])

@@ -41,6 +41,7 @@ def measure_widths(
     window: Window | None = None,
     store: Store | str | Path | None = None,
     network: str = "",
+    energy_source: str = "auto",
     seed: int = 0,
     progress: Progress | None = None,
     wait: bool = True,
@@ -49,6 +50,7 @@ def measure_widths(
 
     Args:
         step: Channels that widths are multiples of, where groups are wide enough; the device's own step when None.
+        energy_source: ``auto``, or ``counter`` or ``power`` where a GPU has both and they disagree.
         wait: Wait while another process measures on the device; refuse otherwise.
 
     Raises:
@@ -67,7 +69,7 @@ def measure_widths(
         blocks,
         inputs,
         sample(blocks.space, samples, seed=seed),
-        meters_for(metrics, place.torch_name),
+        meters_for(metrics, place.torch_name, source=energy_source),
         window=replace(window or Window(), threads=threads),
         runtime=runtime_named(runtime, place.torch_name),
         store=store,

@@ -32,14 +32,14 @@ def find_device(fingerprint: str) -> Device | None:
     return next((device for device in list_devices() if device.fingerprint == fingerprint), None)
 
 
-def meters_for(metrics: Sequence[str], device: str) -> list[Meter]:
-    """One meter per metric, each probed.
+def meters_for(metrics: Sequence[str], device: str, *, source: str = "auto") -> list[Meter]:
+    """One meter per metric, each probed; ``source`` is that of energy.
 
     Raises:
-        InputError: If a metric is not one that is measured.
+        InputError: If a metric is not one that is measured, or not from that source.
         UnavailableError: If the device has no such meter; the message says why and how to mend it.
     """
-    meters = [meter_for(metric, device) for metric in metrics]
+    meters = [meter_for(metric, device, source=source) for metric in metrics]
     for meter in meters:
         probe = meter.probe()
         if not probe.available:

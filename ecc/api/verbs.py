@@ -39,7 +39,9 @@ def profile(
     device: str = "cpu",
     runtime: str = "eager",
     threads: int = 1,
+    cores: Sequence[int] = (),
     step: int | None = None,
+    energy_source: str = "auto",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ProfileTable:
@@ -51,7 +53,9 @@ def profile(
         samples: Width vectors.
         store: File that keeps every row as it is measured; what it holds is not measured again. In memory when None.
         threads: Intra-op threads of a CPU.
+        cores: Of a CPU, to measure on; as many as threads, one per physical core, when empty.
         step: Channels that widths are multiples of; what suits the device when None.
+        energy_source: ``auto``, or ``counter`` or ``power`` where a GPU has both and they disagree.
     Raises:
         InputError: If the input makes no sense, or the store belongs to something else.
         UnavailableError: If the device or a meter is not here.
@@ -65,7 +69,9 @@ def profile(
         device=device,
         runtime=runtime,
         threads=threads,
+        cores=cores,
         step=step,
+        energy_source=energy_source,
         store=store,
         network=type(model).__name__,
         seed=seed,

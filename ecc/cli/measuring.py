@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ecc.api.measuring import judge_best, measure_widths
@@ -14,7 +16,7 @@ from ecc.core.errors import InputError
 from ecc.energy_models.judging import FORMS, Fit
 from ecc.network.tracing import trace
 from ecc.profiler.devices import list_devices
-from ecc.profiler.meters import METRICS
+from ecc.profiler.meters import ENERGY_SOURCES, METRICS
 from ecc.profiler.protocol import ProfileResult
 from ecc.profiler.runtimes import RUNTIMES
 from ecc.profiler.store import Store
@@ -22,18 +24,36 @@ from ecc.profiler.store import Store
 __all__ = ["COMMANDS"]
 
 
-def _nothing(parser: argparse.ArgumentParser) -> None:
-    """No arguments of its own."""
+def _devices_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--check", action="store_true", help="also check the sensors against each other; half a minute for each GPU"
+    )
 
 
 def _devices(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
-    found = [device.to_json() for device in list_devices()]
+    found = [device.to_json(check=arguments.check) for device in list_devices()]
     rows = [
-        [entry["name"], entry["kind"], metric, probe["source"] if probe["available"] else f"no: {probe['reason']}"]
+        [entry["name"], entry["kind"], metric, _sensor_text(probe)]
         for entry in found
         for metric, probe in entry["meters"].items()
     ]
     return Outcome({"devices": found}, table(["device", "kind", "metric", "source"], rows))
+
+
+def _sensor_text(probe: Mapping[str, Any]) -> str:
+    """What is read and what its checks gave, or why there is nothing."""
+    if not probe["available"]:
+        return f"no: {probe['reason']}"
+    details, words = probe["details"], [probe["source"]]
+    if "tick_s" in details:
+        words.append(f"ticks every {1e3 * details['tick_s']:.0f} ms")
+    for stretch, ratio in details.get("counter_over_power", {}).items():
+        if ratio is not None:
+            words.append(f"{ratio:.2f} of integrated power when {stretch}")
+    words += [f"{domain} {watts:.1f} W" for domain, watts in details.get("watts", {}).items()]
+    if details.get("flag"):
+        words.append(f"{details['flag']}: choose with --energy-source counter or power")
+    return "; ".join(words)
 
 
 def _profile_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,14 +67,30 @@ def _profile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runtime", choices=RUNTIMES, default=RUNTIMES[0], help="how the network is run")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="intra-op threads of a CPU (default 1)")
     parser.add_argument(
+        "--cores", type=_cores, default=(), metavar="I,J", help="cores of a CPU to measure on (default: the first ones)"
+    )
+    parser.add_argument(
         "--step", type=int, metavar="N", help="channels that widths are multiples of (default: what suits the device)"
     )
     parser.add_argument("--samples", type=int, default=200, metavar="N", help="width vectors (default 200)")
     parser.add_argument("--batch", type=int, metavar="N", help="examples per run (default: as in --input, or 1)")
     parser.add_argument("--store", required=True, metavar="FILE", help="profile store; what it holds is not redone")
     parser.add_argument(
+        "--energy-source",
+        choices=ENERGY_SOURCES,
+        default=ENERGY_SOURCES[0],
+        help="what energy is read from, where a GPU's counter and its power disagree (default auto)",
+    )
+    parser.add_argument(
         "--no-wait", action="store_true", help="refuse, rather than wait, while another process measures on the device"
     )
+
+
+def _cores(text: str) -> tuple[int, ...]:
+    """Numbers apart by commas."""
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"give numbers of cores such as 0,1, got {text!r}")
+    return tuple(int(part) for part in text.split(","))
 
 
 def _profile(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
@@ -72,9 +108,11 @@ def _profile(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         device=arguments.device,
         runtime=arguments.runtime,
         threads=arguments.threads,
+        cores=arguments.cores,
         step=arguments.step,
         store=arguments.store,
         network=loaded.name,
+        energy_source=arguments.energy_source,
         seed=arguments.seed,
         progress=progress,
         wait=not arguments.no_wait,
@@ -96,9 +134,18 @@ def _profiled(result: ProfileResult, store: str) -> dict[str, Any]:
             metric: None if found is None else {"change": found.change, "low": found.low, "high": found.high}
             for metric, found in result.drift.items()
         },
+        "flags": dict(result.flags),
+        "idle": None if result.idle is None else dict(zip(("watts", "low", "high"), _known(result.idle), strict=True)),
+        "inside": result.inside,
+        "warnings": list(result.warnings),
         "seconds": result.seconds,
         "store": store,
     }
+
+
+def _known(values: Sequence[float]) -> list[float | None]:
+    """JSON has no infinity."""
+    return [value if math.isfinite(value) else None for value in values]
 
 
 def _profile_text(result: ProfileResult, store: str) -> str:
@@ -109,7 +156,14 @@ def _profile_text(result: ProfileResult, store: str) -> str:
         moved = "" if found is None else f"; the dense network drifted by {percent(found.change)} meanwhile"
         known = f"ratios known to ±{percent(result.noise[metric])}"
         lines.append(f"dense {metric} {quantity(value, metric)} {interval}, {known}{moved}")
-    return "\n".join([*lines, f"next: ecc fit {store} --metric {next(iter(result.table.reference))} -o COST.json"])
+    if result.idle is not None:
+        lines.append(f"idle {result.idle[0]:.3g} W, not subtracted")
+    if result.inside is not None:
+        lines.append(f"{percent(result.inside)} of {result.seconds:.0f} s were spent within the windows of new rows")
+    if result.flags:
+        counts = ", ".join(f"{count} {word}" for word, count in sorted(result.flags.items()))
+        lines.append(f"flagged configurations: {counts}")
+    return "\n".join([*lines, *result.warnings, f"next: ecc fit {store} --metric {next(iter(result.table.reference))} -o COST.json"])
 
 
 def _fit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -149,7 +203,7 @@ def fit_text(fit: Fit, out: str, max_error: float | None = None) -> str:
 
 
 COMMANDS = (
-    Command("devices", "ecc devices", _nothing, _devices),
+    Command("devices", "ecc devices --check", _devices_arguments, _devices),
     Command(
         "profile",
         "ecc profile zoo:resnet20 --input 1x3x32x32 --samples 200 --store resnet20.db",

@@ -15,7 +15,7 @@ import torch
 
 from ecc.core.errors import InputError, UnavailableError
 from ecc.core.meter import Probe
-from ecc.profiler.meters import METRICS, meter_for
+from ecc.profiler.meters import METRICS, checked, meter_for
 
 __all__ = ["Device", "current_device", "list_devices"]
 
@@ -51,12 +51,19 @@ class Device:
             return 8
         return _VECTOR_FLOATS.get(torch.backends.cpu.get_cpu_capability(), 4)
 
-    def meters(self) -> dict[str, Probe]:
-        """What can be measured on it, found out by trying."""
-        return {metric: meter_for(metric, self.torch_name).probe() for metric in METRICS}
+    def meters(self, *, check: bool = False) -> dict[str, Probe]:
+        """What can be measured on it, found out by trying.
 
-    def to_json(self) -> dict[str, Any]:
-        """One entry of ``ecc devices --json``."""
+        Args:
+            check: Do the slow checks of the sensors too; half a minute for a GPU, which they keep busy.
+        """
+        meters = {metric: meter_for(metric, self.torch_name) for metric in METRICS}
+        if check:
+            return {metric: checked(meter, self.torch_name) for metric, meter in meters.items()}
+        return {metric: meter.probe() for metric, meter in meters.items()}
+
+    def to_json(self, *, check: bool = False) -> dict[str, Any]:
+        """One entry of ``ecc devices --json``; ``check`` as for ``meters``."""
         return {
             "name": self.name,
             "kind": self.kind,
@@ -64,7 +71,7 @@ class Device:
             "fingerprint": self.fingerprint,
             "channel_step": self.channel_step,
             "settings": dict(self.settings),
-            "meters": {metric: probe.to_json() for metric, probe in self.meters().items()},
+            "meters": {metric: probe.to_json() for metric, probe in self.meters(check=check).items()},
         }
 
 
