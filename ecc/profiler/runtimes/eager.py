@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ecc.core.errors import InputError, UnavailableError
 from ecc.core.meter import Runnable
+from ecc.profiler.devices import current_device
+from ecc.profiler.runtimes.calling import Call
 
 __all__ = ["Eager"]
 
@@ -26,31 +27,22 @@ class Eager:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        try:
-            kind = torch.device(self.device).type
-        except RuntimeError:
-            raise InputError(f"device {self.device!r} is unknown; choose cpu or cuda") from None
-        if kind not in ("cpu", "cuda"):
-            raise InputError(f"device {self.device!r} cannot be measured; choose cpu or cuda")
-        if kind == "cuda" and not torch.cuda.is_available():
-            raise UnavailableError("no CUDA device is visible to PyTorch here; measure with --device cpu")
+        current_device(self.device)
 
     @property
     def name(self) -> str:
         """As on the command line and in the provenance."""
         return "eager"
 
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Nothing beyond PyTorch."""
+        return {}
+
     def prepare(self, module: nn.Module, inputs: Any) -> Runnable:
         """The network on the device, in evaluation mode; the module is moved and switched in place."""
-        network = module.to(self.device).eval()
-        args: tuple[Any, ...] = ()
-        kwargs: dict[str, Any] = {}
-        if isinstance(inputs, Mapping):
-            kwargs = {name: self._moved(value) for name, value in inputs.items()}
-        elif isinstance(inputs, tuple | list):
-            args = tuple(self._moved(value) for value in inputs)
-        else:
-            args = (self._moved(inputs),)
+        network, call = module.to(self.device).eval(), Call.of(inputs, self.device)
+        args, kwargs = call.args, call.kwargs
 
         def run(times: int) -> None:
             with torch.inference_mode():
@@ -63,6 +55,3 @@ class Eager:
         """Wait until the device has finished all work."""
         if torch.device(self.device).type == "cuda":
             torch.cuda.synchronize(self.device)
-
-    def _moved(self, value: Any) -> Any:
-        return value.to(self.device) if isinstance(value, Tensor) else value
