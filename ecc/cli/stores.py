@@ -11,7 +11,7 @@ from typing import Any
 from ecc.cli.text import percent, quantity, table
 from ecc.core.errors import InputError
 from ecc.profiler.exports import to_csv, to_parquet
-from ecc.profiler.inspection import FLAGS
+from ecc.profiler.inspection import FLAGS, describe_state
 from ecc.profiler.store import Store
 from ecc.report.files import write_file
 from ecc.report.profiles import write_profile
@@ -80,7 +80,9 @@ def _facts(path: Path, value: Mapping[str, Any]) -> list[list[str]]:
         ["rows", f"{value['rows']} configurations, {value['readings']} readings, {value.get('flagged', 0)} flagged"],
     ]
     if value["rows"]:
-        facts.append(["measured", f"{_span(value['measuring_s'])} in {len(value['runs'])} runs"])
+        runs = len(value["runs"])
+        facts.append(["measured", f"{_span(value['measuring_s'])} in {runs} run{'s' if runs != 1 else ''}"])
+        facts += [[name, text] for name, text in map(describe_state, value["conditions"].items())]
     versions = (f"{name} {text}" for name, text in place["environment"].items() if name in ("torch", "python", "dtype"))
     return [*facts, ["environment", ", ".join(versions)]]
 

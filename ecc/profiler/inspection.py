@@ -8,13 +8,23 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ecc.core.table import ProfileTable
 from ecc.profiler.conditions import Conditions
 from ecc.profiler.records import Network, Run
 from ecc.profiler.tables import UNITS, Visit, drift, noise
 
-__all__ = ["FLAGS", "count_flags", "describe", "half_widths", "slowest", "summarise_conditions"]
+__all__ = [
+    "FLAGS",
+    "count_flags",
+    "describe",
+    "describe_state",
+    "half_widths",
+    "noisiest",
+    "slowest",
+    "summarise_conditions",
+]
 
 FLAGS: Mapping[str, str] = {
     "noisy": "the 95 % interval of the ratio is wider than ±2 %",
@@ -32,7 +42,10 @@ FLAGS: Mapping[str, str] = {
 }
 """What the flags of rows mean; a flag that is not here explains itself."""
 
-_SLOWEST = 5
+_SHOWN = 5
+_SHOWN_UNITS: Mapping[str, tuple[float, str]] = {"hz": (1e-9, "GHz"), "c": (1.0, "°C"), "w": (1.0, "W")}
+
+Floats = NDArray[np.float64]
 
 
 def describe(
@@ -61,10 +74,11 @@ def describe(
         "flagged": int((table.rows["flags"] != "").sum()),
         "flags": count_flags(table, visits),
         "slowest": {metric: slowest(table, metric) for metric in table.metrics},
+        "noisiest": {metric: noisiest(table, metric) for metric in table.metrics},
     }
 
 
-def half_widths(table: ProfileTable, metric: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+def half_widths(table: ProfileTable, metric: str) -> Floats:
     """Half of each row's 95 % interval, relative to its ratio, shape (n_rows,); NaN where not measured."""
     rows = table.rows
     half = (rows[f"{metric}_ratio_high"] - rows[f"{metric}_ratio_low"]) / 2 / rows[f"{metric}_ratio"]
@@ -88,20 +102,31 @@ def count_flags(table: ProfileTable, visits: Sequence[Visit]) -> dict[str, dict[
     return dict(sorted(counted.items(), key=lambda item: -item[1]["configurations"]))
 
 
-def slowest(table: ProfileTable, metric: str, n: int = _SLOWEST) -> list[dict[str, Any]]:
+def slowest(table: ProfileTable, metric: str, n: int = _SHOWN) -> list[dict[str, Any]]:
     """The rows of the greatest cost relative to dense, the greatest first."""
-    rows = table.rows
-    order = rows[f"{metric}_ratio"].sort_values(ascending=False).dropna().index[:n]
+    return _rows(table, metric, table.rows[f"{metric}_ratio"].to_numpy(dtype=np.float64), n)
+
+
+def noisiest(table: ProfileTable, metric: str, n: int = _SHOWN) -> list[dict[str, Any]]:
+    """The rows of the widest intervals, the widest first."""
+    return _rows(table, metric, half_widths(table, metric), n)
+
+
+def _rows(table: ProfileTable, metric: str, values: Floats, n: int) -> list[dict[str, Any]]:
+    """The n rows of the greatest values."""
+    half = half_widths(table, metric)
+    known = [index for index in np.argsort(-values, kind="stable").tolist() if not math.isnan(values[index])]
     return [
         {
             "widths": dict(zip(table.space.names, table.widths[index].tolist(), strict=True)),
             **{
-                name: _finite(rows[f"{metric}_{name}"][index])
+                name: _finite(table.rows[f"{metric}_{name}"].iloc[index])
                 for name in ("ratio", "ratio_low", "ratio_high", UNITS[metric].lower())
             },
-            "flags": rows["flags"][index],
+            "noise": _finite(half[index]),
+            "flags": str(table.rows["flags"].iloc[index]),
         }
-        for index in map(int, order)
+        for index in known[:n]
     ]
 
 
@@ -116,6 +141,18 @@ def summarise_conditions(visits: Sequence[Visit]) -> dict[str, Any]:
             words = [word for value in values for word in value]
             found[name] = {word: words.count(word) for word in sorted(set(words))}
     return found
+
+
+def describe_state(item: tuple[str, Any]) -> tuple[str, str]:
+    """A member of ``summarise_conditions`` for people: its name, and its range or its words with their readings."""
+    name, found = item
+    words, _, unit = name.rpartition("_")
+    if isinstance(found, Mapping):
+        return name, ", ".join(f"{word} in {n} readings" for word, n in found.items()) or "never"
+    factor, shown = _SHOWN_UNITS.get(unit, (1.0, ""))
+    low, middle, high = (f"{value * factor:.4g}" for value in found)
+    spread = middle if low == high else f"{middle} ({low} to {high})"
+    return (words if unit in _SHOWN_UNITS else name).replace("_", " "), f"{spread} {shown}".rstrip()
 
 
 def _run(run: Run, visits: Sequence[Visit]) -> dict[str, Any]:
