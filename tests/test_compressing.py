@@ -39,7 +39,7 @@ def network():
 def latency():
     """Its cost model on this machine."""
     model, graph = network()
-    window = Window(device_warm_up_s=0.2, pairs=6, blocks=2, max_blocks=2, max_s=5.0)
+    window = Window(device_warm_up_s=0.2, pairs=6, burst=2, blocks=2, max_blocks=2, max_s=5.0)
     result = measure_widths(model, graph, INPUTS, samples=14, step=4, window=window, network="small")
     return judge_best(result.table, "latency").cost
 

@@ -19,6 +19,7 @@ from ecc.network.blocks import aligned_steps, in_blocks
 from ecc.network.graph import WidthGraph
 from ecc.profiler.design import sample
 from ecc.profiler.devices import current_device
+from ecc.profiler.gauges import gauge_for
 from ecc.profiler.protocol import ProfileResult, profile
 from ecc.profiler.runtimes import runtime_named
 from ecc.profiler.store import Store
@@ -37,6 +38,7 @@ def measure_widths(
     device: str = "cpu",
     runtime: str = "eager",
     threads: int = 1,
+    cores: Sequence[int] = (),
     step: int | None = None,
     window: Window | None = None,
     store: Store | str | Path | None = None,
@@ -49,6 +51,7 @@ def measure_widths(
     """Measure a design of random widths.
 
     Args:
+        cores: Of a CPU, to measure on; as many as threads, one per physical core, when empty.
         step: Channels that widths are multiples of, where groups are wide enough; the device's own step when None.
         energy_source: ``auto``, or ``counter`` or ``power`` where a GPU has both and they disagree.
         wait: Wait while another process measures on the device; refuse otherwise.
@@ -70,12 +73,13 @@ def measure_widths(
         inputs,
         sample(blocks.space, samples, seed=seed),
         meters_for(metrics, place.torch_name, source=energy_source),
-        window=replace(window or Window(), threads=threads),
-        runtime=runtime_named(runtime, place.torch_name),
+        window=replace(window or Window.of(place.kind), threads=threads, cores=tuple(cores)),
+        runtime=runtime_named(runtime, place.torch_name, threads),
         store=store,
         progress=progress,
         seed=seed,
         network=network,
+        gauge=gauge_for(place.torch_name),
         wait=wait,
     )
 

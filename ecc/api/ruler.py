@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from ecc.core.cost import CostModel
-from ecc.core.errors import UnavailableError
+from ecc.core.errors import InputError, UnavailableError
 from ecc.core.meter import Meter, Runtime
 from ecc.core.problem import Progress
 from ecc.core.table import Provenance
 from ecc.core.verdict import Measured
+from ecc.profiler.cores import choose_cores
 from ecc.profiler.devices import Device, list_devices
+from ecc.profiler.gauges import gauge_for
 from ecc.profiler.meters import METRICS as MEASURED
 from ecc.profiler.meters import meter_for
 from ecc.profiler.protocol import Comparison, compare
@@ -24,6 +27,7 @@ from ecc.profiler.window import Window
 __all__ = ["Ruler", "find_device", "meters_for"]
 
 _VISITS = 10  # at least: enough that the interval covers what differs from visit to visit
+_BURST = 3  # time is better spent on more visits
 _REL_HALF_WIDTH = 0.008  # of the ratio: where a measurement may end before its time is over
 
 
@@ -58,6 +62,7 @@ class Ruler:
         runtime: How the networks are run.
         threads: Intra-op threads of the CPU while it measures.
         device: Name for people.
+        cores: Of a CPU, to measure on; chosen when empty.
     """
 
     dense: nn.Module
@@ -66,6 +71,7 @@ class Ruler:
     runtime: Runtime
     threads: int
     device: str
+    cores: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, dense: nn.Module, inputs: Any, costs: Sequence[CostModel]) -> Ruler | str:
@@ -91,12 +97,14 @@ class Ruler:
             return (
                 f"the cost model belongs to {place.device} (fingerprint {place.device_fingerprint}), which is not here"
             )
+        threads, cores = max(1, place.threads), tuple(int(core) for core in place.cores.split(",") if core.isdigit())
         try:
             meters = meters_for(metrics, device.torch_name)
-        except UnavailableError as error:
+            choose_cores(threads, cores)
+            runtime = runtime_named(place.runtime, device.torch_name, threads)
+        except (UnavailableError, InputError) as error:
             return str(error)
-        runtime = runtime_named(place.runtime, device.torch_name)
-        return cls(dense, inputs, tuple(meters), runtime, max(1, place.threads), device.name)
+        return cls(dense, inputs, tuple(meters), runtime, threads, device.name, cores)
 
     def measure(
         self, networks: Sequence[nn.Module], *, seconds: float, progress: Progress | None = None, seed: int = 0
@@ -106,7 +114,16 @@ class Ruler:
         Args:
             seconds: When to stop at the latest; earlier where the ratios are known well enough.
         """
-        window = Window(blocks=_VISITS, pairs=5, rel_half_width=_REL_HALF_WIDTH, max_s=seconds, threads=self.threads)
+        window = replace(
+            Window.of(torch.device(self.runtime.device).type),
+            blocks=_VISITS,
+            pairs=5,
+            burst=_BURST,
+            rel_half_width=_REL_HALF_WIDTH,
+            max_s=seconds,
+            threads=self.threads,
+            cores=self.cores,
+        )
         found = compare(
             self.dense,
             networks,
@@ -116,6 +133,7 @@ class Ruler:
             runtime=self.runtime,
             progress=progress,
             seed=seed,
+            gauge=gauge_for(self.runtime.device),
         )
         return [_measured(comparison) for comparison in found]
 

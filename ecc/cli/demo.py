@@ -70,8 +70,8 @@ class Scale:
     window: Window
 
 
-_FULL = Scale(20, 100, 32, 24, 10.0, Window(pairs=8, max_blocks=4, max_s=60.0))
-_QUICK = Scale(6, 30, 32, 6, 3.0, Window(pairs=4, max_blocks=3, max_s=15.0))
+_FULL = Scale(20, 100, 32, 24, 10.0, Window(pairs=8, burst=3, max_blocks=4, max_s=60.0))
+_QUICK = Scale(6, 30, 32, 6, 3.0, Window(pairs=4, burst=3, max_blocks=3, max_s=15.0))
 _GPU_BATCH = 4096  # a GPU needs that many of these small images before channels cost time
 
 

@@ -163,7 +163,8 @@ def _profile_text(result: ProfileResult, store: str) -> str:
     if result.flags:
         counts = ", ".join(f"{count} {word}" for word, count in sorted(result.flags.items()))
         lines.append(f"flagged configurations: {counts}")
-    return "\n".join([*lines, *result.warnings, f"next: ecc fit {store} --metric {next(iter(result.table.reference))} -o COST.json"])
+    lines += result.warnings
+    return "\n".join([*lines, f"next: ecc fit {store} --metric {next(iter(result.table.reference))} -o COST.json"])
 
 
 def _fit_arguments(parser: argparse.ArgumentParser) -> None:

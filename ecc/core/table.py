@@ -47,9 +47,14 @@ class Provenance:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def cores(self) -> str:
+        """Numbers of the CPU's cores that the process was kept on, apart by commas; empty where it was not."""
+        return self.environment.get("cores", "")
+
+    @property
     def key(self) -> tuple[Any, ...]:
         """What must agree for two measurements to be comparable."""
-        return (self.fingerprint, self.input_shape, self.device_fingerprint, self.runtime, self.threads)
+        return (self.fingerprint, self.input_shape, self.device_fingerprint, self.runtime, self.threads, self.cores)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value; ``from_json`` is the inverse."""

@@ -15,6 +15,7 @@ import torch
 
 from ecc.core.errors import InputError, UnavailableError
 from ecc.core.meter import Probe
+from ecc.profiler.cores import boost_state, smt_state
 from ecc.profiler.meters import METRICS, checked, meter_for
 
 __all__ = ["Device", "current_device", "list_devices"]
@@ -111,6 +112,8 @@ def _cpu() -> Device:
         "cores": str(os.cpu_count() or 1),
         "architecture": platform.machine(),
         "governor": governor,
+        "boost": boost_state(),
+        "smt": smt_state(),
     }
     return Device(model, "cpu", "cpu", settings)
 

@@ -100,6 +100,7 @@ class Store:
                 ("device", _placed(provenance), _placed(old), provenance.device_fingerprint == old.device_fingerprint),
                 ("runtime", provenance.runtime, old.runtime, provenance.runtime == old.runtime),
                 ("threads", provenance.threads, old.threads, provenance.threads == old.threads),
+                ("cores", provenance.cores or "any", old.cores or "any", provenance.cores == old.cores),
             )
             if not same
         ]
