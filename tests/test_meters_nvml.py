@@ -85,7 +85,7 @@ def test_the_standard_error_of_the_slope_is_the_scatter_over_windows():
     joules, errors = [], []
     for _ in range(400):
         times = np.arange(20) * 0.1
-        ticks = Ticks(list(times + 0.003 * rng.standard_normal(20)), list(200.0 * times))
+        ticks = Ticks(list(times + 0.003 * rng.standard_normal(20)), [0.005] * 20, list(200.0 * times))
         found = counted(ticks, -0.05, 1.95)
         joules.append(found.joules)
         errors.append(found.error)
@@ -112,27 +112,28 @@ def test_what_a_power_sensor_tells_of_the_time_before_is_left_out():
     assert integrated(Samples([0.1], [5.0]), 0.0, 4.0, Sampling(1.0, 0.1)) is None
 
 
-def test_a_tick_lies_between_the_readings_that_it_separates():
+def test_a_tick_is_known_to_lie_between_the_readings_that_it_separates():
     ticks = Ticks()
     for time, value in [(0.0, 5.0), (1.0, 5.0), (3.0, 6.0), (4.0, 6.0), (4.5, 9.0)]:
         ticks.add(time, value)
-    assert (ticks.times, ticks.values, ticks.delta) == ([2.0, 4.25], [6.0, 9.0], 4.0)
+    assert (ticks.times, ticks.gaps, ticks.values, ticks.delta) == ([3.0, 4.5], [2.0, 0.5], [6.0, 9.0], 4.0)
 
 
-def test_uneven_polling_hurts_the_middle_of_the_gap_less_than_its_end():
-    rng, middle, late = np.random.default_rng(3), [], []
+def test_uneven_polling_hurts_less_where_each_tick_is_weighed_by_what_is_known_of_it():
+    rng, weighed, plain = np.random.default_rng(3), [], []
     for _ in range(300):
-        polls = np.cumsum(rng.exponential(0.02, 300))
-        polls = polls[polls < 2.0]
-        values = np.floor((polls + rng.random() * 0.1) / 0.1)
-        ticks, ends = Ticks(), Ticks()
-        for time, value in zip(polls, values, strict=True):
-            ticks.add(time, value)
-        changed = np.flatnonzero(np.diff(values) > 0) + 1
-        ends.times, ends.values = list(polls[changed]), list(values[changed])
-        middle.append(counted(ticks, 0.0, 2.0).joules / 20 - 1)
-        late.append(counted(ends, 0.0, 2.0).joules / 20 - 1)
-    assert np.std(middle) < 0.8 * np.std(late)
+        gaps = np.where(rng.random(400) < 0.1, 0.01 + 0.05 * rng.random(400), 0.005)
+        polls = np.cumsum(gaps)
+        ticks = Ticks()
+        for time in polls[polls < 2.0]:
+            ticks.add(time, 10.0 * (1 + np.floor(time / 0.1)))
+        weighed.append(counted(ticks, 0.0, 2.0, 0.1).joules / 200 - 1)
+        plain.append(slope(ticks.times, ticks.values)[0] / 100 - 1)
+    assert np.std(weighed) < 0.6 * np.std(plain)
+
+
+def test_weights_count_a_reading_as_often_as_they_say():
+    assert slope([0, 1, 3], [0, 2, 3], [1, 2, 1])[0] == pytest.approx(slope([0, 1, 1, 3], [0, 2, 2, 3])[0])
 
 
 # -- sensors of each generation

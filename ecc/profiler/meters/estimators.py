@@ -7,7 +7,6 @@ which it ticks is not: at 100 ms ticks and 2 s windows the error falls from 1.2 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +19,8 @@ __all__ = ["FEWEST_TICKS", "Energy", "Sampling", "counted", "integrate", "integr
 
 FEWEST_TICKS = 5
 """Ticks in a window below which the plain delta is taken."""
+
+_SHARPEST_S = 0.002  # no tick is known better than that, however often the counter is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +61,30 @@ class Sampling:
         return max(2.0, 20 * self.period_s, 5.0 * self.average_s)
 
 
-def slope(times: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
+def slope(times: ArrayLike, values: ArrayLike, weights: ArrayLike = 1.0) -> tuple[float, float]:
     """Least-squares slope of values over times, and its standard error (0 for two points)."""
     t, v = np.asarray(times, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    t, v = t - t.mean(), v - v.mean()
-    spread = float(t @ t)
-    rate = float(t @ v) / spread
-    residual = v - rate * t
+    w = np.broadcast_to(np.asarray(weights, dtype=np.float64), t.shape)
+    t, v = t - np.average(t, weights=w), v - np.average(v, weights=w)
+    spread = float(w @ t**2)
+    rate = float(w @ (t * v)) / spread
     freedom = max(1, len(t) - 2)
-    return rate, float(np.sqrt(residual @ residual / freedom / spread))
+    return rate, float(np.sqrt(w @ (v - rate * t) ** 2 / freedom / spread))
 
 
 def counted(ticks: Ticks, start: float, end: float, tick_s: float | None = None) -> Energy:
     """Joules from start to end by a counter: the slope over its ticks, or the plain delta where these are few.
 
-    The error of the slope comes of its residuals; that of the delta is the quantisation at both ends, known when the
-    tick is.
+    A change lies somewhere between two readings, and not earlier than a tick ago: the middle of that time is taken, and
+    weighed by its length, because the gaps between readings are uneven where the interpreter is busy. The error of the
+    slope comes of its residuals; that of the delta is the quantisation at both ends, known when the tick is.
     """
-    inside = [(t, v) for t, v in zip(ticks.times, ticks.values, strict=True) if start <= t <= end]
+    seen = zip(ticks.times, ticks.gaps, ticks.values, strict=True)
+    inside = np.array([reading for reading in seen if start <= reading[0] <= end])
     if len(inside) >= FEWEST_TICKS:
-        rate, error = slope([t for t, _ in inside], [v for _, v in inside])
+        times, gaps, values = inside.T
+        doubt = np.minimum(gaps, tick_s or float(np.median(np.diff(times))))
+        rate, error = slope(times - doubt / 2, values, 1 / (doubt**2 + _SHARPEST_S**2))
         return Energy(rate * (end - start), error * (end - start), by_slope=True)
     rounding = None if tick_s is None else ticks.delta / (end - start) * tick_s / math.sqrt(6)  # two uniform ends
     return Energy(ticks.delta, rounding)

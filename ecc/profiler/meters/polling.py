@@ -42,17 +42,16 @@ class Samples:
 class Ticks:
     """The changes of a counter.
 
-    A change lies between the last reading of the old value and the first of the new one; the middle is taken, because
-    the gaps between readings are uneven where the interpreter is busy.
-
     Attributes:
-        times: Monotonic seconds at which it changed.
-        values: What it changed to, same length.
+        times: Monotonic seconds of the readings that showed a new value first.
+        gaps: Seconds since the reading before, same length: the change lies in that time.
+        values: The new values, same length.
         first: First reading; None before it.
         last: Last reading.
     """
 
     times: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     first: float | None = None
     last: float | None = None
@@ -69,7 +68,8 @@ class Ticks:
         elif value < self.last:
             raise MeterReset("the NVML energy counter was reset in mid-window (driver reloaded?); measure again")
         elif value > self.last:
-            self.times.append((self._read + time) / 2)
+            self.times.append(time)
+            self.gaps.append(time - self._read)
             self.values.append(value)
         self.last, self._read = value, time
 
