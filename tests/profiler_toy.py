@@ -57,6 +57,7 @@ class Host:
     prepare_s: float = 0.0
     name: str = "eager"
     device: str = "cpu"
+    environment: dict = field(default_factory=dict)
     time: float = 0.0
     joules: float = 0.0
     built: list = field(default_factory=list)

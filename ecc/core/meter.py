@@ -92,11 +92,18 @@ class Runtime(Protocol):
     def device(self) -> str:
         """Torch device string."""
 
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Versions and settings of its own that may matter, for the provenance; PyTorch's is there anyway."""
+
     def prepare(self, module: nn.Module, inputs: Any) -> Runnable:
         """The network on the device, in evaluation mode (the module is moved and switched in place).
 
         Args:
             inputs: A tensor, or a tuple (positional) or dict (by keyword) of what ``forward`` takes.
+        Raises:
+            InputError: If the runtime cannot take the network.
+            EccError: If it computes something else than eager.
         """
 
     def synchronise(self) -> None:

@@ -286,6 +286,7 @@ def _provenance(network: str, graph: WidthGraph, inputs: Any, runtime: Runtime, 
         "system": platform.platform(),
         "dtype": str(first.dtype).removeprefix("torch."),
         **device.settings,
+        **runtime.environment,
     }
     if window.cores:
         environment["cores"] = ",".join(map(str, window.cores))
