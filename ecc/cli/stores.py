@@ -63,7 +63,7 @@ def store_text(path: Path, value: Mapping[str, Any]) -> str:
         return f"{path}: a profile store (format {value['schema']}) without rows; run `ecc profile` on it"
     parts = [table(["", "profile store"], _facts(path, value)), _runs(value["runs"])]
     if value["rows"]:
-        parts += [_metrics(value), *filter(None, [_flags(value)]), *_slowest(value)]
+        parts += [_metrics(value), _flags(value), *_slowest(value)]
     parts += [f"{name}: {file}" for name, file in value.get("written", {}).items()]
     return "\n\n".join(parts)
 
@@ -102,7 +102,7 @@ def _metrics(value: Mapping[str, Any]) -> str:
         rows.append(
             [
                 metric,
-                f"{quantity(dense, metric)} [{quantity(low, metric)}, {quantity(high, metric)}]",
+                f"{quantity(dense, metric)} {_interval(low, high, metric)}",
                 "unknown" if noise is None else f"±{percent(noise)}",
                 "unknown"
                 if drift is None
@@ -110,6 +110,12 @@ def _metrics(value: Mapping[str, Any]) -> str:
             ]
         )
     return table(["metric", "dense network", "noise of ratios", "drift of the dense network"], rows)
+
+
+def _interval(low: float | None, high: float | None, metric: str) -> str:
+    if low is None or high is None:
+        return "[unknown]"
+    return f"[{quantity(low, metric)}, {quantity(high, metric)}]"
 
 
 def _flags(value: Mapping[str, Any]) -> str:

@@ -91,7 +91,8 @@ def _reference_panel(ax: Axes, visits: Sequence[Visit], clock: _Clock, table: Pr
     factor, unit = scale(UNITS[metric], [float(np.median(values))])
     values = values * factor
     bottom, top = _room(values)
-    ax.axhspan(low * factor, high * factor, color=COLOURS[5], alpha=0.3, linewidth=0, label="long run, 95 %")
+    if np.isfinite(high):  # one reading has no interval
+        ax.axhspan(low * factor, high * factor, color=COLOURS[5], alpha=0.3, linewidth=0, label="long run, 95 %")
     flagged = np.array([bool(visit.flags) for visit in visits])
     _dots(ax, clock.minutes[~flagged], values[~flagged], bottom, top, "reading")
     if flagged.any():
