@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ecc.core.table import ProfileTable
 from ecc.energy_models.judging import FORMS, Fit, judge
 from ecc.network.blocks import aligned_steps, in_blocks
 from ecc.network.graph import WidthGraph
-from ecc.profiler.design import sample
+from ecc.profiler.design import Point, plan
 from ecc.profiler.devices import current_device
 from ecc.profiler.gauges import gauge_for
 from ecc.profiler.protocol import ProfileResult, profile
@@ -47,14 +47,16 @@ def measure_widths(
     seed: int = 0,
     progress: Progress | None = None,
     wait: bool = True,
+    more: Callable[[ProfileTable], Sequence[Point]] | None = None,
 ) -> ProfileResult:
-    """Measure a design of random widths.
+    """Measure a plan of widths: most of them random, some corners and steps along one group.
 
     Args:
         cores: Of a CPU, to measure on; as many as threads, one per physical core, when empty.
         step: Channels that widths are multiples of, where groups are wide enough; the device's own step when None.
         energy_source: ``auto``, or ``counter`` or ``power`` where a GPU has both and they disagree.
         wait: Wait while another process measures on the device; refuse otherwise.
+        more: Asked for further widths once those before are measured, until it gives none.
 
     Raises:
         InputError: If the input makes no sense, or the store belongs to something else.
@@ -71,7 +73,7 @@ def measure_widths(
         model,
         blocks,
         inputs,
-        sample(blocks.space, samples, seed=seed),
+        plan(blocks.space, samples, layers=blocks.layers, seed=seed, around=place.channel_step),
         meters_for(metrics, place.torch_name, source=energy_source),
         window=replace(window or Window.of(place.kind), threads=threads, cores=tuple(cores)),
         runtime=runtime_named(runtime, place.torch_name, threads),
@@ -81,6 +83,7 @@ def measure_widths(
         network=network,
         gauge=gauge_for(place.torch_name),
         wait=wait,
+        more=more,
     )
 
 

@@ -9,12 +9,13 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ecc.api.adaptive import measure
 from ecc.api.compressing import Compression
 from ecc.api.compressing import compress as compress_traced
 from ecc.api.fronts import front_of
 from ecc.api.keeping import Loaded, load
 from ecc.api.keeping import verify as verify_loaded
-from ecc.api.measuring import judge_best, measure_widths
+from ecc.api.measuring import judge_best
 from ecc.api.recipe import Recipe
 from ecc.core.budget import Budget
 from ecc.core.cost import CostModel
@@ -42,6 +43,8 @@ def profile(
     cores: Sequence[int] = (),
     step: int | None = None,
     energy_source: str = "auto",
+    adaptive: bool = False,
+    max_seconds: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ProfileTable:
@@ -50,20 +53,24 @@ def profile(
     Args:
         example_inputs: The batch that is timed, a tensor or a tuple of tensors.
         metrics: ``latency``, ``energy``.
-        samples: Width vectors.
+        samples: Width vectors, at most where the profile is adaptive.
         store: File that keeps every row as it is measured; what it holds is not measured again. In memory when None.
         threads: Intra-op threads of a CPU.
         cores: Of a CPU, to measure on; as many as threads, one per physical core, when empty.
         step: Channels that widths are multiples of; what suits the device when None.
         energy_source: ``auto``, or ``counter`` or ``power`` where a GPU has both and they disagree.
+        adaptive: Measure where the fit is least certain, and stop when its held-out error falls no more.
+        max_seconds: Limit of an adaptive profile.
     Raises:
         InputError: If the input makes no sense, or the store belongs to something else.
         UnavailableError: If the device or a meter is not here.
     """
-    return measure_widths(
+    result, _ = measure(
         model,
         trace(model, example_inputs),
         example_inputs,
+        adaptive=adaptive,
+        max_seconds=max_seconds,
         metrics=metrics,
         samples=samples,
         device=device,
@@ -76,7 +83,8 @@ def profile(
         network=type(model).__name__,
         seed=seed,
         progress=progress,
-    ).table
+    )
+    return result.table
 
 
 def fit(table: ProfileTable | str | Path, metric: str = "latency", *, form: str = "auto", seed: int = 0) -> CostModel:

@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ecc.api.measuring import judge_best, measure_widths
+from ecc.api.adaptive import Adaptation, measure
+from ecc.api.measuring import judge_best
 from ecc.cli.arguments import add_choice, add_input, add_model, example_inputs, the_model
 from ecc.cli.command import Command, Outcome
 from ecc.cli.progress import ProgressLine
@@ -73,6 +74,12 @@ def _profile_arguments(parser: argparse.ArgumentParser) -> None:
         "--step", type=int, metavar="N", help="channels that widths are multiples of (default: what suits the device)"
     )
     parser.add_argument("--samples", type=int, default=200, metavar="N", help="width vectors (default 200)")
+    parser.add_argument(
+        "--adaptive",
+        action="store_true",
+        help="measure where the fit is least certain, and stop when its held-out error falls no more, at --samples",
+    )
+    parser.add_argument("--max-seconds", type=float, metavar="S", help="with --adaptive: stop at the latest then")
     parser.add_argument("--batch", type=int, metavar="N", help="examples per run (default: as in --input, or 1)")
     parser.add_argument("--store", required=True, metavar="FILE", help="profile store; what it holds is not redone")
     parser.add_argument(
@@ -99,10 +106,12 @@ def _profile(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         raise InputError(f"--batch must be at least 1, got {arguments.batch}")
     inputs = example_inputs(loaded, arguments.input, batch=arguments.batch, seed=arguments.seed)
     graph = trace(loaded.module, inputs, include=arguments.include, exclude=arguments.exclude)
-    result = measure_widths(
+    result, adaptation = measure(
         loaded.module,
         graph,
         inputs,
+        adaptive=arguments.adaptive,
+        max_seconds=arguments.max_seconds,
         metrics=arguments.metric or ("latency",),
         samples=arguments.samples,
         device=arguments.device,
@@ -117,7 +126,8 @@ def _profile(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         progress=progress,
         wait=not arguments.no_wait,
     )
-    return Outcome(_profiled(result, arguments.store), _profile_text(result, arguments.store))
+    value = _profiled(result, arguments.store) | {"adaptive": None if adaptation is None else adaptation.to_json()}
+    return Outcome(value, _profile_text(result, adaptation, arguments.store))
 
 
 _SI = {"latency": "latency_s", "energy": "energy_j"}
@@ -148,7 +158,7 @@ def _known(values: Sequence[float]) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
 
 
-def _profile_text(result: ProfileResult, store: str) -> str:
+def _profile_text(result: ProfileResult, adaptation: Adaptation | None, store: str) -> str:
     lines = [f"{len(result.table)} configurations in {store}, {result.reused} of them from before"]
     for metric, (value, low, high) in result.table.reference.items():
         interval = f"[{quantity(low, metric)}, {quantity(high, metric)}]"
@@ -163,6 +173,9 @@ def _profile_text(result: ProfileResult, store: str) -> str:
     if result.flags:
         counts = ", ".join(f"{count} {word}" for word, count in sorted(result.flags.items()))
         lines.append(f"flagged configurations: {counts}")
+    if adaptation is not None:
+        track = ", ".join(f"{percent(batch.mape)} at {batch.rows}" for batch in adaptation.batches)
+        lines.append(f"held-out error {track} rows; stopped because {adaptation.stopped}")
     lines += result.warnings
     return "\n".join([*lines, f"next: ecc fit {store} --metric {next(iter(result.table.reference))} -o COST.json"])
 

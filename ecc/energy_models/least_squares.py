@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-__all__ = ["relative_nnls", "shrunken_nnls"]
+__all__ = ["ANCHOR", "prior_of", "relative_nnls", "shrunken_nnls"]
 
 Floats = NDArray[np.float64]
 
-_ANCHOR = 3.0  # weight of the dense row, which is known without noise, against a measured row
+ANCHOR = 3.0
+"""Weight of the dense row, which is known without noise, against a measured row."""
 
 
 def relative_nnls(features: Floats, target: Floats) -> Floats:
@@ -33,16 +34,24 @@ def shrunken_nnls(features: Floats, target: Floats, weights: Floats, macs: Float
         macs: Dense MACs of each column, shape (p,).
         noise: σ, the relative error expected of a row of weight 1; 0 leaves the prior out.
     """
-    rows = np.vstack([features * (weights / target)[:, None], np.full((1, features.shape[1]), _ANCHOR)])
-    aim = np.append(weights, _ANCHOR)
+    rows = np.vstack([features * (weights / target)[:, None], np.full((1, features.shape[1]), ANCHOR)])
+    aim = np.append(weights, ANCHOR)
     if noise == 0:
         return _nnls(rows, aim)
+    prior, tightness = prior_of(features, target, macs, noise=noise)
+    return _nnls(np.vstack([rows, np.diag(tightness)]), np.append(aim, tightness * prior))
+
+
+def prior_of(features: Floats, target: Floats, macs: Floats, *, noise: float) -> tuple[Floats, Floats]:
+    r"""What MACs alone would predict, p, and the weight of each coefficient's pull towards it, σ / τ; both shape (p,).
+
+    Args: as of ``shrunken_nnls``.
+    """
     share = macs / macs.sum() if macs.sum() else macs
     base, slope = relative_nnls(np.column_stack([features[:, 0], features @ share]), target)
     prior = slope * share
     prior[0] += base
-    tightness = noise / np.maximum(prior, 1 / len(prior))
-    return _nnls(np.vstack([rows, np.diag(tightness)]), np.append(aim, tightness * prior))
+    return prior, noise / np.maximum(prior, 1 / len(prior))
 
 
 def _nnls(matrix: Floats, aim: Floats) -> Floats:
