@@ -265,7 +265,7 @@ def test_idle_power_is_unknown_and_rows_are_kept_where_it_cannot_be_measured():
     ("change", "message"),
     [
         ({"inputs": torch.zeros(2, 3)}, "input shape 2x3 instead of 1x3"),
-        ({"window": Window(device_warm_up_s=0.0, threads=2)}, "threads 2 instead of 1"),
+        ({"window": Window(device_warm_up_s=0.0, threads=2)}, "threads 2 instead of 1, cores .*"),
         ({"host": Host(name="compiled")}, "runtime compiled instead of eager"),
     ],
     ids=["shape", "threads", "runtime"],
@@ -276,6 +276,13 @@ def test_a_store_of_something_else_is_refused_before_anything_is_measured(tmp_pa
     with pytest.raises(InputError, match=f"belongs to another profile: this one has {message}; give another --store$"):
         measure(**change, store=tmp_path / "p.db")
     assert host.built == []
+
+
+def test_a_store_of_other_cores_is_refused(tmp_path, monkeypatch):
+    measure(store=tmp_path / "p.db", design=DESIGN[:2])
+    monkeypatch.setattr("ecc.profiler.protocol.choose_cores", lambda threads, wanted: (5, 7))
+    with pytest.raises(InputError, match="this one has cores 5,7 instead of "):
+        measure(store=tmp_path / "p.db")
 
 
 def test_a_network_that_does_not_take_the_inputs_is_refused_with_its_own_words():

@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 _LEAD_IN_S = 0.5e-3  # untimed run before each window, in which the caches forget the other network …
 _LEAD_IN_SHARE = 0.1  # … or this share of the window where that is longer (a power sensor lags)
 _WARM_S = 0.02  # a network that runs longer fills the caches early in its own time
-_LEAD_INS = 12  # windows of a burst take that many times its lead-in
+_LEAD_INS = 10  # windows of a burst take that many times its lead-in
 _BLOCKS_TO_RANK = 9  # the fewest blocks of which two order statistics hold the median although one block is spoilt
 
 

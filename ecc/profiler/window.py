@@ -40,8 +40,8 @@ class Window:
     warm_up_s: float = 0.005
     warm_up_runs: int = 3
     blocks: int = 3
-    pairs: int = 6
-    burst: int = 12
+    pairs: int = 5
+    burst: int = 10
     long_pairs: int = 1
     rel_half_width: float = 0.02
     max_blocks: int = 8
