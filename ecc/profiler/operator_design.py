@@ -290,5 +290,5 @@ def _rates(measured: Mapping[Operator, float]) -> NDArray[np.float64]:
         return np.zeros(3)
     seconds = np.array(list(measured.values()))
     work = np.stack([_work(operator) for operator in measured]) / seconds[:, None]
-    scale = work.max(0)
+    scale = np.where(work.any(0), work.max(0), 1.0)  # norms have no MACs
     return np.asarray(nnls(work / scale, np.ones(len(seconds)))[0] / scale, dtype=np.float64)

@@ -102,12 +102,13 @@ def profile_operators(
         raise InputError(f"dtype {dtype!r} is unknown; choose from {', '.join(DTYPES)}")
     if "latency" not in [meter.metric for meter in meters]:
         raise InputError("an operator profile needs latency, by which operators that take too long are left out")
-    rest = _Rest(samples, seed, longest_s)
+    pilot = _pilot(samples, seed)
+    rest = _Rest(pilot, samples, seed, longest_s)
     result = profile(
         nn.Identity(),
         _graph(dtype),
         torch.zeros(1, dtype=DTYPES[dtype]),
-        [_widths(operator) for operator in _pilot(samples, seed)],
+        [_widths(operator) for operator in pilot],
         meters,
         window=window,
         runtime=AloneRuntime(runtime or Eager()),
@@ -167,13 +168,13 @@ class _Rest:
         skipped: Operators left out.
     """
 
-    def __init__(self, samples: int, seed: int, longest_s: float) -> None:
-        self._samples, self._seed, self._longest_s = samples, seed, longest_s
+    def __init__(self, pilot: Sequence[Operator], samples: int, seed: int, longest_s: float) -> None:
+        self._pilot, self._samples, self._seed, self._longest_s = frozenset(pilot), samples, seed, longest_s
         self._asked = False
         self.skipped = 0
 
     def __call__(self, table: ProfileTable) -> list[Widths]:
-        """All operators of the design, those measured included; nothing the second time."""
+        """All operators of the design but the pilot, those that the store knew included; nothing the second time."""
         if self._asked:
             return []
         self._asked = True
@@ -190,7 +191,7 @@ class _Rest:
 
         chosen = choose(self._samples, seed=self._seed, admits=admits)
         self.skipped = len(refused)
-        return [_widths(operator) for operator in chosen]
+        return [_widths(operator) for operator in chosen if operator not in self._pilot]
 
 
 def _pilot(samples: int, seed: int) -> list[Operator]:
