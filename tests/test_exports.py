@@ -1,7 +1,6 @@
-"""Rows of a profile as files: every column with its unit, what they belong to above them, values to the last bit."""
+"""Rows of a profile as files: every column with its unit, what they belong to beside them, values to the last bit."""
 
 import io
-import json
 import sys
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from test_store import GRAPH, VISITS, WHERE, visit
 
 from ecc.core.errors import UnavailableError
 from ecc.profiler.conditions import Conditions
-from ecc.profiler.exports import frame_of, heading, to_csv, to_parquet
+from ecc.profiler.exports import frame_of, to_csv, to_parquet, units_of
 from ecc.profiler.tables import tabulate
 
 WARM = Conditions(clock_hz=1.7e9, temperature_c=61.5, throttled=("thermal",), idle_w=40.0)
@@ -22,12 +21,6 @@ ROWS = [
     visit(5, 0, metric="energy", flags=("delta",)),
 ]
 TABLE = tabulate(WHERE_ODD, GRAPH.space, GRAPH.layers, ROWS)
-
-
-def read_csv(content):
-    (first, rest) = content.decode().split("\n", 1)
-    assert first.startswith("# ")
-    return json.loads(first[2:]), pd.read_csv(io.StringIO(rest), dtype=str)
 
 
 def demand_equal(frame):
@@ -42,19 +35,21 @@ def demand_equal(frame):
 
 
 def test_csv_is_read_back_to_the_last_bit_with_what_it_belongs_to():
-    head, frame = read_csv(to_csv(TABLE))
+    frame = pd.read_csv(io.BytesIO(to_csv(TABLE)), dtype=str)
     demand_equal(frame)
-    assert head == json.loads(json.dumps(heading(TABLE)))
-    assert head["provenance"] == WHERE_ODD.to_json()
     assert [int(width) for width in frame["width:a"]] == TABLE.widths[:, 0].tolist()
-    assert pd.read_csv(io.BytesIO(to_csv(TABLE)), comment="#").shape == frame.shape
+    last = frame.iloc[-1]
+    assert (last["network"], last["input_shape"], last["device"]) == (WHERE_ODD.network, "1x3", WHERE_ODD.device)
+    assert {name: last[f"environment:{name}"] for name in WHERE_ODD.environment} == WHERE_ODD.environment
+    dense = tuple(float(last[f"dense_latency{end}_s"]) for end in ("", "_low", "_high"))
+    assert dense == TABLE.reference["latency"]
 
 
-def test_parquet_is_read_back_to_the_last_bit_with_what_it_belongs_to():
+def test_parquet_is_read_back_to_the_last_bit_with_the_units():
     pytest.importorskip("pyarrow")
     frame = pd.read_parquet(io.BytesIO(to_parquet(TABLE)))
     demand_equal(frame)
-    assert frame.attrs["ecc"] == json.loads(json.dumps(heading(TABLE)))
+    assert frame.attrs["units"] == units_of(frame_of(TABLE))
 
 
 def test_without_pyarrow_the_extra_is_named(monkeypatch):
@@ -66,7 +61,7 @@ def test_without_pyarrow_the_extra_is_named(monkeypatch):
 
 
 def test_every_column_has_its_unit_and_is_a_plain_value():
-    units = heading(TABLE)["units"]
+    units = units_of(frame_of(TABLE))
     assert list(units) == list(frame_of(TABLE))
     expected = {
         "width:a": "channels",
@@ -74,6 +69,9 @@ def test_every_column_has_its_unit_and_is_a_plain_value():
         "latency_ratio_low": "1",
         "latency_s": "s",
         "energy_j": "J",
+        "dense_energy_high_j": "J",
+        "threads": "count",
+        "environment:torch": "text",
         "energy_n": "count",
         "cpu_s": "s",
         "steal_s": "s",

@@ -149,7 +149,7 @@ def test_inspect_and_csv_tell_what_is_in_it(tmp_path):
     assert (manifest["rows"], manifest["readings"], len(manifest["runs"])) == (3, 9, 1)
     assert manifest["provenance"]["device"] == "cpu of the test"
     json.dumps(manifest)
-    frame = pd.read_csv(tmp_path / "rows.csv", comment="#")
+    frame = pd.read_csv(tmp_path / "rows.csv")
     assert frame["width:a"].tolist() == [16, 4, 9]
     assert frame["latency_ratio"].notna().all()
 

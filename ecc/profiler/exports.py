@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,17 +10,27 @@ import pandas as pd
 
 from ecc.core.errors import UnavailableError
 from ecc.core.table import ProfileTable
+from ecc.profiler.tables import UNITS
 
-__all__ = ["frame_of", "heading", "to_csv", "to_parquet"]
+__all__ = ["frame_of", "to_csv", "to_parquet", "units_of"]
 
 _UNITS: Mapping[str, str] = {"s": "s", "j": "J", "hz": "Hz", "w": "W", "c": "°C", "bytes": "B"}
-_PLAIN: Mapping[str, str] = {"flags": "words", "purpose": "word", "throttled": "words", "runs": "numbers of runs"}
+_BELONGING = ("network", "fingerprint", "input_shape", "device", "device_fingerprint", "runtime")
+_PLAIN: Mapping[str, str] = {
+    "flags": "words",
+    "purpose": "word",
+    "throttled": "words",
+    "run": "number of a run",
+    "runs": "numbers of runs",
+}
 
 
 def frame_of(table: ProfileTable) -> pd.DataFrame:
     """One row per configuration: ``width:GROUP`` for each group, then the table's columns, each a plain value.
 
-    Lists per block are left out but for ``runs``, which names the runs that a row was measured in.
+    Lists per block are left out but for ``runs``, which names the runs that a row was measured in. Last come, the same
+    in every row so that none loses them, the long-run value and interval of the dense network (``dense_latency_s`` …)
+    and what the rows belong to (``network``, ``device``, ``environment:torch`` …).
     """
     blocks = [str(name) for name in table.rows if str(name).endswith(("block_ratios", "block_runs"))]
     frame = table.rows.drop(columns=blocks)
@@ -35,27 +44,34 @@ def frame_of(table: ProfileTable) -> pd.DataFrame:
         " ".join(map(str, sorted({run for cell in cells for run in cell if run is not None})))
         for cells in runs.itertuples(index=False)
     ]
-    return frame
+    return pd.concat([frame, pd.DataFrame(_belonging(table), index=frame.index)], axis=1)
 
 
-def heading(table: ProfileTable) -> dict[str, Any]:
-    """What the rows belong to: provenance, the reference's long-run value and interval, the columns' units."""
-    return {
-        "kind": "profile rows",
-        "provenance": table.provenance.to_json(),
-        "reference": {metric: list(value) for metric, value in table.reference.items()},
-        "units": {name: _unit(str(name)) for name in frame_of(table)},
-    }
+def _belonging(table: ProfileTable) -> dict[str, Any]:
+    """What is the same for all rows."""
+    found: dict[str, Any] = {}
+    for metric, values in table.reference.items():
+        unit = UNITS[metric].lower()
+        for name, value in zip(("", "_low", "_high"), values, strict=True):
+            found[f"dense_{metric}{name}_{unit}"] = value
+    place = table.provenance.to_json()
+    environment = place.pop("environment")
+    place["input_shape"] = "x".join(map(str, place["input_shape"]))
+    return found | place | {f"environment:{name}": text for name, text in environment.items()}
+
+
+def units_of(frame: pd.DataFrame) -> dict[str, str]:
+    """The unit of each column of ``frame_of``: SI, ``1`` for a ratio, or what a cell holds."""
+    return {str(name): _unit(str(name)) for name in frame}
 
 
 def to_csv(table: ProfileTable) -> bytes:
-    """CSV under one comment line, ``# `` and the heading as JSON; read it with ``pandas.read_csv(…, comment="#")``."""
-    text = f"# {json.dumps(heading(table))}\n{frame_of(table).to_csv(index=False, lineterminator=chr(10))}"
-    return text.encode()
+    """CSV, its first line the names of the columns, which end in their units (``_s``, ``_j``, ``_hz``, ``_c``, ``_w``)."""
+    return frame_of(table).to_csv(index=False, lineterminator="\n").encode()
 
 
 def to_parquet(table: ProfileTable) -> bytes:
-    """Parquet; the heading is ``attrs["ecc"]`` of what ``pandas.read_parquet`` returns.
+    """Parquet; ``attrs["units"]`` of what ``pandas.read_parquet`` returns are the columns' units.
 
     Raises:
         UnavailableError: If pyarrow is not installed.
@@ -67,7 +83,7 @@ def to_parquet(table: ProfileTable) -> bytes:
             "writing Parquet needs pyarrow, which is not installed; pip install 'ecc-compress[parquet]'"
         ) from error
     frame = frame_of(table)
-    frame.attrs["ecc"] = heading(table)
+    frame.attrs["units"] = units_of(frame)
     content = io.BytesIO()
     frame.to_parquet(content, engine="pyarrow", index=False)
     return content.getvalue()
@@ -77,6 +93,8 @@ def _unit(column: str) -> str:
     """Of a column, by its name: channels, a ratio (1), a count, or the unit that its last word says."""
     if column.startswith("width:"):
         return "channels"
+    if column in _BELONGING or column.startswith("environment:"):
+        return "text"
     if column in _PLAIN:
         return _PLAIN[column]
     if "ratio" in column:
