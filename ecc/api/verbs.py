@@ -47,6 +47,7 @@ def profile(
     max_seconds: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    wait: bool = True,
 ) -> ProfileTable:
     """Measure random widths of a network on a device, each in turn with the dense network.
 
@@ -61,6 +62,7 @@ def profile(
         energy_source: ``auto``, or ``counter`` or ``power`` where a GPU has both and they disagree.
         adaptive: Measure where the fit is least certain, and stop when its held-out error falls no more.
         max_seconds: Limit of an adaptive profile.
+        wait: Wait while another process measures on the device; refuse otherwise.
     Raises:
         InputError: If the input makes no sense, or the store belongs to something else.
         UnavailableError: If the device or a meter is not here.
@@ -83,6 +85,7 @@ def profile(
         network=type(model).__name__,
         seed=seed,
         progress=progress,
+        wait=wait,
     )
     return result.table
 

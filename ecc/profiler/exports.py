@@ -66,7 +66,7 @@ def units_of(frame: pd.DataFrame) -> dict[str, str]:
 
 
 def to_csv(table: ProfileTable) -> bytes:
-    """CSV, its first line the names of the columns, which end in their units (``_s``, ``_j``, ``_hz``, ``_c``, ``_w``)."""
+    """CSV; its first line names the columns, which end in their units (``_s``, ``_j``, ``_hz``, ``_c``, ``_w``)."""
     return frame_of(table).to_csv(index=False, lineterminator="\n").encode()
 
 
