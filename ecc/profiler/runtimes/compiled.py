@@ -61,8 +61,8 @@ class Compiled:
         """
         network, call = module.to(self.device).eval(), Call.of(inputs, self.device)
         expected = eager_outputs(network, call)
-        function = torch.compile(_own_function(network), dynamic=False)
-        demand_agreement(self.name, network, expected, _first_run(function, call))
+        function, found = _compiled(network, call)
+        demand_agreement(self.name, network, expected, found)
         args, kwargs = call.args, call.kwargs
 
         def run(times: int) -> None:
@@ -87,24 +87,26 @@ def _own_function(network: nn.Module) -> Callable[..., Any]:
     return FunctionType(call.__code__.replace(), call.__globals__, call.__name__, None, call.__closure__)
 
 
-def _first_run(function: Callable[..., Any], call: Call) -> Any:
-    """Compile, and give the outputs for copies of the inputs."""
+def _compiled(network: nn.Module, call: Call) -> tuple[Callable[..., Any], Any]:
+    """The compiled network, and its outputs for copies of the inputs."""
     from torch._dynamo import config
     from torch._dynamo.utils import counters
 
     before = counters["stats"]["unique_graphs"]
+    copies = call.replaced(tensor.clone() for tensor in call.tensors)  # ordinary tensors, or it would compile again
     limits = config.patch(cache_size_limit=_MOST_ENTRIES, accumulated_cache_size_limit=_MOST_ENTRIES)
     try:
         with torch.inference_mode(), warnings.catch_warnings(), limits:
             warnings.simplefilter("ignore")
-            outputs = call.replaced(tensor.clone() for tensor in call.tensors).on(function)
+            function = torch.compile(_own_function(network), dynamic=False)
+            outputs = copies.on(function)
     except Exception as error:  # whatever tracer, compiler and C++ compiler raise
         raise InputError(
             f"torch.compile cannot compile the network ({first_line(error)}); measure it with --runtime eager"
         ) from error
     if counters["stats"]["unique_graphs"] == before:
         raise InputError("torch.compile finds nothing to compile in the network; measure it with --runtime eager")
-    return outputs
+    return function, outputs
 
 
 def _demand_compiler() -> None:

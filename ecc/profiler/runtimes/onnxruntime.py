@@ -76,9 +76,7 @@ class _Session:
     def __init__(self, model: bytes, call: Call, device: str, threads: int) -> None:
         library, place = _library(), torch.device(device)
         index = place.index or 0
-        session = library.InferenceSession(
-            model, _options(threads), providers=_providers(place.type, index), provider_options=None
-        )
+        session = library.InferenceSession(model, _options(threads), providers=_providers(place.type, index))
         if place.type == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
             raise UnavailableError("onnxruntime cannot load its CUDA provider; install the CUDA version that it names")
         taken = {value.name for value in session.get_inputs()}
@@ -108,7 +106,7 @@ def _options(threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only
-    # Threads spin on for tens of milliseconds after a run and would take the cores from the network whose turn is next.
+    # Threads spin on after a run and would take the cores from the network whose turn is next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
