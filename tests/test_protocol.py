@@ -10,7 +10,9 @@ from torch import nn
 
 from ecc.core.errors import InputError, Interrupted, MeterError
 from ecc.profiler.conditions import Conditions
+from ecc.profiler.cores import choose_cores
 from ecc.profiler.design import sample
+from ecc.profiler.devices import current_device
 from ecc.profiler.host import Disturbance
 from ecc.profiler.meters.latency import CpuLatency
 from ecc.profiler.pairing import median_interval
@@ -411,3 +413,48 @@ def test_a_window_refuses_nonsense(options, message):
 
 def test_dense_and_names_of_the_toy_agree_with_its_graph():
     assert GRAPH.space.full == dict(zip(NAMES, DENSE, strict=True))
+
+
+def test_others_on_the_cores_before_the_start_are_told_and_flagged(monkeypatch):
+    told = []
+    monkeypatch.setattr("ecc.profiler.session.Load.foreign_share", lambda self, earlier: 0.35)
+    result = measure(design=DESIGN[:3], progress=lambda stage, done, total, note="": told.append(note))
+    sentence = "other processes take 35% of the cores to measure on; stop them for better rows"
+    assert result.warnings == (sentence,)
+    assert sentence in told
+    assert result.flags == {"loaded": 3}
+    monkeypatch.setattr("ecc.profiler.session.Load.foreign_share", lambda self, earlier: 0.15)
+    assert measure(design=DESIGN[:3]).flags == {}
+
+
+def test_an_accelerator_is_loaded_until_it_is_settled_and_its_host_is_not_pinned(monkeypatch):
+    monkeypatch.setattr("ecc.profiler.protocol.current_device", lambda name: current_device("cpu"))
+    host, begun = Host(slow=1.0, device="cuda"), []
+
+    def state(visit, now):
+        return Conditions(temperature_c=40.0 + min(now, 50.0), throttled=())
+
+    class Late(Watch):
+        def begin(self):
+            begun.append(self.host.time)
+            super().begin()
+
+    result = measure(host, watch=Late(host), gauge=Dial(host, state), design=DESIGN[:3], window=None)
+    assert 70 < begun[0] < 90  # the temperature stands still for most of the last 30 s
+    assert result.warnings == ()
+    assert result.table.provenance.cores == ""
+    pinned = choose_cores(1)
+    assert measure(design=DESIGN[:3]).table.provenance.cores == ",".join(map(str, pinned))
+
+
+def test_an_accelerator_that_does_not_settle_is_told(monkeypatch):
+    monkeypatch.setattr("ecc.profiler.protocol.current_device", lambda name: current_device("cpu"))
+    host = Host(slow=1.0, device="cuda")
+    gauge = Dial(host, lambda visit, now: Conditions(temperature_c=40.0 + now))
+    result = measure(host, gauge=gauge, design=DESIGN[:3], window=replace(QUICK, device_warm_up_max_s=60.0))
+    assert result.warnings == ("the device did not settle within 60 s of load",)
+
+
+def test_a_window_suits_the_kind_of_device():
+    assert Window.of("cpu") == Window()
+    assert (Window.of("cuda").warm_up_runs, Window.of("cuda").warm_up_s) == (10, 0.5)

@@ -49,7 +49,7 @@ class Provenance:
     @property
     def cores(self) -> str:
         """Numbers of the CPU's cores that the process was kept on, apart by commas; empty where it was not."""
-        return self.environment.get("cores", "")
+        return self.environment.get("pinned", "")
 
     @property
     def key(self) -> tuple[Any, ...]:

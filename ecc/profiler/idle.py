@@ -14,7 +14,7 @@ __all__ = ["Idle"]
 
 _REST_S = 1.0  # clocks and power fall for a while after the last work
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger("ecc")
 
 
 class Idle:
@@ -52,7 +52,7 @@ class Idle:
             self._clock.wait(seconds)
             joules = meter.end().value
         except MeterError as error:  # the next visit fails by itself if the sensor is gone
-            _log.warning("idle power is unknown: %s", error)
+            _LOG.warning("idle power is unknown: %s", error)
             self.watts = None
         else:
             self.watts = joules / (self._clock.now() - start)

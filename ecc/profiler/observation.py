@@ -19,7 +19,7 @@ from ecc.profiler.pairing import Pairs, Ready, alternate
 
 __all__ = ["Blind", "Observation", "Observer"]
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger("ecc")
 
 
 class Blind:
@@ -92,7 +92,7 @@ class Observer:
         try:
             found = self._measure(network, reference, meter, n, rng, burst)
         except MeterReset as error:
-            _log.warning("%s; the visit is measured again", error)
+            _LOG.warning("%s; the visit is measured again", error)
             found = self._measure(network, reference, meter, n, rng, burst)
             words.add("retried")
         else:

@@ -289,7 +289,7 @@ def _provenance(network: str, graph: WidthGraph, inputs: Any, runtime: Runtime, 
         **runtime.environment,
     }
     if window.cores:
-        environment["cores"] = ",".join(map(str, window.cores))
+        environment["pinned"] = ",".join(map(str, window.cores))
     return Provenance(
         network=network,
         fingerprint=graph.fingerprint,

@@ -43,7 +43,7 @@ _KNOWN_WARM_UP = 5  # a configuration that was measured before is warmed up that
 _VISITS_PER_COLLECTION = 8  # networks may be cycles, and collection is off
 _REHEAT_S = 2.0  # load after an idle measurement
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger("ecc")
 
 
 @dataclass(eq=False)
@@ -198,8 +198,9 @@ class Session:
 
     def _warn(self, sentence: str) -> None:
         self.warnings.append(sentence)
-        _log.warning(sentence)
-        if self.progress is not None:
+        if self.progress is None:
+            _LOG.warning(sentence)
+        else:
             self.progress("warm-up", 1, 1, sentence)
 
     def _heat(self, reference: Ready) -> None:
