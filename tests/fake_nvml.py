@@ -213,8 +213,8 @@ class FakeNvml:
             found = self.throttle[number]
         if found is None:
             return SimpleNamespace(nvmlReturn=3)
-        # the members of a C union that were not written hold rubbish where they are wider
-        value = SimpleNamespace(uiVal=found, ullVal=found + (7 << 32 if self.uint else 0))
+        # members of a C union: what was written narrow has rubbish beside it, what was written wide is cut off
+        value = SimpleNamespace(uiVal=found & 0xFFFFFFFF, ullVal=found + (7 << 32 if self.uint else 0))
         return SimpleNamespace(nvmlReturn=0, valueType=1 if self.uint else 3, value=value)
 
     def nvmlDeviceGetClockInfo(self, handle, kind):  # noqa: N802

@@ -64,6 +64,15 @@ def test_a_quiet_visit_to_a_board_is_described(library, host):
     )
 
 
+def test_a_visit_that_an_error_left_open_is_forgotten(library, host):
+    gauge = NvmlGauge(lambda: Board.open(library=library), clock=library.clock, proc=host)
+    gauge.begin()
+    gauge.begin()
+    library.clock.wait(1.0)
+    assert gauge.end().clock_hz == 1.5e9
+    assert not library.clock._repeated
+
+
 def test_clocks_that_fall_and_heat_that_rises_are_seen(library, host):
     def heat():
         library.clocks, library.temperature = (1200, 6000), 70.0

@@ -198,7 +198,9 @@ def test_a_module_that_tells_its_own_power_only_says_so():
 
 @pytest.mark.parametrize("uint", [True, False], ids=["uint", "ulonglong"])
 def test_fields_are_read_by_the_type_that_the_driver_gives_them(uint):
-    assert Board.open(library=fake(uint=uint)).instant_w() == pytest.approx(200.0)
+    board = Board.open(library=fake(uint=uint, throttle={74: 2**31 if uint else 2**40}))
+    assert board.instant_w() == pytest.approx(200.0)
+    assert board.throttle_counters() == {74: 2.0**31 if uint else 2.0**40}
 
 
 def test_the_old_power_call_is_not_trusted_right_after_the_load_began():
@@ -362,6 +364,15 @@ def test_a_driver_that_goes_away_in_mid_window_is_one_sentence_with_the_mend(cod
         meter.end()
     assert str(caught.value) == f"NVML failed at {COUNTER} (code {code}): {mend}"
     assert not library.clock._repeated  # nothing polls any more
+
+
+def test_a_window_that_an_error_left_open_is_forgotten():
+    library = fake()
+    meter = meter_of(library)
+    meter.begin()
+    library.clock.wait(1.0)
+    assert window(meter, library.clock).value == pytest.approx(400.0, rel=0.01)
+    assert not library.clock._repeated
 
 
 def test_ending_what_was_not_begun_is_an_error():

@@ -60,6 +60,16 @@ def test_a_counter_that_wrapped_around_is_corrected(tree):
     assert spend(tree, rapl_0=700_000).value == pytest.approx(1.0)
 
 
+def test_a_window_that_an_error_left_open_is_forgotten(tree):
+    clock = SimulatedClock()
+    meter = meter_of(tree, clock=clock)
+    meter.begin()
+    meter.begin()
+    zone(tree, "intel-rapl:0", "package-0", 2_000_000)
+    assert meter.end().value == pytest.approx(1.0)
+    assert not clock._repeated
+
+
 def test_the_probe_names_what_is_read(tree):
     probe = meter_of(tree).probe()
     assert (probe.available, probe.source, probe.reason) == (True, "RAPL powercap (package-0, dram)", "")

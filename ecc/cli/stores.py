@@ -10,8 +10,11 @@ from typing import Any
 
 from ecc.cli.text import percent, quantity, table
 from ecc.core.errors import InputError
+from ecc.core.widths import WidthSpace
 from ecc.profiler.exports import to_csv, to_parquet
 from ecc.profiler.inspection import FLAGS, describe_state
+from ecc.profiler.operator_design import REFERENCE
+from ecc.profiler.operators import holds_operators, operator_from
 from ecc.profiler.store import Store
 from ecc.report.files import write_file
 from ecc.report.profiles import write_profile
@@ -47,6 +50,8 @@ def inspect_store(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"--{name} would overwrite the store {str(path)!r}; give another file")
     with Store(path) as store:
         value = store.inspect()
+        if _of_operators(value):
+            value["kind"] = "operator profile"
         written = {}
         if arguments.csv is not None:
             written["csv"] = write_file(arguments.csv, to_csv(store.table()))
@@ -61,7 +66,7 @@ def store_text(path: Path, value: Mapping[str, Any]) -> str:
     """The manifest for people."""
     if "provenance" not in value:
         return f"{path}: a profile store (format {value['schema']}) without rows; run `ecc profile` on it"
-    parts = [table(["", "profile store"], _facts(path, value)), _runs(value["runs"])]
+    parts = [table(["", value["kind"]], _facts(path, value)), _runs(value["runs"])]
     if value["rows"]:
         parts += [_metrics(value), _flags(value), *_slowest(value)]
     parts += [f"{name}: {file}" for name, file in value.get("written", {}).items()]
@@ -71,10 +76,13 @@ def store_text(path: Path, value: Mapping[str, Any]) -> str:
 def _facts(path: Path, value: Mapping[str, Any]) -> list[list[str]]:
     place, dense = value["provenance"], value["space"]["dense"]
     threads = f", {place['threads']} thread{'s' if place['threads'] != 1 else ''}" if place["threads"] else ""
-    facts = [
-        ["file", f"{path} (format {value['schema']})"],
+    network = [
         ["network", f"{place['network']} ({place['fingerprint'][:8]}), {len(dense)} groups, {sum(dense)} channels"],
         ["input", "x".join(map(str, place["input_shape"]))],
+    ]
+    facts = [
+        ["file", f"{path} (format {value['schema']})"],
+        *([["reference", str(REFERENCE)]] if _of_operators(value) else network),
         ["device", f"{place['device']} ({place['device_fingerprint'][:8]})"],
         ["runtime", f"{place['runtime']}{threads}"],
         ["rows", f"{value['rows']} configurations, {value['readings']} readings, {value.get('flagged', 0)} flagged"],
@@ -82,6 +90,8 @@ def _facts(path: Path, value: Mapping[str, Any]) -> list[list[str]]:
     if value["rows"]:
         runs = len(value["runs"])
         facts.append(["measured", f"{_span(value['measuring_s'])} in {runs} run{'s' if runs != 1 else ''}"])
+        least, middle, most = (quantity(seconds, "latency") for seconds in value["cpu_s"])
+        facts.append(["CPU time", f"{middle} of the process per run ({least} to {most})"])
         facts += [[name, text] for name, text in map(describe_state, value["conditions"].items())]
     versions = (f"{name} {text}" for name, text in place["environment"].items() if name in ("torch", "python", "dtype"))
     return [*facts, ["environment", ", ".join(versions)]]
@@ -130,8 +140,13 @@ def _slowest(value: Mapping[str, Any]) -> list[str]:
     found = []
     for metric, rows in value["slowest"].items():
         dense = dict(zip(value["space"]["names"], value["space"]["dense"], strict=True))
-        shown = [[*_ratio(row), _cut(row["widths"], dense), row["flags"]] for row in rows]
-        found.append(table([f"greatest {metric}", "95 % interval", "widths", "flags"], shown))
+        operators = _of_operators(value)
+        shown = [
+            [*_ratio(row), str(operator_from(row["widths"])) if operators else _cut(row["widths"], dense), row["flags"]]
+            for row in rows
+        ]
+        what = "operator" if operators else "widths"
+        found.append(table([f"greatest {metric}", "95 % interval", what, "flags"], shown))
     return found
 
 
@@ -139,6 +154,10 @@ def _ratio(row: Mapping[str, Any]) -> list[str]:
     low, high = row["ratio_low"], row["ratio_high"]
     interval = "unknown" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
     return [f"{row['ratio']:.3f} of dense", interval]
+
+
+def _of_operators(value: Mapping[str, Any]) -> bool:
+    return "space" in value and holds_operators(WidthSpace.from_json(value["space"]))
 
 
 def _cut(widths: Mapping[str, int], dense: Mapping[str, int]) -> str:

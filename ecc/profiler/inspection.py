@@ -39,6 +39,9 @@ FLAGS: Mapping[str, str] = {
     "period": "inferences keep the time of a sensor that looks only part of it",
     "retried": "measured twice; the first try, with a passing disturbance, is not kept",
     "delta": "energy by the plain difference of the counter: too few ticks for a slope",
+    "power": "energy by sampled power, integrated: there is no counter, or it was not wanted",
+    "power-average": "energy by power that is averaged over a second: there is nothing better on this board",
+    "counter-suspect": "the energy counter and integrated power differ by a tenth or more; choose by --energy-source",
 }
 """What the flags of rows mean; a flag that is not here explains itself."""
 
@@ -70,6 +73,7 @@ def describe(
         "drift": {
             metric: None if found is None else [found.change, found.low, found.high] for metric, found in drifts.items()
         },
+        "cpu_s": [float(np.quantile(table.rows["cpu_s"], level)) for level in (0, 0.5, 1)],
         "conditions": summarise_conditions(visits),
         "flagged": int((table.rows["flags"] != "").sum()),
         "flags": count_flags(table, visits),

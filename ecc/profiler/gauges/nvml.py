@@ -54,6 +54,8 @@ class NvmlGauge:
             board = self._board = self._board or self._find()
         except MeterError:
             return
+        if self._visit is not None:  # left open by an error
+            self._visit.stop()
         visit = _Visit(told(board.temperature_c), told(board.throttle_counters) or {})
         visit.stop = self._clock.repeat(lambda: _sample(board, visit), _PERIOD_S)
         self._visit = visit

@@ -146,8 +146,10 @@ class NvmlMeter:
         return max(_WINDOW_S, _TICKS * self._tick_s)
 
     def begin(self) -> None:
-        """Wait for the board and start polling."""
+        """Wait for the board and start polling; a window that was left open by an error is forgotten."""
         sensors = self._opened()
+        for poll in self._window.polls if self._window is not None else ():
+            _stopped(poll)
         self._synchronise()
         ticks, samples, polls = Ticks(), Samples(), []
         start = self._clock.now()

@@ -95,6 +95,8 @@ class RaplMeter:
 
     def begin(self) -> None:
         """Read the counters; they are read again in mid-window as often as they might wrap around."""
+        if self._tally is not None:  # left open by an error
+            self._tally.cancel()
         self._tally = _Tally(self._opened()[1], self._clock)
 
     def end(self) -> Reading:
@@ -156,12 +158,16 @@ class _Tally:
         Raises:
             MeterError: If a counter could not be read.
         """
-        if self._stop is not None:
-            self._stop()
+        self.cancel()
         self._step()
         if self._error is not None:
             raise self._error
         return self._spent_j
+
+    def cancel(self) -> None:
+        """Read no more."""
+        if self._stop is not None:
+            self._stop()
 
     def _step(self) -> None:
         try:
