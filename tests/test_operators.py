@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cli_toy import run
 from profiler_toy import Host, Timed, Watch, toy_graph
 
+from ecc.cli import operators as commands
 from ecc.core.errors import InputError, Interrupted
 from ecc.core.operators import COLUMNS, KINDS, Operator, OperatorTable
 from ecc.core.table import Provenance
@@ -51,7 +53,9 @@ def shared(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "build", lambda operator, dtype: Alone(Timed(seconds(operator)), ()))
         host = Host(slow=1.6, jitter=0.003)
-        found = profile_operators([Watch(host)], samples=30, longest_s=5.0, runtime=host, window=QUICK, store=path)
+        found = profile_operators(
+            [Watch(host)], samples=30, longest_s=0.01, runtime=host, window=QUICK, store=path, clock=host
+        )
     return found, path
 
 
@@ -322,3 +326,53 @@ def test_a_real_profile_of_a_dozen_operators(tmp_path):
     assert (found.table.rows["latency_s"] > 0).all()
     assert found.table.provenance.environment["dtype"] == "float32"
     assert operator_table(Store(tmp_path / "d.db").table()).operators == found.table.operators
+
+
+# -- the command line
+
+
+def test_profile_operators_passes_its_options_on_and_says_what_was_measured(shared, monkeypatch):
+    given = {}
+
+    def measure(**options):
+        given.update(options)
+        return shared[0]
+
+    monkeypatch.setattr(commands, "measure_operators", measure)
+    said = run("profile --json", "--operators", "--store", "d.db", "--samples", "30", "--threads", "2", "--seed", "7")
+    assert said.code == 0
+    assert {name: given[name] for name in ("samples", "threads", "seed", "store", "runtime", "device")} == {
+        "samples": 30, "threads": 2, "seed": 7, "store": "d.db", "runtime": "eager", "device": "cpu"
+    }  # fmt: skip
+    assert (said.value["rows"], said.value["rows_reused"], sum(said.value["kinds"].values())) == (30, 0, 30)
+    assert said.value["dense"]["latency_s"] == shared[0].table.reference["latency"][0]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("profile --operators zoo:lenet5 --store d.db", "measures a device, no network; leave out MODEL"),
+        ("profile --operators --input 1x3x8x8 --store d.db", "leave out --input"),
+        ("profile --operators --max-seconds 3 --store d.db", "leave out --max-seconds"),
+        ("profile --store d.db", "give a MODEL to profile, for example zoo:resnet20, or --operators"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(line, words):
+    said = run(*line.split())
+    assert said.code == 2
+    assert words in said.err
+
+
+def test_inspect_shows_operators_as_such(shared, tmp_path):
+    said = run("inspect --json", str(shared[1]), "--csv", str(tmp_path / "rows.csv"))
+    assert (said.value["kind"], said.value["rows"]) == ("operator profile", 30)
+    frame = pd.read_csv(tmp_path / "rows.csv")
+    assert [Operator(*row) for row in frame[["kind", *COLUMNS]].itertuples(index=False)] == shared[0].table.operators
+    assert frame["macs"].tolist() == shared[0].table.rows["macs"].tolist()
+    assert frame["latency_ratio"].tolist() == pytest.approx(shared[0].table.rows["latency_ratio"].tolist())
+
+
+def test_no_cost_model_of_widths_is_fitted_to_operators(shared, tmp_path):
+    said = run("fit", str(shared[1]), "-o", str(tmp_path / "cost.json"))
+    assert said.code == 2
+    assert "the store holds operators, not widths of a network" in said.err

@@ -20,6 +20,7 @@ from ecc.network.graph import WidthGraph
 from ecc.profiler.design import Point, plan
 from ecc.profiler.devices import current_device
 from ecc.profiler.gauges import gauge_for
+from ecc.profiler.operators import holds_operators
 from ecc.profiler.protocol import ProfileResult, profile
 from ecc.profiler.runtimes import runtime_named
 from ecc.profiler.store import Store
@@ -93,5 +94,10 @@ def judge_best(table: ProfileTable, metric: str, *, form: str = "auto", seed: in
     Raises:
         InputError: If there is no such form, or the rows cannot carry a fit.
     """
+    if holds_operators(table.space):
+        raise InputError(
+            "the store holds operators, not widths of a network, which is what a cost model is fitted to; "
+            "profile a network with `ecc profile MODEL`"
+        )
     names = tuple(FORMS) if form == "auto" else (form,)
     return min((judge(table, metric, form=name, seed=seed) for name in names), key=lambda fit: fit.holdout["mape"])

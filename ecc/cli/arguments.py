@@ -39,9 +39,14 @@ _DTYPES: Mapping[str, torch.dtype] = {
 }
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """MODEL, the KEY=VALUE pairs that follow it, and its weights."""
-    parser.add_argument("model", metavar="MODEL", help="zoo:NAME, package.module:factory or file.py:factory")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs=None if required else "?",
+        help="zoo:NAME, package.module:factory or file.py:factory",
+    )
     parser.add_argument("options", metavar="KEY=VALUE", nargs="*", default=[], help="keyword arguments of the factory")
     parser.add_argument("--weights", metavar="FILE", help="trained weights, .safetensors or .pt")
 

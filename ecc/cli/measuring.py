@@ -11,6 +11,7 @@ from ecc.api.adaptive import Adaptation, measure
 from ecc.api.measuring import judge_best
 from ecc.cli.arguments import add_choice, add_input, add_model, example_inputs, the_model
 from ecc.cli.command import Command, Outcome
+from ecc.cli.operators import add_operators, demand_model, measured_operators, operators_text, operators_value
 from ecc.cli.progress import ProgressLine
 from ecc.cli.text import percent, quantity, table
 from ecc.core.errors import InputError
@@ -58,7 +59,7 @@ def _sensor_text(probe: Mapping[str, Any]) -> str:
 
 
 def _profile_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model(parser)
+    add_model(parser, required=False)
     add_input(parser)
     add_choice(parser)
     parser.add_argument(
@@ -73,7 +74,10 @@ def _profile_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--step", type=int, metavar="N", help="channels that widths are multiples of (default: what suits the device)"
     )
-    parser.add_argument("--samples", type=int, default=200, metavar="N", help="width vectors (default 200)")
+    parser.add_argument(
+        "--samples", type=int, metavar="N", help="width vectors (default 200), or operators (default 1000)"
+    )
+    add_operators(parser)
     parser.add_argument(
         "--adaptive",
         action="store_true",
@@ -101,6 +105,11 @@ def _cores(text: str) -> tuple[int, ...]:
 
 
 def _profile(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
+    if arguments.operators:
+        found = measured_operators(arguments, progress)
+        value = _profiled(found.result, arguments.store) | operators_value(found)
+        return Outcome(value, operators_text(found, arguments.store))
+    demand_model(arguments)
     loaded = the_model(arguments)
     if arguments.batch is not None and arguments.batch < 1:
         raise InputError(f"--batch must be at least 1, got {arguments.batch}")
@@ -113,7 +122,7 @@ def _profile(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         adaptive=arguments.adaptive,
         max_seconds=arguments.max_seconds,
         metrics=arguments.metric or ("latency",),
-        samples=arguments.samples,
+        samples=200 if arguments.samples is None else arguments.samples,
         device=arguments.device,
         runtime=arguments.runtime,
         threads=arguments.threads,

@@ -19,6 +19,7 @@ __all__ = [
     "COLUMNS",
     "CONVOLUTIONS",
     "KINDS",
+    "OPERATOR_COLUMNS",
     "POINTWISE",
     "RECURRENT",
     "Operator",
@@ -94,6 +95,10 @@ class Operator:
         if self.kind in CONVOLUTIONS and (self.channels_in % self.groups or self.channels_out % self.groups):
             raise InputError(f"Operator(groups={self.groups}) must divide the channels of a {self.kind} convolution")
 
+    def __str__(self) -> str:
+        """Its kind and the numbers that are not 1."""
+        return " ".join([self.kind, *(f"{name}={size}" for name, size in self.shape.items() if size != 1)])
+
     @property
     def shape(self) -> dict[str, int]:
         """All numbers by column."""
@@ -155,6 +160,10 @@ COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Operator))[1:]
 """The names of an operator's numbers, in order."""
 
 
+OPERATOR_COLUMNS: tuple[str, ...] = ("kind", *COLUMNS, "macs", "read_bytes", "written_bytes")
+"""The columns of a table that follow from the operators alone."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class OperatorTable:
     """What operators cost on one device, by one runtime, with one number of threads, in one type of numbers.
@@ -162,7 +171,7 @@ class OperatorTable:
     Attributes:
         provenance: What the rows belong to; its network is ``operators``.
         base: The operator that all ratios refer to.
-        rows: One row per operator: ``kind``, COLUMNS, ``macs``, ``read_bytes`` (weights included), ``written_bytes``;
+        rows: One row per operator: OPERATOR_COLUMNS (bytes read include the weights);
             for each metric M in {latency, energy} ``M_ratio``, ``M_ratio_low`` and ``M_ratio_high`` (median of the
             paired ratios to ``base`` and its 95 % interval), ``latency_s`` or ``energy_j`` (the operator's own median,
             unpaired); ``flags`` and what else ProfileTable names. What was not measured is NaN.
@@ -209,4 +218,4 @@ def describe_operators(operators: Sequence[Operator], itemsize: int) -> pd.DataF
         }
         for operator in operators
     ]
-    return pd.DataFrame(entries, columns=["kind", *COLUMNS, "macs", "read_bytes", "written_bytes"])
+    return pd.DataFrame(entries, columns=[*OPERATOR_COLUMNS])

@@ -9,7 +9,9 @@ from typing import Any
 import pandas as pd
 
 from ecc.core.errors import UnavailableError
+from ecc.core.operators import OPERATOR_COLUMNS
 from ecc.core.table import ProfileTable
+from ecc.profiler.operators import holds_operators, operator_table
 from ecc.profiler.tables import UNITS
 
 __all__ = ["frame_of", "to_csv", "to_parquet", "units_of"]
@@ -18,6 +20,7 @@ _UNITS: Mapping[str, str] = {"s": "s", "j": "J", "hz": "Hz", "w": "W", "c": "°C
 _BELONGING = ("network", "fingerprint", "input_shape", "device", "device_fingerprint", "runtime")
 _PLAIN: Mapping[str, str] = {
     "flags": "words",
+    "kind": "word",
     "purpose": "word",
     "throttled": "words",
     "run": "number of a run",
@@ -28,6 +31,8 @@ _PLAIN: Mapping[str, str] = {
 def frame_of(table: ProfileTable) -> pd.DataFrame:
     """One row per configuration: ``width:GROUP`` for each group, then the table's columns, each a plain value.
 
+    Rows that are operators begin with their kind, sizes and counts instead.
+
     Lists per block are left out but for ``runs``, which names the runs that a row was measured in. Last come, the same
     in every row so that none loses them, the long-run value and interval of the dense network (``dense_latency_s`` …)
     and what the rows belong to (``network``, ``device``, ``environment:torch`` …).
@@ -37,14 +42,21 @@ def frame_of(table: ProfileTable) -> pd.DataFrame:
     for name in frame:
         if frame[name].map(lambda value: isinstance(value, list | tuple)).any():
             frame[name] = frame[name].map(lambda value: " ".join(map(str, value)) if value is not None else value)
-    for column, name in enumerate(table.space.names):
-        frame.insert(column, f"width:{name}", table.widths[:, column])
+    for column, (name, values) in enumerate(_leading(table).items()):
+        frame.insert(column, str(name), values)
     runs = table.rows[[name for name in blocks if name.endswith("block_runs")]]
     frame["runs"] = [
         " ".join(map(str, sorted({run for cell in cells for run in cell if run is not None})))
         for cells in runs.itertuples(index=False)
     ]
     return pd.concat([frame, pd.DataFrame(_belonging(table), index=frame.index)], axis=1)
+
+
+def _leading(table: ProfileTable) -> pd.DataFrame:
+    """What is measured in each row."""
+    if holds_operators(table.space):
+        return operator_table(table).rows[[*OPERATOR_COLUMNS]]
+    return pd.DataFrame(table.widths, columns=[f"width:{name}" for name in table.space.names], index=table.rows.index)
 
 
 def _belonging(table: ProfileTable) -> dict[str, Any]:

@@ -63,11 +63,6 @@ class AloneRuntime:
         """Of the inner one."""
         return self.inner.environment
 
-    @property
-    def environment(self) -> Mapping[str, str]:
-        """Of the inner one."""
-        return self.inner.environment
-
     def prepare(self, module: nn.Module, inputs: Any) -> Runnable:
         """The operator on the device; an ``Alone`` brings its own inputs."""
         if isinstance(module, Alone):

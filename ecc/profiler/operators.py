@@ -33,7 +33,15 @@ from ecc.profiler.runtimes.eager import Eager
 from ecc.profiler.store import Store
 from ecc.profiler.window import Window
 
-__all__ = ["DTYPES", "OperatorProfile", "holds_operators", "operator_table", "profile_operators", "read_operators"]
+__all__ = [
+    "DTYPES",
+    "OperatorProfile",
+    "holds_operators",
+    "operator_from",
+    "operator_table",
+    "profile_operators",
+    "read_operators",
+]
 
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -116,7 +124,7 @@ def profile_operators(
         progress=progress,
         seed=seed,
         network=_NAME,
-        build=lambda widths: build(_operator(widths), DTYPES[dtype]),
+        build=lambda widths: build(operator_from(widths), DTYPES[dtype]),
         gauge=gauge,
         clock=clock,
         wait=wait,
@@ -155,7 +163,7 @@ def operator_table(table: ProfileTable) -> OperatorTable:
     dtype = table.provenance.environment.get("dtype", "")
     if not holds_operators(table.space) or dtype not in DTYPES:
         raise InputError(f"the profile of {table.provenance.network} is not one of operators")
-    operators = [_operator(table.space.widths(row)) for row in table.widths]
+    operators = [operator_from(table.space.widths(row)) for row in table.widths]
     described = describe_operators(operators, torch.empty(0, dtype=DTYPES[dtype]).element_size())
     rows = pd.concat([described, table.rows.reset_index(drop=True)], axis=1)
     return OperatorTable(table.provenance, REFERENCE, rows, table.reference)
@@ -209,7 +217,7 @@ def _widths(operator: Operator) -> dict[str, int]:
     return {"kind": KINDS.index(operator.kind) + 1, **operator.shape}
 
 
-def _operator(widths: Widths) -> Operator:
+def operator_from(widths: Widths) -> Operator:
     """The operator of a row; the reference stands at the greatest sizes of all, which no operator has.
 
     Raises:
