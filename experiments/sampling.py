@@ -24,6 +24,7 @@ from ecc.core.layers import Layer, Side, SumOfProducts
 from ecc.core.table import ProfileTable
 from ecc.core.widths import WidthGroup, WidthSpace
 from ecc.energy_models.bilinear import fit
+from ecc.energy_models.judging import Fit
 from ecc.energy_models.terms import terms_of
 from ecc.network.blocks import aligned_steps, in_blocks
 from ecc.network.graph import WidthGraph
@@ -32,8 +33,8 @@ from ecc.profiler.design import Point, plan, sample
 from ecc.zoo.loading import load_model
 
 HERE = Path(__file__).resolve().parent / "measurements"
-SEEDS = 10
-MOST = 290
+SEEDS = 6
+MOST = 210
 
 
 def network(name: str, shape: tuple[int, ...], step: int) -> Hardware:
@@ -75,26 +76,37 @@ DESIGNS: dict[str, Callable[[WidthGraph, int, int], NDArray[np.int64]]] = {
 }
 
 
+def _matrix(evaluate: SumOfProducts, widths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Of the bilinear fit, its columns of equal length."""
+    matrix = np.column_stack([np.ones(len(widths)), evaluate(torch.tensor(widths)).numpy()])
+    return np.asarray(matrix / np.linalg.norm(matrix, axis=0))
+
+
 def coverage(hardware: dict[str, Hardware]) -> pd.DataFrame:
-    """Centred discrepancy of the widths and condition number of the bilinear design matrix, means over seeds."""
+    """Discrepancy of neighbouring groups, and condition number of the bilinear design matrix; medians over seeds.
+
+    Some products are sums of others for all widths; the condition number leaves these directions out.
+    """
     rows = []
     for name, each in hardware.items():
         space = each.graph.space
         products = terms_of(space, each.graph.layers)
         evaluate = SumOfProducts(space, products.factors)
+        rank = np.linalg.matrix_rank(_matrix(evaluate, drawn(space, 4000, 1)))
         for n in (50, 100, 200):
             for design, make in DESIGNS.items():
                 found = []
                 for seed in range(SEEDS):
                     widths = make(each.graph, n, seed)
                     cells = (widths / np.array(space.step) - 0.5) / (np.array(space.dense) / np.array(space.step))
-                    matrix = np.column_stack([np.ones(n), evaluate(torch.tensor(widths)).numpy()])
-                    pairs = np.corrcoef(widths.T) - np.eye(len(space))
-                    norms = np.linalg.norm(matrix, axis=0)
-                    found.append((qmc.discrepancy(cells), np.linalg.cond(matrix / norms), np.abs(pairs).max()))
-                means = np.median(found, axis=0)
-                rows.append((name, len(space), len(norms), n, design, *means))
-    columns = ["network", "groups", "terms", "rows", "design", "discrepancy", "condition", "worst_correlation"]
+                    singular = np.linalg.svd(_matrix(evaluate, widths), compute_uv=False)
+                    condition = singular[0] / singular[rank - 1] if rank <= n else np.inf
+                    pairs = [qmc.discrepancy(cells[:, i : i + 2]) for i in range(len(space) - 1)]
+                    together = np.abs(np.corrcoef(widths.T) - np.eye(len(space)))
+                    found.append((np.mean(pairs), condition, np.diag(together, 1).max(), together.max()))
+                rows.append((name, len(space), rank, n, design, *np.median(found, axis=0)))
+    measures = ["pair_discrepancy", "condition", "worst_neighbours_correlation", "worst_correlation"]
+    columns = ["network", "groups", "rank", "rows", "design", *measures]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -120,10 +132,15 @@ class Bench:
 
 
 class Patient(Chooser):
-    """Goes on until the samples are used up."""
+    """Goes on until the samples are used up, and remembers where it would have stopped."""
 
-    def _reason(self, fit: Any) -> str:
-        return "" if self.batches[-1].rows < self.samples else "all samples were measured"
+    would: tuple[int, str] | None = None
+
+    def _reason(self, fit: Fit) -> str:
+        reason = super()._reason(fit)
+        if reason and self.would is None:
+            self.would = len(self.batches) - 1, reason
+        return "" if self.batches[-1].rows < self.samples else reason
 
 
 def adapt(bench: Bench, chooser: Chooser) -> list[tuple[int, float, float]]:
@@ -144,10 +161,11 @@ def compare(hardware: dict[str, Hardware]) -> pd.DataFrame:
     for name, each in hardware.items():
         for seed in range(SEEDS):
             bench = Bench(each, seed)
-            chooser = Chooser("latency", MOST, seed)
-            n, error, held = adapt(bench, chooser)[-1]
-            rows.append((name, seed, n, "adaptive, where it stopped", error, held, chooser.stopped))
-            for n, error, held in adapt(bench, Patient("latency", MOST, seed)):
+            chooser = Patient("latency", MOST, seed)
+            track = adapt(bench, chooser)
+            batch, reason = chooser.would or (len(track) - 1, "")
+            rows.append((name, seed, track[batch][0], "adaptive, where it stops", *track[batch][1:], reason))
+            for n, error, held in track:
                 rows.append((name, seed, n, "adaptive", error, held, ""))
                 sobol = [Point(widths) for widths in sample(bench.space, n, seed=seed)]
                 planned = plan(bench.space, n, layers=each.graph.layers, seed=seed)

@@ -202,9 +202,11 @@ class Chooser:
         left = self.samples - len(known)
         drawn = drawn[: (left + 1) // 2]
         stored = _chosen(table)[(batch - 1) * _CHOSEN :][:_CHOSEN]
-        points = {tuple(space.vector(point.widths).tolist()): point for point in drawn}
+        before = set(map(tuple, known.widths.tolist()))
+        keys = (tuple(space.vector(point.widths).tolist()) for point in drawn)
+        points = {key: point for key, point in zip(keys, drawn, strict=True) if key not in before}
         points |= {tuple(table.widths[row].tolist()): _adaptive(space, table.widths[row]) for row in stored}
-        taken = set(points) | set(map(tuple, known.widths.tolist()))
+        taken = set(points) | before
         drawn_anew = sample(space, _CANDIDATES, seed=self.seed + _SEEDS_APART * batch)
         vectors = [tuple(space.vector(widths).tolist()) for widths in drawn_anew]
         candidates = np.array([each for each in vectors if each not in taken - _keys(table, stored)], dtype=np.int64)
@@ -219,10 +221,14 @@ class Chooser:
 
 
 def _rows_of(table: ProfileTable, planned: Sequence[Point], chosen: int) -> NDArray[np.int64]:
-    """Numbers of the rows of the plan's beginning and of the first so many chosen ones, in the table's order."""
+    """Numbers of the rows of the plan's beginning and of the first so many chosen ones, in the order of their widths.
+
+    The order in which a batch was measured differs after an interrupt, and would decide on the folds.
+    """
     drawn = {tuple(table.space.vector(point.widths).tolist()) for point in planned}
     numbers = {row for row, widths in enumerate(map(tuple, table.widths.tolist())) if widths in drawn}
-    return np.array(sorted(numbers | set(_chosen(table)[:chosen])), dtype=np.int64)
+    everything = numbers | set(_chosen(table)[:chosen])
+    return np.array(sorted(everything, key=lambda row: table.widths[row].tolist()), dtype=np.int64)
 
 
 def _chosen(table: ProfileTable) -> list[int]:
