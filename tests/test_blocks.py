@@ -129,3 +129,11 @@ def test_step_that_does_not_divide_the_width_is_refused(name, step):
     group = graph.prunable[-1].name
     with pytest.raises(InputError, match=f"cannot have a step of {step}"):
         in_blocks(graph, model, {group: step})
+
+
+def test_units_of_many_channels_are_merged_to_multiples_of_the_step() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 96, 1), nn.Conv2d(96, 96, 1, groups=12), nn.Conv2d(96, 2, 1))
+    graph = trace(model, torch.randn(1, 3, 4, 4))
+    assert {group.name: group.step for group in graph.prunable} == {"0": 12, "1": 12}
+    assert aligned_steps(graph, 8) == {"0": 24, "1": 24}
+    assert aligned_steps(graph, 5) == {"0": 12, "1": 12}

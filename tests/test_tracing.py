@@ -369,3 +369,25 @@ def test_a_train_mode_that_cannot_be_followed_is_noted() -> None:
     graph = trace(Undecided(), torch.randn(2, 3, 8, 8))
     assert any(note.startswith("aux.1.weight has no use in eval mode") for note in graph.notes)
     assert {group.name for group in graph.prunable} == {"stem.0", "body"}
+
+
+class Rolled(nn.Module):
+    """Attention whose counts are kept under names that say nothing, beside a number that counts no channels."""
+
+    def __init__(self, heads: int, size: int, shift: int) -> None:
+        super().__init__()
+        self.h, self.hd, self.shift, self.scale = heads, size, shift, size**-0.5
+        self.qkv, self.out = nn.Linear(16, 3 * heads * size), nn.Linear(heads * size, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        qkv = self.qkv(torch.roll(x, self.shift, 1)).reshape(n, t, 3, self.h, self.hd)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        y = (q @ k.transpose(-2, -1) * self.scale).softmax(-1) @ v
+        return self.out(y.transpose(1, 2).reshape(n, t, self.h * self.hd))
+
+
+@pytest.mark.parametrize(("heads", "size", "shift"), [(4, 4, 3), (2, 5, 2), (2, 5, 1)])
+def test_attributes_of_equal_values_are_told_apart_by_trying(heads: int, size: int, shift: int) -> None:
+    graph = trace(Rolled(heads, size, shift).double(), torch.randn(2, 6, 16, dtype=torch.float64))
+    assert [group.step for group in graph.prunable] == [3 * size, 3 * heads]

@@ -27,7 +27,10 @@ _LEAST_BLOCKS = 4  # fewer choices than that are too coarse, however well they s
 
 
 def aligned_steps(graph: WidthGraph, multiple: int) -> dict[str, int]:
-    """For each prunable group the longest step that divides ``multiple`` channels, its width, and leaves four blocks.
+    """For each prunable group the step that suits kernels which take ``multiple`` channels at a time.
+
+    The shortest step that is a multiple of it, divides the width and leaves four blocks; else the longest of those
+    that divide it.
 
     Raises:
         InputError: If ``multiple`` is not positive.
@@ -69,12 +72,10 @@ def base_units(blocks: WidthGraph, graph: WidthGraph, kept: Kept) -> Kept:
 
 def _block(group: WidthGroup, multiple: int) -> int:
     """Units per block."""
-    fitting = [
-        size
-        for size in range(1, group.units // _LEAST_BLOCKS + 1)
-        if group.units % size == 0 and multiple % (group.step * size) == 0
-    ]
-    return max(fitting, default=1)
+    sizes = [size for size in range(1, group.units // _LEAST_BLOCKS + 1) if group.units % size == 0]
+    aligned = (size for size in sizes if group.step * size % multiple == 0)
+    dividing = (size for size in sizes if multiple % (group.step * size) == 0)
+    return min(aligned, default=0) or max(dividing, default=1)
 
 
 def _merged(group: WidthGroup, step: int, order: NDArray[np.int64]) -> WidthGroup:

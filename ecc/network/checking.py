@@ -10,7 +10,7 @@ import logging
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from ecc.network.replay import Replay
 from ecc.network.shapes import WithoutValues
 from ecc.network.slimming import slim
 
-__all__ = ["counting_attributes", "perturbed", "refuse_failing"]
+__all__ = ["counting_attributes", "other_counts", "perturbed", "refuse_failing"]
 
 _LOG = logging.getLogger("ecc")
 
@@ -41,7 +41,7 @@ def refuse_failing(
     graph: WidthGraph,
     inputs: Any,
     replay: Replay,
-    sizes: Sequence[SizeAttribute] = (),
+    candidates: Sequence[tuple[str, int, Side]] = (),
     *,
     seed: int = 0,
 ) -> WidthGraph:
@@ -54,14 +54,17 @@ def refuse_failing(
     Args:
         inputs: As given to trace.
         replay: The record of the dense network.
-        sizes: Attributes that may have to follow the widths.
+        candidates: Axes that attributes may count: module path, dense value and side of each.
         seed: Of the random units and of the perturbed weights.
     """
     if not graph.prunable:
         return graph
-    replays = _Replays(model, inputs, replay)
+    replays, sizes = _Replays(model, inputs, replay), counting_attributes(model, candidates)
     options = [graph, *([replace(graph, sizes=(*graph.sizes, *sizes))] if sizes else [])]
     checked = next((option for option in options if _passes(option, seed, replays)), None)
+    if checked is None:
+        others = (replace(graph, sizes=(*graph.sizes, *other)) for other in other_counts(model, candidates))
+        checked = next((option for option in others if _passes(option, seed, replays)), None)
     if checked is None:
         scaled = [graph for option in options for graph in replays.scaled(option, _draw(option, seed, 0))]
         checked = next((option for option in scaled if _passes(option, seed, replays)), None)
@@ -86,6 +89,31 @@ def counting_attributes(model: nn.Module, candidates: Sequence[tuple[str, int, S
         candidates: Module path, dense value and side of each such axis. Where two axes have one size, the words ``dim``
             and ``size`` in the attribute's name speak for the last, others for the first.
     """
+    return tuple(
+        SizeAttribute(*place, *(sides[-1] if re.search("dim|size", place[1]) else sides[0]))
+        for place, sides in _counted(model, candidates).items()
+    )
+
+
+def other_counts(model: nn.Module, candidates: Sequence[tuple[str, int, Side]]) -> Iterator[tuple[SizeAttribute, ...]]:
+    """What else the attributes may count: those of one name another axis of that size, or none (a shift of two)."""
+    usual, found = counting_attributes(model, candidates), _counted(model, candidates)
+    for name in dict.fromkeys(size.attribute for size in usual):
+        mine = {size: found[size.module, size.attribute] for size in usual if size.attribute == name}
+        if any(len(sides) > 1 for sides in mine.values()):
+            swapped = {
+                size: replace(size, side=next((side for _, side in sides if side != size.side), size.side))
+                for size, sides in mine.items()
+            }
+            yield tuple(swapped.get(size, size) for size in usual)
+        if len(mine) < len(usual):
+            yield tuple(size for size in usual if size not in mine)
+
+
+def _counted(
+    model: nn.Module, candidates: Sequence[tuple[str, int, Side]]
+) -> dict[tuple[str, str], list[tuple[int, Side]]]:
+    """Module path and name of each attribute that holds the size of an axis, and the axes of that size."""
     found: dict[tuple[str, str], list[tuple[int, Side]]] = {}
     for path, value, side in candidates:
         module = model.get_submodule(path)
@@ -94,10 +122,7 @@ def counting_attributes(model: nn.Module, candidates: Sequence[tuple[str, int, S
         for attribute, held in vars(module).items():
             if type(held) is int and held == value:
                 found.setdefault((path, attribute), []).append((value, side))
-    return tuple(
-        SizeAttribute(path, attribute, *(sides[-1] if re.search("dim|size", attribute) else sides[0]))
-        for (path, attribute), sides in found.items()
-    )
+    return found
 
 
 def _is_meta(model: nn.Module) -> bool:

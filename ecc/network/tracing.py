@@ -16,7 +16,7 @@ from ecc.network.attention import head_counts
 from ecc.network.axes import propagate
 from ecc.network.blocks import aligned_steps, in_blocks
 from ecc.network.capture import Capture, capture
-from ecc.network.checking import counting_attributes, refuse_failing
+from ecc.network.checking import refuse_failing
 from ecc.network.choosing import Pattern, choose
 from ecc.network.copying import copy_sharing
 from ecc.network.declared import Declared, axes_of, confirm, declare, is_inside, parse
@@ -141,8 +141,7 @@ class _Tracer:
         if not self.check:
             return found, found, grouping
         replay = Replay(self.captured, propagation, grouping.units, grouping.folds)
-        counting = counting_attributes(model, grouping.sizes)
-        return found, refuse_failing(model, found, self.inputs, replay, counting), grouping
+        return found, refuse_failing(model, found, self.inputs, replay, grouping.sizes), grouping
 
 
 def _training(
