@@ -28,6 +28,16 @@ def test_physical_cores_are_chosen_before_their_siblings(machine, threads, cores
     assert choose_cores(threads, tree=machine) == cores
 
 
+def test_siblings_that_are_neighbours_are_skipped(tmp_path, monkeypatch):
+    for core in range(6):
+        folder = tmp_path / f"cpu{core}/topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{core // 2 * 2}-{core // 2 * 2 + 1}\n")
+    monkeypatch.setattr("ecc.profiler.cores._allowed", lambda: list(range(6)))
+    assert choose_cores(2, tree=tmp_path) == (0, 2)
+    assert choose_cores(4, tree=tmp_path) == (0, 1, 2, 4)
+
+
 def test_without_a_topology_each_core_counts(tmp_path, monkeypatch):
     monkeypatch.setattr("ecc.profiler.cores._allowed", lambda: [4, 7])
     assert choose_cores(1, tree=tmp_path) == (4,)
