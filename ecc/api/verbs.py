@@ -54,6 +54,7 @@ def profile(
     Args:
         example_inputs: The batch that is timed, a tensor or a tuple of tensors.
         metrics: ``latency``, ``energy``.
+        runtime: How networks are run: ``eager``, ``compile``, ``cudagraph``, ``onnxruntime`` or ``openvino``.
         samples: Width vectors, at most where the profile is adaptive.
         store: File that keeps every row as it is measured; what it holds is not measured again. In memory when None.
         threads: Intra-op threads of a CPU.
