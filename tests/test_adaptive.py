@@ -152,7 +152,7 @@ class Stepped(Host):
 def host_profile(store, *, stop_at=10**9):
     """A profile on a simulated host, its chooser, and how often the meter was read before each of its choices."""
     host, reads = Stepped(slow=1.0), []
-    watch, chooser = Watch(host, stop_at=stop_at), Chooser("latency", 80)
+    watch, chooser = Watch(host, stop_at=stop_at), Chooser("latency", 70)
 
     def more(table):
         reads.append(watch.reads)

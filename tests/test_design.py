@@ -78,7 +78,7 @@ def test_groups_weigh_what_the_layers_that_they_touch_cost():
 
 def test_a_plan_mixes_corners_and_sweeps_of_the_heaviest_groups_into_random_points():
     space, layers = network(1, 10, 5, 80, 10)
-    points = plan(space, 200, layers=layers)
+    points = plan(space, 222, layers=layers)
     purposes = [point.purpose for point in points]
     assert purposes[:22] == ["corner"] * 2 + ["random"] * 9 + ["corner"] + ["random"] * 9 + ["sweep"]
     heavy = ["g3", "g2", "g1", "g0"]

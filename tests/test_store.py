@@ -2,6 +2,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -281,3 +282,13 @@ def test_an_altered_store_is_refused_in_one_sentence(tmp_path, statements, messa
         Store(path).table()
     assert "\n" not in str(caught.value)
     assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("purpose", ["random", "corner", "sweep", "adaptive"])
+def test_a_row_says_why_it_was_measured(tmp_path, purpose):
+    with Store.open(tmp_path / "p.db") as store:
+        run = begin(store)
+        store.add(run, replace(visit(4, 0), purpose=purpose))
+        store.add(run, replace(visit(4, 1), purpose="random"))
+        assert [found.purpose for found in store.visits()] == [purpose, "random"]
+        assert store.table().rows["purpose"].tolist() == [purpose]  # by the first visit
