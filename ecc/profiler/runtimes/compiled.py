@@ -30,8 +30,8 @@ class Compiled:
     the limit on how often one forward is compiled. Each network is therefore compiled behind a function with a code
     object of its own, which holds what was compiled and goes with the network.
 
-    On a CPU each new width means new C++ kernels: 4 to 7 s of PyTorch's own time for one ResNet-20, and the C++ compiler's
-    for some twenty files. What was compiled before is found on disk.
+    On a CPU each new width means new C++ kernels: 4 to 7 s of PyTorch's own time for one ResNet-20, and the C++
+    compiler's besides. What was compiled before is found on disk.
 
     Attributes:
         device: Torch device string.
