@@ -249,6 +249,12 @@ def test_what_a_store_holds_is_not_measured_again_and_a_longer_profile_keeps_it(
     assert set(short.operators) < set(longer.table.operators)
 
 
+def test_what_was_admitted_once_stays_in_the_design(toy, tmp_path):
+    toy(store=tmp_path / "d.db", samples=8, window=ONCE)
+    again = toy(store=tmp_path / "d.db", samples=8, longest_s=1e-9, window=ONCE)
+    assert (again.result.measured, again.result.reused) == (0, 8)
+
+
 def test_an_interrupted_profile_goes_on_from_its_rows(toy, tmp_path):
     host, stop_at = Host(), 90
     with pytest.raises(Interrupted, match="the same call goes on from there"):
