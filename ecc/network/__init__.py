@@ -1,1 +1,12 @@
-"""What a network is to us: coupled channel groups, and the smaller network that given widths make."""
+"""What a network is to us: coupled channel groups, and the smaller network that given widths make.
+
+From the outside in (each module's first line says more):
+
+    record     capture, following, opaque, stopping, shapes, nesting, examining, arguments, hooks, attention
+    labels     channels, values, axes and axes_* (a rule per operator), folding, directions, sizes, declared, zeros
+    graph      tracing, graph, grouping, choosing, blocks, depth, operators
+    proof      checking, replay, perturbing, equality, comparing, renormalising
+    smaller    slimming, ranking, matching, masking, cutting, copying, resizing, manifest, optimisers
+
+``tracing.trace`` goes from record to proof, ``slimming.slim`` makes the smaller network.
+"""
