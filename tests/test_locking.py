@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
+from contextvars import Context
 
 import pytest
 from hypothesis import given
@@ -37,12 +39,16 @@ def folder(tmp_path, monkeypatch):
 
 
 def free(fingerprint):
-    """Whether nobody holds it."""
-    try:
-        with device_lock(fingerprint, "it", what="trying", wait=False):
-            return True
-    except UnavailableError:
-        return False
+    """Whether nobody holds it, asked as another thread would."""
+
+    def ask():
+        try:
+            with device_lock(fingerprint, "it", what="trying", wait=False):
+                return True
+        except UnavailableError:
+            return False
+
+    return Context().run(ask)
 
 
 def test_a_second_process_is_told_who_measures_or_waits_until_it_is_killed():
@@ -75,6 +81,38 @@ def test_a_second_process_is_told_who_measures_or_waits_until_it_is_killed():
     assert free("d0")
 
 
+def test_whoever_holds_the_lock_may_call_what_takes_it():
+    with device_lock("d1", "it", what="outer"):
+        with device_lock("d1", "it", what="inner", wait=False):
+            assert not free("d1")
+        assert not free("d1")  # the inner end is not the outer one
+    assert free("d1")
+
+
+def test_an_adaptive_profile_is_alone_on_its_device_from_its_first_batch_to_its_last(monkeypatch):
+    host, graph, device, taken = Host(), toy_graph(), current_device("cpu"), []
+
+    @contextmanager
+    def counted(fingerprint, *names, **options):
+        taken.append(fingerprint)
+        with device_lock(fingerprint, *names, **options):
+            yield
+
+    monkeypatch.setattr("ecc.profiler.protocol.device_lock", counted)
+    batches = [[{"a": 4, "b": 8}], [{"a": 8, "b": 8}], []]
+
+    def more(table):
+        assert not free(device.fingerprint)
+        return batches.pop(0)
+
+    profile(
+        *(Timed(1.0), graph, INPUTS, [graph.space.full], [Watch(host)]),
+        window=QUICK, runtime=host, build=host.build, more=more,
+    )  # fmt: skip
+    assert taken == [device.fingerprint]
+    assert not batches
+
+
 def test_locks_of_different_devices_do_not_meet_and_end_with_their_body(folder):
     with device_lock("d1", "it", what="a"):
         assert free("d2")
@@ -89,7 +127,10 @@ def test_locks_of_different_devices_do_not_meet_and_end_with_their_body(folder):
 def test_profile_and_compare_are_alone_on_their_device(tmp_path):
     host, graph, device = Host(), toy_graph(), current_device("cpu")
     design = [graph.space.full]
-    with device_lock(device.fingerprint, device.name, what="elsewhere"):
+    elsewhere = Context()
+    lock = device_lock(device.fingerprint, device.name, what="elsewhere")
+    elsewhere.run(lock.__enter__)
+    try:
         with pytest.raises(UnavailableError, match="elsewhere"):
             profile(
                 Timed(1.0), graph, INPUTS, design, [Watch(host)],
@@ -103,6 +144,8 @@ def test_profile_and_compare_are_alone_on_their_device(tmp_path):
 
         with pytest.raises(InterruptedError, match="wait for the device"):
             compare(Timed(1.0), [Timed(0.5)], INPUTS, [Watch(host)], window=QUICK, runtime=host, progress=leave)
+    finally:
+        elsewhere.run(lock.__exit__, None, None, None)
 
     def held(stage, done, total, note=""):
         assert not free(device.fingerprint)

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +36,7 @@ _LOG = logging.getLogger("ecc")
 _POLL_S = 0.2
 _MOST_LETTERS, _MOST_BYTES = 500, 1 << 13  # of what a holder says of itself
 _LOCKED_BYTE = 1 << 20  # where Windows locks, which keeps others from reading what is locked
+_HELD: ContextVar[frozenset[str]] = ContextVar("devices held", default=frozenset())  # by this chain of calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ def device_lock(
     """Be alone on a device while the body runs.
 
     Where no lock can be had at all (no folder to write to, a file system without locks) a warning is logged and the
-    body runs. Calls do not nest: the inner one would wait for the outer one.
+    body runs. Calls nest: whoever holds the lock may call what takes it. Another thread of the process may not, since
+    the two would measure each other.
 
     Args:
         fingerprint: Of the device.
@@ -88,6 +91,10 @@ def device_lock(
     Raises:
         UnavailableError: If another process measures on the device and ``wait`` is off.
     """
+    held = _HELD.get()
+    if fingerprint in held:
+        yield
+        return
     with ExitStack() as stack:
         try:
             file = _open(_folder() / f"{fingerprint}.lock")
@@ -100,6 +107,8 @@ def device_lock(
                 _wait(file, device, wait, progress)
             stack.callback(_release, file)
             _write(file, Holder(os.getpid(), time.time(), what[:_MOST_LETTERS]).to_bytes())
+        token = _HELD.set(held | {fingerprint})
+        stack.callback(_HELD.reset, token)
         yield
 
 
