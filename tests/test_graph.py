@@ -72,8 +72,8 @@ def test_the_fingerprint_is_of_the_architecture() -> None:
     assert first.fingerprint != trace(dense_concat(), IMAGE).fingerprint
 
 
-def test_an_unknown_group_is_a_key_error() -> None:
-    with pytest.raises(KeyError, match="c9"):
+def test_an_unknown_group_is_refused_with_those_like_it() -> None:
+    with pytest.raises(InputError, match="there is no group 'c9'; the groups are c1, "):
         trace(dense_concat(), IMAGE).group("c9")
 
 

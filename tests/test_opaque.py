@@ -262,7 +262,9 @@ def test_a_network_whose_own_forward_cannot_be_followed_is_one_sentence() -> Non
         trace(model, X)
     with torch.device("meta"):
         meta = around(branch)
-    with pytest.raises(InputError, match=r"^inner \(Net\) cannot be followed: .*; trace it with values, so that .*$"):
+    with pytest.raises(
+        InputError, match=r"^inner \(Net\) cannot be followed: .*; trace it with values instead of on the meta .*$"
+    ):
         trace(meta, X.to("meta"))
 
 

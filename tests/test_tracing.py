@@ -276,7 +276,7 @@ def test_a_step_gives_groups_in_blocks() -> None:
     with torch.device("meta"):
         meta = nn.Sequential(nn.Linear(5, 64), nn.Linear(64, 24), nn.Linear(24, 3))
     assert trace(meta, torch.randn(2, 5), step=8).space == graph.space
-    with pytest.raises(InputError, match="the step must be at least 1 channel, got 0"):
+    with pytest.raises(InputError, match="the step must be a whole number of at least 1 channel, got 0"):
         trace(model, torch.randn(2, 5), step=0)
 
 

@@ -17,13 +17,24 @@ from numpy.typing import NDArray
 
 from ecc.core.errors import InputError
 
-__all__ = ["Kept", "Role", "Slot", "WidthGroup", "WidthSpace", "Widths"]
+__all__ = ["Kept", "Role", "Slot", "WidthGroup", "WidthSpace", "Widths", "demand_widths"]
 
 Widths = Mapping[str, int]
 """Channels kept per group name; a group that is not named keeps its full width."""
 
 Kept = Mapping[str, NDArray[np.int64]]
 """Unit indices kept per group name, sorted, distinct; a group that is not named keeps all of its units."""
+
+
+def demand_widths(widths: Any) -> None:
+    """Refuse what maps no group names to anything.
+
+    Raises:
+        InputError: If so.
+    """
+    if not isinstance(widths, Mapping):
+        raise InputError(f'widths must be a dict such as {{"conv1": 8}}, got {type(widths).__name__}')
+
 
 Role = Literal["write", "read"]
 
@@ -109,17 +120,14 @@ class WidthSpace:
         Raises:
             InputError: If a name is unknown or a width is not admissible.
         """
+        demand_widths(widths)
         unknown = [name for name in widths if name not in self.names]
         if unknown:
             known = ", ".join(self.names[:6]) + (" …" if len(self) > 6 else "")
             raise InputError(f"widths name the unknown group {unknown[0]!r}; the prunable groups are {known}")
         values = []
         for name, dense, step in zip(self.names, self.dense, self.step, strict=True):
-            width = widths.get(name, dense)
-            if not step <= width <= dense or width % step:  # also refuses NaN and fractions
-                choices = f"{step}, {2 * step} … {dense}" if dense > 2 * step else f"{step} to {dense} by {step}"
-                raise InputError(f"width {width} of group {name!r} is not admissible; choose from {choices}")
-            values.append(int(width))
+            values.append(_admissible(name, widths.get(name, dense), dense, step))
         return np.array(values, dtype=np.int64)
 
     def widths(self, vector: Sequence[int] | NDArray[Any] | torch.Tensor) -> dict[str, int]:
@@ -154,3 +162,23 @@ class WidthSpace:
             tuple(int(width) for width in value["dense"]),
             tuple(int(step) for step in value["step"]),
         )
+
+
+def _admissible(name: str, width: Any, dense: int, step: int) -> int:
+    """A width given as any kind of whole number.
+
+    Raises:
+        InputError: If it is none, or not admissible.
+    """
+    single = isinstance(width, np.generic | np.ndarray | torch.Tensor) and width.ndim == 0
+    number = width.item() if single else width
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise InputError(f"width {width!r} of group {name!r} is no number of channels; give a whole number")
+    if step <= number <= dense and number % step == 0:  # also refuses NaN and fractions
+        return int(number)
+    choices = f"{step}, {2 * step} … {dense}" if dense > 2 * step else f"{step} to {dense} by {step}"
+    hint = ""
+    if 0 < number < 1:
+        channels = max(step, int(number * dense) // step * step)
+        hint = f"; widths count channels, so write {channels} for {number:.0%} of {dense}"
+    raise InputError(f"width {number} of group {name!r} is not admissible; choose from {choices}{hint}")

@@ -82,12 +82,13 @@ class Capture:
     on_meta: bool = False
 
 
-def run(module: nn.Module, inputs: Any) -> list[Tensor]:
+def run(module: nn.Module, inputs: Any, *, gradients: bool = False) -> list[Tensor]:
     """The output tensors of one forward, with the random generator of torch set aside and seeded."""
     args, kwargs = bind(inputs)
     devices = {tensor.device for tensor in tensors_in([args, kwargs]) if tensor.is_cuda}
     exact = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False)
-    with torch.no_grad(), _no_fused_attention(), torch.random.fork_rng(sorted({d.index or 0 for d in devices})), exact:
+    aside = torch.random.fork_rng(sorted({d.index or 0 for d in devices}))
+    with torch.set_grad_enabled(gradients), _no_fused_attention(), aside, exact:
         torch.manual_seed(0)
         return [tensor.detach() for tensor in tensors_in(module(*args, **kwargs))]
 
@@ -180,7 +181,9 @@ def _without_copies(graph: fx.Graph, calls: Sequence[ModuleCall]) -> tuple[Modul
 
 
 def _replace_forward(module: nn.Module, part: Opaque, recorder: _Recorder, state: Mapping[str, Tensor]) -> None:
-    """Let the module's forward be one operator; the module is a copy made for this record."""
+    """Let the module's forward, with its hooks, be one operator; the module is a copy made for this record."""
+    module._forward_hooks.clear()
+    module._forward_pre_hooks.clear()
     calls = iter(range(len(part.calls)))
 
     def forward(*args: Any, **kwargs: Any) -> Any:

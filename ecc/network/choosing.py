@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 
@@ -13,24 +13,28 @@ from ecc.core.errors import InputError
 from ecc.core.widths import WidthGroup
 from ecc.network.values import owner
 
-__all__ = ["Pattern", "choose"]
+__all__ = ["Pattern", "Patterns", "choose"]
 
 Pattern = str | type[nn.Module]
 """A glob of names of layers or of modules that hold them, ``type:NAME`` with a glob of class names, or a class."""
+
+Patterns = Pattern | Sequence[Pattern]
+"""One pattern or several."""
 
 _TYPE = "type:"
 
 
 def choose(
-    model: nn.Module, groups: Sequence[WidthGroup], include: Sequence[Pattern], exclude: Sequence[Pattern]
+    model: nn.Module, groups: Sequence[WidthGroup], include: Patterns, exclude: Patterns
 ) -> tuple[WidthGroup, ...]:
     """Groups with the user's choice applied: excluded ones, and those not included, stay dense.
 
     A group counts as included or excluded if any layer that writes it does.
 
     Raises:
-        InputError: If a pattern matches no layer.
+        InputError: If a pattern matches no layer, or is none.
     """
+    include, exclude = _several("include", include), _several("exclude", exclude)
     if not (include or exclude):
         return tuple(groups)
     modules = dict(model.named_modules())
@@ -54,6 +58,13 @@ def choose(
         replace(group, prunable=False, reason=reason(group)) if group.prunable and reason(group) else group
         for group in groups
     )
+
+
+def _several(name: str, patterns: Patterns) -> Sequence[Pattern]:
+    several = [patterns] if isinstance(patterns, str | type) else patterns
+    if not isinstance(several, Collection) or not all(isinstance(pattern, str | type) for pattern in several):
+        raise InputError(f"trace({name}=...) takes names of layers and classes of modules, got {patterns!r}")
+    return list(several)
 
 
 def _writers(group: WidthGroup) -> list[str]:

@@ -19,6 +19,7 @@ from ecc.network.copying import copied, copy_sharing
 from ecc.network.cutting import cut
 from ecc.network.depth import shortened, silence
 from ecc.network.graph import WidthGraph
+from ecc.network.hooks import unobserved
 from ecc.network.masking import mask
 from ecc.network.matching import matched_tensors
 from ecc.network.nesting import map_tensors, tensors_in
@@ -79,8 +80,15 @@ def demand_equal(model: nn.Module, graph: WidthGraph, kept: Kept, remove: Collec
         EccError: If the outputs differ; the message names a group or a block.
     """
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    if device.type == "meta" or not graph.inputs:
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())) or not graph.inputs:
         return
+    with unobserved(model, graph.example(device=device)) as quiet:
+        _demand_equal(quiet, graph, kept, remove, device)
+
+
+def _demand_equal(
+    model: nn.Module, graph: WidthGraph, kept: Kept, remove: Collection[str], device: torch.device
+) -> None:
     inputs, limit = few_inputs(model, graph, device), tolerance(model)
     try:
         gap = zero_then_remove(model, graph, kept, inputs, remove=remove)

@@ -125,7 +125,7 @@ class _Lesson(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for path in self._paths:
             part = self._module.get_submodule(path)
             handles.append(part.register_forward_pre_hook(self._enter(path), with_kwargs=True, prepend=True))
-            handles.append(part.register_forward_hook(self._leave(path), prepend=True))  # before the user's
+            handles.append(part.register_forward_hook(self._leave(path)))  # the user's hooks are a part of it
         try:
             yield
         finally:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
@@ -209,8 +210,13 @@ class WidthGraph:
         """The group of that name.
 
         Raises:
-            KeyError: If there is none.
+            InputError: If there is none; the message names those that are like it.
         """
+        if name not in self._by_name:
+            names = list(self._by_name)
+            close = get_close_matches(str(name), names, n=3)
+            known = f"did you mean {' or '.join(close)}?" if close else f"the groups are {', '.join(names[:6])}"
+            raise InputError(f"there is no group {name!r}; {known}" + ("" if close or len(names) <= 6 else " …"))
         return self._by_name[name]
 
     @cached_property

@@ -117,6 +117,8 @@ class SlimManifest:
         Raises:
             InputError: If it is not a sound manifest.
         """
+        if not isinstance(text, bytes):
+            raise InputError(f"{where} must be bytes, as Path.read_bytes() gives them, not {type(text).__name__}")
         fields = parse_object(text, where)
         if fields.whole("schema") != _SCHEMA:
             raise InputError(f"{where} has schema {fields.whole('schema')}; this program reads schema {_SCHEMA}")

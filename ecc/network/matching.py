@@ -44,9 +44,9 @@ def matched_units(graph: WidthGraph, kept: Any) -> dict[str, NDArray[np.int64]]:
             known = ", ".join(list(prunable)[:6]) + (" …" if len(prunable) > 6 else "")
             raise InputError(f"kept units name the unknown group {name!r}; the prunable groups are {known}")
         group = prunable[name]
-        array = np.asarray(units)
-        indices = np.unique(array.astype(np.int64))
-        valid = array.ndim == 1 and len(array) and len(indices) == len(array) and array.dtype.kind in "iu"
+        array = _array(units)
+        indices = np.unique(array)
+        valid = array.ndim == 1 and len(array) and len(indices) == len(array)
         if not valid or indices[0] < 0 or indices[-1] >= group.units:
             raise InputError(
                 f"kept units of group {name!r} must be one or more distinct indices below {group.units}, got {units}"
@@ -54,3 +54,12 @@ def matched_units(graph: WidthGraph, kept: Any) -> dict[str, NDArray[np.int64]]:
         if len(indices) < group.units:
             checked[name] = indices
     return checked
+
+
+def _array(units: Any) -> NDArray[np.int64]:
+    """Whole numbers as an array; an empty one for anything else."""
+    try:
+        array = np.asarray(units.cpu() if isinstance(units, Tensor) else units)
+    except (TypeError, ValueError, RuntimeError):  # lists of unlike lengths, tensors without values
+        return np.empty(0, dtype=np.int64)
+    return array.astype(np.int64) if array.dtype.kind in "iu" else np.empty(0, dtype=np.int64)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ecc.core.widths import Kept, WidthGroup, Widths
+from ecc.core.widths import Kept, WidthGroup, Widths, demand_widths
 from ecc.network.graph import WidthGraph
 from ecc.network.matching import matched_tensors, matched_units
 
@@ -27,10 +27,18 @@ def kept_units(model: nn.Module, graph: WidthGraph, widths: Widths | Kept) -> Ke
     Raises:
         InputError: If widths or units are not admissible, or the graph belongs to another network.
     """
+    demand_widths(widths)
     graph.demand(widths)
-    if any(isinstance(value, np.ndarray | Sequence) or torch.is_tensor(value) for value in widths.values()):
+    if any(_is_indices(value) for value in widths.values()):
         return matched_units(graph, widths)
     return select(model, graph, cast(Widths, widths))
+
+
+def _is_indices(value: Any) -> bool:
+    """Whether a value is several numbers; single ones in an array or a tensor are widths."""
+    if isinstance(value, np.ndarray | Tensor):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def select(model: nn.Module, graph: WidthGraph, widths: Widths) -> Kept:
@@ -74,7 +82,7 @@ def _sum_of_squares(tensor: Tensor, axis: int) -> Tensor:
     """Over all axes but one: shape (size of the axis,), float64 on the CPU."""
     dtype = torch.promote_types(tensor.dtype, torch.float32)
     before, size = tensor.shape[:axis].numel(), tensor.shape[axis]
-    if not tensor.numel():
+    if tensor.is_meta or not tensor.numel():  # without values no unit is better than another
         return torch.zeros(size, dtype=torch.float64)
     if before == 1:
         norms: Tensor = torch.linalg.vector_norm(tensor.reshape(size, -1), dim=1, dtype=dtype)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
+import torch
 from torch import nn
 
-from ecc.core.widths import Kept, Widths
+from ecc.core.widths import Kept, Widths, demand_widths
+from ecc.network.arguments import demand_graph
 from ecc.network.cutting import cut, leading
 from ecc.network.depth import shortened
 from ecc.network.equality import demand_equal
@@ -26,8 +28,8 @@ def slim(
     """A compact copy of the model: same classes, smaller tensors; the model is not touched.
 
     Args:
-        widths: Channels kept per group, of which the largest units are chosen by ``select``; or the kept units
-            themselves, arrays of indices.
+        widths: Channels kept per group, of which the largest units are chosen by ``select``, on the meta device the
+            first; or the kept units themselves, arrays of indices.
         remove: Names of residual blocks that go whole; groups that only they hold must not be in ``widths``.
         check: Whether to compare the result with the masked network on random inputs.
 
@@ -35,11 +37,14 @@ def slim(
         InputError: If widths, units or blocks are not admissible, or the graph belongs to another network.
         EccError: If the outputs differ; the message names a group or a block.
     """
-    short, left = shortened(model, graph, remove), graph.without(remove, widths)
-    kept = kept_units(short, left, widths)
-    small = cut(short, left, kept)
-    if check and (kept or remove):
-        demand_equal(model, graph, kept, remove)
+    demand_graph(model, graph)
+    demand_widths(widths)
+    with torch.inference_mode(False):  # the slim network can be trained, whatever the caller is about
+        short, left = shortened(model, graph, remove), graph.without(remove, widths)
+        kept = kept_units(short, left, widths)
+        small = cut(short, left, kept)
+        if check and (kept or remove):
+            demand_equal(model, graph, kept, remove)
     return small
 
 
@@ -52,11 +57,15 @@ def outline(model: nn.Module, graph: WidthGraph, widths: Widths, *, remove: Coll
     Raises:
         InputError: If widths or blocks are not admissible, or the graph belongs to another network.
     """
-    short, left = shortened(model, graph, remove), graph.without(remove, widths)
-    vector = left.space.vector(widths).tolist()
-    kept = {
-        group.name: np.arange(width // group.step)
-        for group, width in zip(left.prunable, vector, strict=True)
-        if width < group.width
-    }
-    return cut(short, left, kept, take=leading)
+    demand_graph(model, graph)
+    demand_widths(widths)
+    with torch.inference_mode(False):
+        short, left = shortened(model, graph, remove), graph.without(remove, widths)
+        left.demand(widths)
+        vector = left.space.vector(widths).tolist()
+        kept = {
+            group.name: np.arange(width // group.step)
+            for group, width in zip(left.prunable, vector, strict=True)
+            if width < group.width
+        }
+        return cut(short, left, kept, take=leading)

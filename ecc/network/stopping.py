@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import traceback
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from ecc.core.errors import InputError
 
-__all__ = ["Unfollowed", "explain"]
+__all__ = ["Unfollowed", "explain", "hooked_module"]
 
 # What PyTorch says when a forward asks for the values of tensors that have none.
 _ASKS_FOR_VALUES = (
@@ -19,6 +20,10 @@ _ASKS_FOR_VALUES = (
     "can't convert", "Cannot access data pointer", "aten.nonzero", "aten.unique",
 )  # fmt: skip
 
+_HOOK = "its hook"
+_UNHOOK = "remove the hook while you trace, or let it do without"
+_GIVE_VALUES = "trace it with values instead of on the meta device, so that it can be kept as it is"
+_MODULES = str(torch.nn.modules.module.__file__)  # where PyTorch calls forwards and hooks
 _MEND = "put what cannot be into a module of its own, or declare the groups with trace(groups=...)"
 
 
@@ -34,7 +39,8 @@ class Unfollowed(InputError):
         self.path = path
         self.why = why
         name = f"{path} ({type(module.get_submodule(path)).__name__})" if path else type(module).__name__
-        mend = "trace it with values, so that it can be kept as it is" if path else _MEND
+        on_meta = any(tensor.is_meta for tensor in module.parameters())
+        mend = _UNHOOK if why.startswith(_HOOK) else _GIVE_VALUES if path and on_meta else _MEND
         super().__init__(f"{name} cannot be followed: {why}; {mend}")
 
 
@@ -43,10 +49,24 @@ def explain(error: Exception) -> str:
     text = str(error).strip().splitlines()
     line = _line(error)
     where = f" ({line})" if line else ""
+    subject = "its forward" if hooked_module(error) is None else _HOOK
     if _asks_for_values(error):
-        return f"its forward depends on the values of tensors{where}"
+        return f"{subject} depends on the values of tensors{where}"
     first = text[0] if text else type(error).__name__
-    return f"its forward cannot be recorded on tensors without values{where}: {first.split('. ')[0].rstrip('.')}"
+    return f"{subject} cannot be recorded on tensors without values{where}: {first.split('. ')[0].rstrip('.')}"
+
+
+def hooked_module(error: Exception) -> nn.Module | None:
+    """The module in whose forward hook the error was raised; None if it was in no hook."""
+    found: nn.Module | None = None
+    trace = error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        if frame.f_code.co_filename == _MODULES:
+            line = linecache.getline(_MODULES, trace.tb_lineno)
+            found = frame.f_locals["self"] if "hook(" in line else None
+        trace = trace.tb_next
+    return found
 
 
 def _asks_for_values(error: Exception) -> bool:

@@ -12,12 +12,13 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ecc.core.errors import InputError
 from ecc.core.layers import Side
+from ecc.network.arguments import demand_model, demand_step
 from ecc.network.attention import head_counts
 from ecc.network.axes import propagate
 from ecc.network.blocks import aligned_steps, in_blocks
 from ecc.network.capture import Capture, capture
 from ecc.network.checking import refuse_failing
-from ecc.network.choosing import Pattern, choose
+from ecc.network.choosing import Patterns, choose
 from ecc.network.copying import copy_sharing
 from ecc.network.declared import Declared, axes_of, confirm, declare, is_inside, parse
 from ecc.network.depth import find_blocks
@@ -26,6 +27,7 @@ from ecc.network.folding import rescaled
 from ecc.network.following import follow
 from ecc.network.graph import InputSpec, SizeAttribute, TensorAxes, WidthGraph
 from ecc.network.grouping import Grouping, group_channels
+from ecc.network.hooks import unobserved
 from ecc.network.nesting import bind, map_tensors, tensors_in
 from ecc.network.replay import Replay
 from ecc.network.sizes import Shared, shared_sizes, tie_sizes
@@ -37,14 +39,16 @@ def trace(
     model: nn.Module,
     example_inputs: Any,
     *,
-    include: Sequence[Pattern] = (),
-    exclude: Sequence[Pattern] = (),
+    include: Patterns = (),
+    exclude: Patterns = (),
     groups: Mapping[str, Any] | None = None,
     step: int = 1,
     renormalise: bool = False,
     check: bool = True,
 ) -> WidthGraph:
     """Find which channels of a network can only go together.
+
+    Forward hooks are followed too, unless they change no output: such observers are called once or twice and set aside.
 
     Modules whose forward cannot be followed (it depends on the values of tensors, calls an extension …) stay dense with
     all that they touch, and the notes of the graph say so, unless ``groups`` declares what goes together in them.
@@ -54,7 +58,7 @@ def trace(
         example_inputs: A tensor, a tuple of positional arguments, or a dict of keyword arguments; nested containers and
             other values among the tensors are fine. Axis 0 of the first tensor is the batch.
         include: Which layers' channels may be pruned; all when empty. A glob of the names of layers or of modules that
-            hold them (``layer1``, ``layer1.*``), ``type:NAME`` with a class name, or a class.
+            hold them (``layer1``, ``layer1.*``), ``type:NAME`` with a class name, or a class; or a list of these.
         exclude: Which layers' channels stay; as ``include``.
         groups: Channels that the user declares to go together, by name, as the parameter axes that lie along them:
             ``{"hidden": {"writes": ["fc1.weight:0", "fc1.bias:0"], "reads": ["fc2.weight:1"]}}``. In modules that
@@ -69,8 +73,26 @@ def trace(
         InputError: If the model does not run on the inputs, its own forward cannot be recorded, a pattern matches
             nothing, or a declared group is wrong.
     """
+    demand_model(model)
+    demand_step(step)
     bind(example_inputs)
-    declared = parse(model, groups or {})
+    # What trace makes may be trained later, so it must not be made under the caller's inference mode.
+    with torch.inference_mode(False), unobserved(model, example_inputs) as quiet:
+        graph = _traced(quiet, example_inputs, include, exclude, groups or {}, renormalise, check)
+        return graph if step == 1 else in_blocks(graph, quiet, aligned_steps(graph, step))
+
+
+def _traced(
+    model: nn.Module,
+    example_inputs: Any,
+    include: Patterns,
+    exclude: Patterns,
+    groups: Mapping[str, Any],
+    renormalise: bool,
+    check: bool,
+) -> WidthGraph:
+    """The graph of a network without hooks that only observe, in steps of one unit."""
+    declared = parse(model, groups)
     shared = {id(parameter): parameter for parameter in model.parameters()}
     inputs = map_tensors(lambda tensor: tensor.to("meta"), example_inputs) if is_meta(model) else example_inputs
 
@@ -89,8 +111,7 @@ def trace(
     renormalised = [name for name in graph.renormalised if graph.parameters[name].sides[0].groups & prunable]
     graph = replace(graph, renormalised=tuple(renormalised))
     graph = replace(graph, notes=(*graph.notes, note) if note else graph.notes)
-    graph = replace(graph, blocks=find_blocks(model, captured, graph, inputs, check=check))
-    return graph if step == 1 else in_blocks(graph, model, aligned_steps(graph, step))
+    return replace(graph, blocks=find_blocks(model, captured, graph, inputs, check=check))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,8 +123,8 @@ class _Tracer:
     training: Capture | None
     declared: Sequence[Declared]
     inputs: Any
-    include: Sequence[Pattern]
-    exclude: Sequence[Pattern]
+    include: Patterns
+    exclude: Patterns
     renormalise: bool
     check: bool
 
@@ -136,6 +157,7 @@ class _Tracer:
             sizes=(*_unused_sizes(model, grouping.sizes), *head_counts(model, grouping.sizes, grouping.sides)),
             arguments=_arguments(self.inputs),
             rescales=tuple(part for fold, side in grouping.folds if fold.certain for part in rescaled(fold, side)),
+            directions=propagation.directions,
             renormalised=tuple(propagation.ledger.renormalised),
         )
         if not self.check:
