@@ -1,8 +1,8 @@
 """An SQLite file of ours: opened with suspicion, written durably, its errors in one sentence.
 
-Format 2 added ``rows.conditions`` and ``rows.purpose``. A file of format 1 is read as it is (nothing is known of the
-device's state, and all rows were drawn at random) and becomes one of format 2, in one transaction, when it is opened
-for writing.
+Format 2 added columns to ``rows``: ``conditions``, ``purpose`` and ``extras``. A file without them is read as it is
+(nothing is known of the device's state, all rows were drawn at random) and gets them, in one transaction, with the next
+row that is written.
 """
 
 from __future__ import annotations
@@ -45,12 +45,23 @@ _SCHEMA = {
         "ratio_high REAL, value REAL NOT NULL, reference REAL NOT NULL, cpu_s REAL NOT NULL, "
         "pairs TEXT NOT NULL, started REAL NOT NULL, seconds REAL NOT NULL, steal_s REAL, switches INTEGER, "
         "flags TEXT NOT NULL, conditions TEXT NOT NULL DEFAULT '{}', purpose TEXT NOT NULL DEFAULT 'random', "
-        "UNIQUE (config, block, metric))"
+        "extras TEXT, UNIQUE (config, block, metric))"
     ),
 }
-_ADDED_IN_2 = ("conditions TEXT NOT NULL DEFAULT '{}'", "purpose TEXT NOT NULL DEFAULT 'random'")
-_SCHEMA_1 = {**_SCHEMA, "rows": _SCHEMA["rows"].replace(f"{', '.join(_ADDED_IN_2)}, ", "")}
-_SCHEMAS: Mapping[int, Mapping[str, str]] = {1: _SCHEMA_1, SCHEMA_VERSION: _SCHEMA}
+_ADDED = ("conditions TEXT NOT NULL DEFAULT '{}'", "purpose TEXT NOT NULL DEFAULT 'random'", "extras TEXT")
+
+
+def _without(*columns: str) -> Mapping[str, str]:
+    rows = _SCHEMA["rows"]
+    for column in columns:
+        rows = rows.replace(f"{column}, ", "")
+    return {**_SCHEMA, "rows": rows}
+
+
+_SCHEMAS: Mapping[int, tuple[Mapping[str, str], ...]] = {
+    1: (_without(*_ADDED),),
+    SCHEMA_VERSION: (_SCHEMA, _without("extras TEXT")),  # the latter was written before anything was released
+}
 
 
 class Database:
@@ -140,6 +151,11 @@ class Database:
         """Format of the file's tables, from 1 to SCHEMA_VERSION."""
         return int(self.read("PRAGMA user_version")[0][0])
 
+    @property
+    def columns(self) -> frozenset[str]:
+        """Names of the columns of ``rows``."""
+        return frozenset(str(column[1]) for column in self.read("PRAGMA table_info(rows)"))
+
     def read(self, statement: str) -> list[Any]:
         """All rows of a query."""
         with _translated(self._path):
@@ -154,8 +170,8 @@ class Database:
         """
         self._demand_file()
         with self._whole() as connection:
-            if self.version < SCHEMA_VERSION:
-                for column in _ADDED_IN_2:
+            if lacking := [column for column in _ADDED if column.split()[0] not in self.columns]:
+                for column in lacking:
                     connection.execute(f"ALTER TABLE rows ADD COLUMN {column}")
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             yield connection
@@ -220,7 +236,7 @@ class Database:
                 "use the ecc that wrote it, or profile again"
             )
         found = dict(self.read("SELECT name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_autoindex_%'"))
-        if found != _SCHEMAS[version]:
+        if found not in _SCHEMAS[version]:
             raise InputError(f"profile store {path!r} is damaged: its tables are not those of a store; profile again")
 
 

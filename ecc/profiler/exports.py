@@ -109,6 +109,6 @@ def _unit(column: str) -> str:
         return "text"
     if column in _PLAIN:
         return _PLAIN[column]
-    if "ratio" in column:
+    if "ratio" in column or column.endswith("_error"):
         return "1"
     return _UNITS.get(column.rpartition("_")[2], "count")

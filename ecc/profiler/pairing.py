@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import nn
 
-from ecc.core.meter import Meter, Runnable, Runtime
+from ecc.core.meter import Meter, Reading, Runnable, Runtime
 from ecc.profiler.clock import Clock, HostClock
 
 __all__ = ["Estimate", "Pairs", "Ready", "alternate", "estimate", "median_interval", "ready"]
@@ -69,6 +69,9 @@ class Pairs:
         cpu_s: CPU time that the process spent per inference of the configuration, shape (n,).
         flags: Words on what was wrong with the readings, sorted.
         inside_s: Time within the windows; None where it is not known any more.
+        extras: What else the meter said of these readings, by name, shape (n, 2), of the configuration and of the
+            reference; NaN where it did not: ``error`` (standard error), ``delta`` (end minus start of the counter),
+            ``check`` (a second sensor), and the parts that readings are sums of (``package``, ``dram``).
     """
 
     values: Floats
@@ -76,6 +79,7 @@ class Pairs:
     cpu_s: Floats
     flags: tuple[str, ...] = ()
     inside_s: float | None = None
+    extras: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
     def ratios(self) -> Floats:
@@ -145,6 +149,7 @@ def alternate(
     window_s, timer = meter.shortest_window_s, clock or HostClock()
     flags: set[str] = set()
     readings, inside_s = np.empty((n, 3)), 0.0
+    extras: dict[str, Floats] = {}
     network_first = bool(rng.integers(2))
     for pair in range(n):
         for column in (0, 1) if network_first else (1, 0):
@@ -153,10 +158,12 @@ def alternate(
             readings[pair, column] = side.value
             inside_s += side.inside_s
             flags |= side.flags
+            for name, value in side.extras.items():
+                extras.setdefault(name, np.full((n, 2), np.nan))[pair, column] = value
             if column == 0:
                 readings[pair, 2] = side.cpu_s
         network_first = not network_first
-    return Pairs(readings[:, 0], readings[:, 1], readings[:, 2], tuple(sorted(flags)), inside_s)
+    return Pairs(readings[:, 0], readings[:, 1], readings[:, 2], tuple(sorted(flags)), inside_s, extras)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,23 +174,38 @@ class _Side:
     cpu_s: float
     inside_s: float
     flags: set[str]
+    extras: Mapping[str, float]
 
 
 def _read(subject: Ready, meter: Meter, window_s: float, windows: int, clock: Clock) -> _Side:
     """A lead-in, then as many windows."""
-    repeats, values, flags, inside_s = subject.repeats(window_s), [], set[str](), 0.0
+    repeats, readings, inside_s = subject.repeats(window_s), list[Reading](), 0.0
     subject.run(subject.lead_in(window_s))
     cpu_s = time.process_time()
     for _ in range(windows):
         meter.begin()
         start = clock.now()
         subject.run(repeats)
-        reading = meter.end()  # waits for the device
+        readings.append(meter.end())  # waits for the device
         inside_s += clock.now() - start
-        values.append(reading.value / repeats)
-        flags.update(reading.flag.split())
     cpu_s = (time.process_time() - cpu_s) / (repeats * windows)
-    return _Side(float(np.median(values)), cpu_s, inside_s, flags)
+    value = float(np.median([reading.value for reading in readings])) / repeats
+    flags = {word for reading in readings for word in reading.flag.split()}
+    return _Side(value, cpu_s, inside_s, flags, _extras(readings, repeats))
+
+
+def _extras(readings: Sequence[Reading], repeats: int) -> dict[str, float]:
+    """Medians over the windows, per inference, of what all of them told beside their values."""
+    found = [
+        {**reading.parts, "error": reading.error, "delta": reading.delta, "check": reading.check}
+        for reading in readings
+    ]
+    told = {name: [each.get(name) for each in found] for name in found[0]}
+    return {
+        name: float(np.median([value for value in values if value is not None])) / repeats
+        for name, values in told.items()
+        if None not in values
+    }
 
 
 def median_interval(values: Floats, level: float = 0.95) -> tuple[float, float]:

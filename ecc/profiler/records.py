@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields, Scalar, parse_object
@@ -163,6 +164,7 @@ def visit_from(
     flags: str,
     conditions: str,
     purpose: str,
+    extras: str | None,
 ) -> Visit:
     """Read a row.
 
@@ -186,7 +188,10 @@ def visit_from(
         block=int(block),
         position=int(position),
         metric=metric,
-        pairs=Pairs(series[:, 0], series[:, 1], series[:, 2], tuple(_plain(flags).split())),
+        pairs=Pairs(
+            *(series[:, 0], series[:, 1], series[:, 2], tuple(_plain(flags).split())),
+            extras={} if extras is None else _extras_from(extras, len(series)),
+        ),
         started=_instant(started),
         seconds=float(seconds),
         disturbance=Disturbance(
@@ -198,6 +203,16 @@ def visit_from(
         run=int(run),
         purpose=purpose,
     )
+
+
+def _extras_from(text: str, n: int) -> dict[str, NDArray[np.float64]]:
+    found = parse_object(text.encode(), "its extras")
+    read = {name: np.array(found.items(name), dtype=np.float64) for name in found}  # null is NaN
+    if not all(name and _plain(name) == name and " " not in name for name in read):
+        raise ValueError("its extras are not named by words")
+    if any(values.shape != (n, 2) or np.isinf(values).any() for values in read.values()):
+        raise ValueError("its extras are not pairs of numbers")
+    return read
 
 
 def _instant(started: float) -> float:

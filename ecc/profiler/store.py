@@ -24,13 +24,13 @@ from ecc.core.widths import Widths, WidthSpace
 from ecc.profiler.conditions import Conditions
 from ecc.profiler.database import Database
 from ecc.profiler.inspection import describe
-from ecc.profiler.pairing import estimate
+from ecc.profiler.pairing import Pairs, estimate
 from ecc.profiler.records import Network, Run, network_from, run_from, visit_from
 from ecc.profiler.tables import Visit, tabulate
 
 __all__ = ["Key", "Store", "configuration"]
 
-_WITH_CONDITIONS = 2  # format from which rows hold the state of the device and their purpose
+_MISSING = {"conditions": "'{}'", "purpose": "'random'", "extras": "NULL"}  # what rows of earlier stores hold
 
 Key = tuple[str, int, str]
 """What a row is of: configuration, block, metric."""
@@ -174,7 +174,7 @@ class Store:
             connection.execute(
                 "INSERT INTO rows (run, config, widths, block, position, metric, n, ratio, ratio_low, ratio_high, "
                 "value, reference, cpu_s, pairs, started, seconds, steal_s, switches, flags, conditions, "
-                f"purpose) VALUES ({', '.join('?' * 21)})",
+                f"purpose, extras) VALUES ({', '.join('?' * 22)})",
                 (
                     run,
                     configuration(visit.widths),
@@ -197,6 +197,7 @@ class Store:
                     " ".join(dict.fromkeys(visit.flags)),
                     _conditions_text(visit.conditions),
                     visit.purpose,
+                    _extras_text(pairs),
                 ),
             )
 
@@ -220,7 +221,8 @@ class Store:
 
     def visits(self) -> list[Visit]:
         """All rows, in the order in which they were measured."""
-        added = "conditions, purpose" if self._database.version >= _WITH_CONDITIONS else "'{}', 'random'"
+        there = self._database.columns
+        added = ", ".join(name if name in there else default for name, default in _MISSING.items())
         found = self._database.read(
             "SELECT run, widths, block, position, metric, pairs, started, seconds, steal_s, switches, flags, "
             f"{added} FROM rows ORDER BY id"
@@ -270,6 +272,18 @@ def _conditions_text(conditions: Conditions) -> str:
     """What is known; a number that is none is not."""
     known = conditions.to_json()
     return json.dumps({k: v for k, v in known.items() if not isinstance(v, float) or math.isfinite(v)})
+
+
+def _extras_text(pairs: Pairs) -> str | None:
+    """Per name, [configuration, reference] of each pair, null where it is not known; None where there is none."""
+    if not pairs.extras:
+        return None
+    return json.dumps(
+        {
+            name: [[value if math.isfinite(value) else None for value in pair] for pair in values.tolist()]
+            for name, values in pairs.extras.items()
+        }
+    )
 
 
 def _named(provenance: Provenance) -> str:

@@ -92,7 +92,9 @@ def tabulate(
     ratio per block, a list); ``n`` and ``block_ratios`` repeat those of the first metric. Metrics that were not
     measured are NaN. ``M_block_runs`` names the run of each of these blocks. ``cpu_s`` is the process CPU time of one
     inference; ``steal_s`` and ``switches`` are sums over the visits. Where known of any visit there are ``clock_hz``,
-    ``temperature_c`` and ``idle_w`` (medians), ``throttled`` (reasons) and ``run`` (in which most visits were made).
+    ``temperature_c`` and ``idle_w`` (medians), ``throttled`` (reasons) and ``run`` (in which most visits were made);
+    and, of the extras of pairs, ``energy_error`` (standard error, relative to the reading), ``energy_delta_j``,
+    ``energy_check_j`` and the like (medians).
 
     Raises:
         InputError: If a visit's widths do not belong to the space.
@@ -102,7 +104,8 @@ def tabulate(
     for visit in visits:
         grouped.setdefault(tuple(space.vector(visit.widths).tolist()), []).append(visit)
     rows = pd.DataFrame([_row(group, metrics) for group in grouped.values()])
-    states = pd.DataFrame([_state(group) for group in grouped.values()], index=rows.index).dropna(axis=1, how="all")
+    found = [_state(group) | _extras(group) for group in grouped.values()]
+    states = pd.DataFrame(found, index=rows.index).dropna(axis=1, how="all")
     rows[list(states.columns)] = states
     widths: NDArray[np.int64] = np.array(list(grouped), dtype=np.int64).reshape(len(grouped), len(space))
     reference = {metric: long_run([visit for visit in visits if visit.metric == metric]) for metric in metrics}
@@ -154,6 +157,19 @@ def _state(visits: Sequence[Visit]) -> dict[str, Any]:
     runs = Counter(visit.run for visit in visits if visit.run is not None)
     state["run"] = runs.most_common(1)[0][0] if runs else None
     return state
+
+
+def _extras(visits: Sequence[Visit]) -> dict[str, float]:
+    """Medians over the configuration's own readings of what the meters told beside them."""
+    told: dict[str, list[NDArray[np.float64]]] = {}
+    for visit in visits:
+        for name, values in visit.pairs.extras.items():
+            if name == "error":
+                told.setdefault(f"{visit.metric}_error", []).append(values[:, 0] / visit.pairs.values)
+            else:
+                told.setdefault(f"{visit.metric}_{name}_{UNITS[visit.metric].lower()}", []).append(values[:, 0])
+    known = {name: (every := np.concatenate(values))[np.isfinite(every)] for name, values in told.items()}
+    return {name: float(np.median(values)) for name, values in known.items() if len(values)}
 
 
 def idle_power(visits: Sequence[Visit]) -> tuple[float, float, float] | None:
