@@ -3,7 +3,7 @@
 From the outside in (each module's first line says more):
 
     record     capture, following, opaque, stopping, shapes, nesting, examining, arguments, hooks, attention
-    labels     channels, values, axes and axes_* (a rule per operator), folding, directions, sizes, declared, zeros
+    labels     channels, values, axes, axes_* (a rule per operator), folding, directions, sizes, declared, zeros
     graph      tracing, graph, grouping, choosing, blocks, depth, operators
     proof      checking, replay, perturbing, equality, comparing, renormalising
     smaller    slimming, ranking, matching, masking, cutting, copying, resizing, manifest, optimisers
