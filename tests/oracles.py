@@ -94,7 +94,7 @@ def kept_positions(model: nn.Module, graph: WidthGraph, kept: Kept) -> dict[str,
     book = copy.deepcopy(model).double()
     for tensor in _named(book).values():
         tensor.data = torch.arange(tensor.numel(), dtype=tensor.dtype).reshape(tensor.shape)
-    small = _named(slim(book, replace(graph, rescales=()), kept, check=False))
+    small = _named(slim(book, replace(graph, rescales=(), directions=()), kept, check=False))
     found = {}
     for name, tensor in _named(book).items():
         if small[name].shape != tensor.shape:

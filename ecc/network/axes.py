@@ -22,9 +22,10 @@ from ecc.network.axes_layers import LAYERS
 from ecc.network.axes_movement import MOVEMENT
 from ecc.network.axes_products import PRODUCTS
 from ecc.network.axes_sequence import SEQUENCE
-from ecc.network.axes_weights import WEIGHTS
+from ecc.network.axes_weights import WEIGHTS, counted, find_directions
 from ecc.network.capture import Capture, is_item, live, mutates, operator_name
 from ecc.network.channels import Labels
+from ecc.network.directions import Direction
 from ecc.network.folding import Fold, find_folds
 from ecc.network.opaque import OPAQUE
 from ecc.network.values import PLAIN, Axes, Axis, Call, Ledger, Value, values_in
@@ -48,6 +49,7 @@ class Propagation:
         made: The axes of the outputs of each call, in order of execution.
         inputs: The first tensor that each call gets, as it was then.
         folds: Scales that a factor on weights can make up for, and the labels of the axis whose size they depend on.
+        directions: Weights of unit norm with a factor that can make up for what the norm loses.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Propagation:
         divisors: frozenset[tuple[str, int]] = frozenset(),
         folds: tuple[Fold, ...] = (),
         *,
+        directions: Mapping[fx.Node, Direction] = MappingProxyType({}),
         renormalise: bool = False,
     ) -> None:
         self.ledger = Ledger(divisors=set(divisors), renormalise=renormalise)
@@ -64,9 +67,11 @@ class Propagation:
         self.made: dict[fx.Node, list[Axes]] = {}
         self.inputs: dict[fx.Node, Value] = {}
         self.folds: list[tuple[Fold, Labels]] = []
+        self.directions = counted(directions, divisors)
         self._captured = captured
         self._batch = batch
         self._folds = {fold.node: fold for fold in folds}
+        self._foldable = self._folds.keys() | directions.keys()
         self._values: dict[fx.Node, Any] = {}
         self._names: dict[fx.Node, str] = {}
         self._parameters: dict[str, Value] = {}
@@ -84,6 +89,17 @@ class Propagation:
         self.run()
         self._captured, self._values, self._names = record, values, names
         del self.ledger.costs[costs:]
+
+    def fix_reduced(self) -> None:
+        """Fix what activations are read with and a weight is computed by a sum over.
+
+        Channels that are zero add nothing to what is read, but the weights that read them count in such a sum.
+        """
+        for (name, i), place in self.ledger.reduced.items():
+            labels = self._parameters[name].axes[i].labels
+            if labels is not None and (name, i) in self.ledger.reading:
+                reason = f"{place} sums over weights that read these channels, so that removing some changes the rest"
+                self.ledger.channels.fix(labels, f"{reason}; trace with renormalise=True to let it run over fewer")
 
     def run(self) -> None:
         """Carry labels through the graph; the axes of inputs and outputs are fixed."""
@@ -140,7 +156,7 @@ class Propagation:
         arguments = self._arguments(node)
         name = operator_name(node)
         module = self._captured.modules.get(node, "")
-        call = Call(name, module, arguments, shapes, self.ledger, self._batch, node in self._folds)
+        call = Call(name, module, arguments, shapes, self.ledger, self._batch, node in self._foldable)
         axes = self._apply(call)
         first = next(values_in(list(arguments.values())), None)
         if first is not None:
@@ -225,15 +241,19 @@ def propagate(
         training: Record of the forward in train mode, where that uses parameters that eval mode does not.
     """
     divisors: frozenset[tuple[str, int]] = frozenset()
-    folds = find_folds(captured)
+    folds, directions = find_folds(captured), find_directions([captured, *([training] if training else [])])
     while True:
-        propagation = Propagation(captured, batch, divisors, folds, renormalise=renormalise)
+        propagation = Propagation(captured, batch, divisors, folds, directions=directions, renormalise=renormalise)
         propagation.run()
         if training is not None:
             propagation.follow_too(training)
-        if propagation.ledger.divisors == divisors:
+        ledger = propagation.ledger
+        ledger.divisors |= ledger.balanced & ledger.reading
+        if ledger.divisors == divisors:
+            if not renormalise:
+                propagation.fix_reduced()
             return propagation
-        divisors = frozenset(propagation.ledger.divisors)  # they are not zero where channels go: once more with that
+        divisors = frozenset(ledger.divisors)  # they are not zero where channels go: once more with that
 
 
 def shapes_of(value: Any) -> Iterator[tuple[int, ...]]:

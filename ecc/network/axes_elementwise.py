@@ -203,7 +203,8 @@ def _broadcast(call: Call, operands: Sequence[Any], zero: Callable[[Sequence[boo
         labelled = next((axis for axis in full if axis.labels is not None), PLAIN)
         if any(axis.labels is None for axis in full):
             labelled = PLAIN
-        axes.append(Axis(labelled.labels, zero(zeros), call.relate(full)))
+        others = tuple(dict.fromkeys(source for axis in full for source in axis.others))
+        axes.append(Axis(labelled.labels, zero(zeros), call.relate(full), others))
     return axes
 
 
@@ -243,6 +244,7 @@ def _reduction(*, sums: bool, zero: bool = True) -> Callable[[Call], list[Axes]]
         reduced = _reduced(call)
         for i in reduced:
             axis = value.axes[i]
+            call.reduce(axis)
             if not (sums and axis.zero):
                 call.fix(axis, f"{call.place} runs over its channels, so that removing some changes the result")
         kept = [

@@ -27,6 +27,8 @@ def _convolution(call: Call) -> list[Axes]:
     reads, writes = (weight.axes[0], weight.axes[1]) if transposed else (weight.axes[1], weight.axes[0])
     call.mark(reads, "read")
     call.mark(writes, "write")
+    call.reduce(value.axes[at])
+    call.reduce(reads)
     depthwise = groups > 1 and groups == value.shape[at]
     if groups == 1:
         call.tie(value.axes[at], reads)
@@ -111,6 +113,8 @@ def contract(call: Call, operands: Sequence[Value], letters: Sequence[str], resu
                 continue
             if axis.source is not None:
                 call.mark(axis, "write" if name in result else "read")
+            if name not in result:
+                call.reduce(axis)
             known = axes.get(name)
             if known is None:
                 axes[name] = computed(axis)

@@ -49,7 +49,8 @@ def _regroup(call: Call, value: Value, left: Sequence[int], sizes: Sequence[int]
         if axis.labels is not None and call.name in ("view", "reshape"):  # with a size that a module may keep
             call.ledger.sizes.append((call.module, sizes[0], axis.labels))
         return [axis]
-    zero, source = all(value.axes[i].zero for i in left), next((s for i in left if (s := value.axes[i].source)), None)
+    zero, sources = all(value.axes[i].zero for i in left), [s for i in left if (s := value.axes[i].source)]
+    source, others = next(iter(sources), None), tuple(sources[1:] + [s for i in left for s in value.axes[i].others])
     if math.prod(sizes) > _LARGEST:
         for i in left:
             call.fix(value.axes[i], f"{call.place} mixes it with too many positions to follow")
@@ -62,12 +63,12 @@ def _regroup(call: Call, value: Value, left: Sequence[int], sizes: Sequence[int]
         row = None
         if labels is not None:
             row, labels = channels.split(labels, size, rest, f"{call.place} cuts it unevenly")
-        axes.append(Axis(row, zero, source if row is not None else None))
+        axes.append(Axis(row, zero, source, others) if row is not None else Axis(None, zero))
         if row is not None:
             call.ledger.sizes.append((call.module, size, row))
     if labels is not None and (len(sizes) > 1 or sum(value.axes[i].labels is not None for i in left) > 1):
         call.ledger.sizes.append((call.module, sizes[-1], labels))
-    return [*axes, Axis(labels, zero, source if labels is not None else None)]
+    return [*axes, Axis(labels, zero, source, others) if labels is not None else Axis(None, zero)]
 
 
 def _permute(call: Call) -> list[Axes]:

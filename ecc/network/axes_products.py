@@ -143,11 +143,13 @@ def _paired(call: Call, first: Value, second: Value) -> Axes:
     axes = []
     for a, b in zip(first.axes, second.axes, strict=True):
         call.tie(a, b)
-        axes.append(Axis(None if b.labels is None else a.labels, a.zero and b.zero))
+        labels = None if b.labels is None else a.labels
+        axes.append(Axis(labels, a.zero and b.zero, call.relate([a, b]), (*a.others, *b.others)))
     return axes
 
 
 def _summed(call: Call, axis: Axis) -> None:
+    call.reduce(axis)
     if not axis.zero:
         call.fix(axis, f"{call.place} sums over channels that are not zero once removed")
 

@@ -32,11 +32,13 @@ def _recurrent(gates: int) -> Callable[[Call], list[Axes]]:
         n_bias = 2 if call.get("has_biases") else 0
         for axis in value.axes[:-1]:
             call.fix(axis)
-        hidden = Axis(call.ledger.channels.fresh(weights[0].shape[0] // gates))
+        rows = all(weight.axes[0].zero for weight in weights)
+        zero = rows and all(state.axes[-1].zero for state in initial if isinstance(state, Value))
+        hidden = Axis(call.ledger.channels.fresh(weights[0].shape[0] // gates), zero)
         projected = hidden
         if per_cell > 2 + n_bias:  # w_hr projects the hidden units; the module insists that it makes them fewer
             call.fix(hidden, f"{call.place} must keep more hidden units than its projection makes")
-            projected = Axis(call.ledger.channels.fresh(weights[per_cell - 1].shape[0]))
+            projected = Axis(call.ledger.channels.fresh(weights[per_cell - 1].shape[0]), zero)
         steps = math.prod(value.shape[:-1])
         read = value.axes[-1]
         for layer in range(layers):
@@ -44,8 +46,8 @@ def _recurrent(gates: int) -> Callable[[Call], list[Axes]]:
                 start = (layer * directions + direction) * per_cell
                 _cell(call, weights[start : start + per_cell], gates, read, hidden, projected, steps)
             read = _both(call, [projected] * directions)
-        zeros = [_initial(call, state, units) for state, units in zip(initial, (projected, hidden), strict=False)]
-        zero = all(zeros)
+        for state, units in zip(initial, (projected, hidden), strict=False):
+            _initial(call, state, units)
         made: Axes = [*[PLAIN] * (len(call.shape) - 1), Axis(read.labels, zero)]
         states = [Axis(units.labels, zero) for units in (projected, hidden)]
         return [made, *([*[PLAIN] * (len(shape) - 1), states[i]] for i, shape in enumerate(call.shapes[1:]))]
@@ -53,19 +55,17 @@ def _recurrent(gates: int) -> Callable[[Call], list[Axes]]:
     return rule
 
 
-def _initial(call: Call, state: Any, units: Axis) -> bool:
-    """Tie an initial state; whether removed units start at zero."""
-    if not isinstance(state, Value):
-        return True
-    call.tie(state.axes[-1], units)
-    for axis in state.axes[:-1]:
-        call.fix(axis)
-    return state.axes[-1].zero
+def _initial(call: Call, state: Any, units: Axis) -> None:
+    """Tie an initial state."""
+    if isinstance(state, Value):
+        call.tie(state.axes[-1], units)
+        for axis in state.axes[:-1]:
+            call.fix(axis)
 
 
 def _both(call: Call, directions: Sequence[Axis]) -> Axis:
     parts = [(0 if axis.labels is None else len(axis.labels), axis.labels) for axis in directions]
-    return Axis(call.ledger.channels.concatenate(parts))
+    return Axis(call.ledger.channels.concatenate(parts), all(axis.zero for axis in directions))
 
 
 def _cell(
@@ -79,8 +79,7 @@ def _cell(
     for tensor in weights[: len(weights) - (projected is not hidden)]:
         call.tie(tensor.axes[0], rows)
         call.mark(tensor.axes[0], "write")
-        if tensor.axes[0].source is not None:
-            call.ledger.gates[tensor.axes[0].source] = gates
+        call.ledger.gates.update(dict.fromkeys(call.sources(tensor.axes[0]), gates))
     matrices = [(weights[0], read, rows), (weights[1], projected, rows)]
     if projected is not hidden:
         call.tie(weights[-1].axes[0], projected)
@@ -89,6 +88,8 @@ def _cell(
     for matrix, columns, made in matrices:
         call.tie(matrix.axes[1], columns)
         call.mark(matrix.axes[1], "read")
+        if not (columns.zero or matrix.axes[1].zero):
+            call.fix(columns, f"{call.place} sums over channels that are not zero once removed")
         name = matrix.axes[0].source[0] if matrix.axes[0].source else call.owner(matrix)
         call.charge("recurrent", name, steps * math.prod(matrix.shape), columns.labels, made.labels)
 
@@ -101,11 +102,13 @@ def _recurrent_cell(gates: int) -> Callable[[Call], list[Axes]]:
         states = state if isinstance(state, list) else [state]
         weights = [call.value("w_ih"), call.value("w_hh")]
         weights += [bias for bias in (call.get("b_ih"), call.get("b_hh")) if isinstance(bias, Value)]
-        hidden = Axis(call.ledger.channels.fresh(weights[0].shape[0] // gates))
+        zero = all(tensor.axes[-1].zero for tensor in states if isinstance(tensor, Value))
+        zero = zero and all(weight.axes[0].zero for weight in weights)
+        hidden = Axis(call.ledger.channels.fresh(weights[0].shape[0] // gates), zero)
         _cell(call, weights, gates, value.axes[-1], hidden, hidden, math.prod(value.shape[:-1]))
-        zeros = [_initial(call, state, hidden) for state in states]
-        made = Axis(hidden.labels, all(zeros))
-        return [[*[PLAIN] * (len(shape) - 1), made] for shape in call.shapes]
+        for state in states:
+            _initial(call, state, hidden)
+        return [[*[PLAIN] * (len(shape) - 1), hidden] for shape in call.shapes]
 
     return rule
 

@@ -1,8 +1,9 @@
 """Copying: modules as deep copies that share or replace some of their tensors.
 
 The result is that of ``copy.deepcopy``, several times faster for ordinary modules: most of what a module holds is empty
-hooks and plain numbers. Two things go beyond it: weak references to parts of the network lead to the copies of those
-parts, and tensors that other tensors made (old-style weight norm keeps such) are copied by value.
+hooks and plain numbers. Three things go beyond it: weak references to parts of the network lead to the copies of
+those parts, tensors that other tensors made (old-style weight norm keeps such) are copied by value, and a parametrised
+module has a class of its own, so that parametrisations can be removed from one copy and stay in the other.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from ecc.core.errors import InputError
 
@@ -50,7 +52,17 @@ def copy_sharing(module: nn.Module, replacements: Mapping[int, Tensor]) -> nn.Mo
         duplicate: nn.Module = copier.copy(module)
     except (TypeError, RuntimeError, NotImplementedError) as error:
         raise InputError(f"{type(module).__name__} cannot be copied ({error}); remove what cannot from it") from error
+    for part in duplicate.modules():
+        if "parametrizations" in part._modules and is_parametrized(part):
+            _separate(part)
     return duplicate
+
+
+def _separate(module: nn.Module) -> None:
+    """Give a parametrised module a class like its own: PyTorch makes one per module, with a property per weight."""
+    kind = type(module)
+    own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    module.__class__ = type(kind.__name__, kind.__bases__, own)
 
 
 def copied(tensor: Tensor, data: Tensor) -> Tensor:

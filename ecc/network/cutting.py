@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ecc.core.widths import Kept
 from ecc.network.attention import unfuse
 from ecc.network.copying import copied, copy_sharing
+from ecc.network.directions import Direction, balance
 from ecc.network.graph import WidthGraph
 from ecc.network.matching import matched_tensors
 from ecc.network.resizing import own_tensors, resize
@@ -37,11 +38,13 @@ class Plan:
         axes: What stays of each tensor that gets smaller, by its name.
         sizes: Module path, attribute and value of what follows the widths beyond PyTorch's own modules.
         factors: Axis, positions that stay and what to multiply them by, by name of the tensor.
+        directions: Weights of unit norm whose factor makes up for what the norm loses.
     """
 
     axes: Mapping[str, Axes]
     sizes: tuple[tuple[str, str, int], ...] = ()
     factors: Mapping[str, tuple[tuple[int, NDArray[np.int64], float], ...]] = field(default_factory=dict)
+    directions: tuple[Direction, ...] = ()
 
 
 def plan(graph: WidthGraph, kept: Kept, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
@@ -76,7 +79,8 @@ def plan(graph: WidthGraph, kept: Kept, shapes: Mapping[str, tuple[int, ...]]) -
             factor = (rescale.axis, left, rescale.side.fraction(relative) ** rescale.power)
             factors[rescale.tensor] = (*factors.get(rescale.tensor, ()), factor)
     positions = {name: {i: np.flatnonzero(flags) for i, flags in axes.items()} for name, axes in stays.items()}
-    return Plan(positions, sizes, factors)
+    directions = tuple(d for d in graph.directions if not positions.get(d.vector, {}).keys().isdisjoint(d.axes))
+    return Plan(positions, sizes, factors, directions)
 
 
 def cut(model: nn.Module, graph: WidthGraph, kept: Kept, *, take: Take | None = None) -> nn.Module:
@@ -99,14 +103,16 @@ def rebuilt(model: nn.Module, tensors: Mapping[str, Tensor], planned: Plan, *, t
     Args:
         tensors: Its parameters and buffers by name, each once.
     """
-    replacements = {}
-    for name, tensor in tensors.items():
-        values = take(tensor.detach(), planned.axes.get(name, {}))
-        for axis, positions, factor in planned.factors.get(name, ()):
-            at = torch.from_numpy(positions).to(values.device)
-            values.index_copy_(axis, at, values.index_select(axis, at) * factor)
-        replacements[id(tensor)] = copied(tensor, values)
-    small = copy_sharing(model, replacements)
+    values = {name: take(tensor.detach(), planned.axes.get(name, {})) for name, tensor in tensors.items()}
+    for name, factors in planned.factors.items():
+        for axis, positions, factor in factors:
+            at = torch.from_numpy(positions).to(values[name].device)
+            values[name].index_copy_(axis, at, values[name].index_select(axis, at) * factor)
+    for each in planned.directions:
+        dense, stays = tensors[each.vector].detach(), planned.axes[each.vector]
+        scale, vector = balance(each, dense, values[each.scale], values[each.vector], stays)
+        values[each.scale], values[each.vector] = scale, vector
+    small = copy_sharing(model, {id(tensor): copied(tensor, values[name]) for name, tensor in tensors.items()})
     changed = {id(tensors[name]) for name in planned.axes}
     for path, part in model.named_modules():
         # By identity, not by name: a tied tensor belongs to several modules.

@@ -19,6 +19,7 @@ from torch import Tensor
 from ecc.core.errors import InputError
 from ecc.core.layers import Layer, Side
 from ecc.core.widths import WidthGroup, Widths, WidthSpace
+from ecc.network.directions import Direction
 from ecc.network.nesting import map_tensors
 
 __all__ = ["Block", "InputSpec", "Rescale", "SizeAttribute", "TensorAxes", "WidthGraph", "holder"]
@@ -153,6 +154,7 @@ class WidthGraph:
         inputs: The example inputs, described well enough to draw others.
         sizes: Attributes of modules, beyond those of PyTorch's own layers, that follow the widths.
         rescales: Factors that slim weights need because the forward scales by a width.
+        directions: Weights of unit norm whose factor makes up for what the norm loses.
         renormalised: Weights of the norms whose statistics run over prunable channels; empty unless trace was asked to.
         blocks: Residual blocks, the second kind of unit.
         arguments: The example inputs without values, if they are more than a tuple or a dict of tensors; else None.
@@ -166,6 +168,7 @@ class WidthGraph:
     inputs: tuple[InputSpec, ...] = ()
     sizes: tuple[SizeAttribute, ...] = ()
     rescales: tuple[Rescale, ...] = ()
+    directions: tuple[Direction, ...] = ()
     renormalised: tuple[str, ...] = ()
     blocks: tuple[Block, ...] = ()
     arguments: Any = None
@@ -297,6 +300,7 @@ class WidthGraph:
             parameters={name: axes for name, axes in self.parameters.items() if stays(name)},
             sizes=tuple(size for size in self.sizes if stays(size.module)),
             rescales=tuple(rescale for rescale in self.rescales if stays(rescale.tensor)),
+            directions=tuple(direction for direction in self.directions if stays(direction.scale)),
             renormalised=tuple(filter(stays, self.renormalised)),
             blocks=tuple(block for block in self.blocks if stays(block.name)),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -28,11 +29,12 @@ def own_tensors(module: nn.Module) -> Iterator[Tensor]:
 
 def resize(module: nn.Module) -> None:
     """Set the size attributes of a module, whose own tensors were sliced, to what the tensors say."""
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, WeightNorm | BasePruningMethod):  # they keep the weight as it was at the last forward
-            hook(module, None)
-        elif isinstance(hook, SpectralNorm):
-            setattr(module, hook.name, hook.compute_weight(module, do_power_iteration=False))
+    with torch.no_grad():  # so that the weight is a tensor that may be copied, as it is before any forward
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, WeightNorm | BasePruningMethod):  # they keep the weight as it was at the last forward
+                hook(module, None)
+            elif isinstance(hook, SpectralNorm):
+                setattr(module, hook.name, hook.compute_weight(module, do_power_iteration=False))
     rule = next((rule for kind, rule in _RULES if isinstance(module, kind)), None)
     if rule is None:
         return

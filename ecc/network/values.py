@@ -22,11 +22,13 @@ class Axis:
         zero: Whether a position is exactly zero once the slices of its channels are zero in all parameters.
         source: The parameter axis (name, axis) that this is, or is computed from if the whole tensor depends on
             parameters alone (a parametrised weight); None for everything else.
+        others: More of them where several were flattened into one.
     """
 
     labels: Labels | None = None
     zero: bool = True
     source: tuple[str, int] | None = None
+    others: tuple[tuple[str, int], ...] = ()
 
 
 PLAIN = Axis()
@@ -72,6 +74,9 @@ class Ledger:
         relatives: Parameter axes that share the role of one because a weight is computed from all of them.
         tentative: Parameter axes whose role comes from computing a weight, and yields to what the weight is used for.
         divisors: Parameter axes that a masked network must not set to zero, because something is divided by them.
+        reading: Parameter axes that activations are read with: those summed over beside an axis of an activation.
+        reduced: Parameter axes that a weight is computed by a sum over, and where.
+        balanced: Parameter axes that a weight is computed by a norm over which other parameters can make up for.
         gates: Rows per hidden unit of the parameter axes that recurrent layers write with.
         names: Of the groups that lie along a parameter axis, where the user gave one.
         renormalise: Whether norms may take their statistics over the channels that stay.
@@ -86,6 +91,9 @@ class Ledger:
     relatives: dict[tuple[str, int], set[tuple[str, int]]] = field(default_factory=dict)
     tentative: set[tuple[str, int]] = field(default_factory=set)
     divisors: set[tuple[str, int]] = field(default_factory=set)
+    reading: set[tuple[str, int]] = field(default_factory=set)
+    reduced: dict[tuple[str, int], str] = field(default_factory=dict)
+    balanced: set[tuple[str, int]] = field(default_factory=set)
     gates: dict[tuple[str, int], int] = field(default_factory=dict)
     names: dict[tuple[str, int], str] = field(default_factory=dict)
     renormalise: bool = False
@@ -106,7 +114,8 @@ class Call:
         shapes: Sizes of each output.
         ledger: Where ties and costs go.
         batch: Examples in the batch.
-        foldable: Whether a factor on weights can make up for a scale that it takes from a width.
+        foldable: Whether a factor on weights can make up for what it takes from the channels that go: a scale from
+            their number, a norm from their weights.
     """
 
     name: str
@@ -172,6 +181,8 @@ class Call:
     def mark(self, axis: Axis, role: str) -> None:
         """Note what a parameter's axis is for; a write wins over a read, and use over the making of a weight."""
         roles, tentative, making = self.ledger.roles, self.ledger.tentative, self.constant
+        if role == "read" and not making:
+            self.ledger.reading.update((*self.sources(axis), *axis.others))
         for source in self.sources(axis):
             known = source in roles
             if not known or (source in tentative and not making) or (roles[source] == "read" and not making):
@@ -193,6 +204,12 @@ class Call:
         if len(sources) > 1:
             self.ledger.relatives.setdefault(sources[0], set()).update(sources[1:])
         return sources[0] if sources else None
+
+    def reduce(self, axis: Axis) -> None:
+        """Note a sum over an axis; where it is of parameters alone, it sees weights whether their channels are zero."""
+        if self.constant and axis.labels is not None:
+            for source in (*self.sources(axis), *axis.others):
+                self.ledger.reduced.setdefault(source, self.place)
 
     def avoid_zero(self, axis: Axis) -> None:
         """Removed positions may not be zero here: a masked network leaves such parameters alone, activations stay."""
@@ -236,4 +253,4 @@ def computed(axis: Axis, *, zero: bool = True) -> Axis:
 
 def take(axis: Axis, positions: np.ndarray[Any, Any]) -> Axis:
     """The axis at some of its positions."""
-    return PLAIN if axis.labels is None else Axis(axis.labels[positions], axis.zero, axis.source)
+    return PLAIN if axis.labels is None else Axis(axis.labels[positions], axis.zero, axis.source, axis.others)

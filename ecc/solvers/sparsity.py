@@ -66,7 +66,9 @@ class Sparsity:
             # A variance stays: the channel is zero anyway, and a zero variance would divide by eps alone.
             zeroed = [slot for slot in slots if slot.zeroed and not slot.tensor.endswith("running_var")]
             self._all += [places[id(slot)] for slot in zeroed]
-            self._silent += [places[id(slot)] for slot in ([slot for slot in readers if slot.zeroed] or zeroed)]
+            # Readers that must not be zero need a channel that is.
+            silent = readers if readers and all(slot.zeroed for slot in readers) else zeroed
+            self._silent += [places[id(slot)] for slot in silent]
         self.weights = tuple(dict.fromkeys(place.tensor for place in self._readers))
 
     @torch.no_grad()
