@@ -80,7 +80,7 @@ def test_slow_checks_are_done_when_asked_for_only(monkeypatch):
     monkeypatch.setattr(meters, "keep_busy", lambda device: board.clock.wait)
     device = current_device("cpu")
     assert set(device.to_json()["meters"]["energy"]["details"]) == {
-        *("scope", "board", "driver", "power_limit_w", "persistence"),
+        *("kind", "scope", "board", "driver", "power_limit_w", "persistence"),
     }
     found = device.to_json(check=True)["meters"]
     assert found["energy"]["details"]["counter_over_power"] == pytest.approx({"loaded": 0.5, "idle": 0.5}, rel=0.03)

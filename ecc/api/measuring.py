@@ -12,6 +12,7 @@ from torch import nn
 from ecc.api.constraints import demand_prunable
 from ecc.api.ruler import meters_for
 from ecc.core.errors import InputError
+from ecc.core.meter import Meter
 from ecc.core.problem import Progress
 from ecc.core.table import ProfileTable
 from ecc.energy_models.judging import FORMS, Fit, judge
@@ -45,6 +46,7 @@ def measure_widths(
     store: Store | str | Path | None = None,
     network: str = "",
     energy_source: str = "auto",
+    meters: Sequence[Meter] = (),
     seed: int = 0,
     progress: Progress | None = None,
     wait: bool = True,
@@ -57,6 +59,7 @@ def measure_widths(
         step: Channels that widths are multiples of, where groups are wide enough; the device's own step when None.
         energy_source: ``auto``, or ``counter`` or ``power`` where a GPU has both and they disagree.
         wait: Wait while another process measures on the device; refuse otherwise.
+        meters: Of your own, for their metrics instead of the device's; these metrics are measured anyway.
         more: Asked for further widths once those before are measured, until it gives none.
 
     Raises:
@@ -75,7 +78,7 @@ def measure_widths(
         blocks,
         inputs,
         plan(blocks.space, samples, layers=blocks.layers, seed=seed, around=place.channel_step),
-        meters_for(metrics, place.torch_name, source=energy_source),
+        meters_for(metrics, place.torch_name, source=energy_source, own=meters),
         window=replace(window or Window.of(place.kind), threads=threads, cores=tuple(cores)),
         runtime=runtime_named(runtime, place.torch_name, threads),
         store=store,

@@ -18,8 +18,8 @@ from ecc.core.verdict import Measured
 from ecc.profiler.cores import choose_cores
 from ecc.profiler.devices import Device, list_devices
 from ecc.profiler.gauges import gauge_for
+from ecc.profiler.meters import ENERGY_SOURCES, meter_for
 from ecc.profiler.meters import METRICS as MEASURED
-from ecc.profiler.meters import meter_for
 from ecc.profiler.protocol import Comparison, compare
 from ecc.profiler.runtimes import runtime_named
 from ecc.profiler.window import Window
@@ -36,14 +36,23 @@ def find_device(fingerprint: str) -> Device | None:
     return next((device for device in list_devices() if device.fingerprint == fingerprint), None)
 
 
-def meters_for(metrics: Sequence[str], device: str, *, source: str = "auto") -> list[Meter]:
-    """One meter per metric, each probed; ``source`` is that of energy.
+def meters_for(metrics: Sequence[str], device: str, *, source: str = "auto", own: Sequence[Meter] = ()) -> list[Meter]:
+    """One meter per metric, each probed.
 
+    Args:
+        source: Of energy, where the device's own meter is read.
+        own: Meters to take instead of the device's; their metrics are measured too where they are not among the others.
     Raises:
-        InputError: If a metric is not one that is measured, or not from that source.
+        InputError: If a metric is not one that is measured, or not from that source, or there are two meters of one.
         UnavailableError: If the device has no such meter; the message says why and how to mend it.
     """
-    meters = [meter_for(metric, device, source=source) for metric in metrics]
+    given = {meter.metric: meter for meter in own}
+    if len(given) < len(own):
+        raise InputError("give one meter of each metric")
+    if unknown := [metric for metric in given if metric not in MEASURED]:
+        raise InputError(f"a meter has the metric {unknown[0]!r}; choose from {', '.join(MEASURED)}")
+    wanted = dict.fromkeys((*metrics, *given))
+    meters = [given.get(metric) or meter_for(metric, device, source=source) for metric in wanted]
     for meter in meters:
         probe = meter.probe()
         if not probe.available:
@@ -88,18 +97,26 @@ class Ruler:
         place = places[0]
         if any(other.key != place.key for other in places):
             return "the cost models were measured on different devices, runtimes or inputs"
-        return cls._at(dense, inputs, place, [cost.metric for cost, _ in measured])
+        sources = {other.energy_source for cost, other in measured if other and cost.metric == "energy"}
+        if len(sources) > 1:
+            return f"the energies of the cost models were read from different sources: {', '.join(sorted(sources))}"
+        return cls._at(dense, inputs, place, [cost.metric for cost, _ in measured], "".join(sources))
 
     @classmethod
-    def _at(cls, dense: nn.Module, inputs: Any, place: Provenance, metrics: Sequence[str]) -> Ruler | str:
+    def _at(cls, dense: nn.Module, inputs: Any, place: Provenance, metrics: Sequence[str], source: str) -> Ruler | str:
         device = find_device(place.device_fingerprint)
         if device is None:
             return (
                 f"the cost model belongs to {place.device} (fingerprint {place.device_fingerprint}), which is not here"
             )
         threads, cores = max(1, place.threads), tuple(int(core) for core in place.cores.split(",") if core.isdigit())
+        if source not in ("", *ENERGY_SOURCES):
+            return (
+                f"energy was measured by {source}, a meter of your own that is not known here; "
+                "give it to ecc.profiler.protocol.compare"
+            )
         try:
-            meters = meters_for(metrics, device.torch_name)
+            meters = meters_for(metrics, device.torch_name, source=source or "auto")
             choose_cores(threads, cores)
             runtime = runtime_named(place.runtime, device.torch_name, threads)
         except (UnavailableError, InputError) as error:

@@ -19,6 +19,7 @@ from ecc.api.measuring import judge_best
 from ecc.api.recipe import Recipe
 from ecc.core.budget import Budget
 from ecc.core.cost import CostModel
+from ecc.core.meter import Meter
 from ecc.core.problem import Batches, Progress, Task
 from ecc.core.table import ProfileTable
 from ecc.data.values import accuracy, first_examples
@@ -43,6 +44,7 @@ def profile(
     cores: Sequence[int] = (),
     step: int | None = None,
     energy_source: str = "auto",
+    meters: Sequence[Meter] = (),
     adaptive: bool = False,
     max_seconds: float | None = None,
     seed: int = 0,
@@ -61,6 +63,7 @@ def profile(
         cores: Of a CPU, to measure on; as many as threads, one per physical core, when empty.
         step: Channels that widths are multiples of; what suits the device when None.
         energy_source: ``auto``, or ``counter`` or ``power`` where a GPU has both and they disagree.
+        meters: Of your own, for their metrics instead of the device's; these metrics are measured anyway.
         adaptive: Measure where the fit is least certain, and stop when its held-out error falls no more.
         max_seconds: Limit of an adaptive profile.
         wait: Wait while another process measures on the device; refuse otherwise.
@@ -82,6 +85,7 @@ def profile(
         cores=cores,
         step=step,
         energy_source=energy_source,
+        meters=meters,
         store=store,
         network=type(model).__name__,
         seed=seed,

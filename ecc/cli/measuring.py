@@ -148,9 +148,11 @@ def _profiled(result: ProfileResult, store: str) -> dict[str, Any]:
         "rows": len(result.table),
         "rows_reused": result.reused,
         "dense": {name: reference[metric][0] if metric in reference else None for metric, name in _SI.items()},
-        "noise": dict(result.noise),
+        "noise": dict(zip(result.noise, _known(list(result.noise.values())), strict=True)),
         "drift": {
-            metric: None if found is None else {"change": found.change, "low": found.low, "high": found.high}
+            metric: None
+            if found is None
+            else dict(zip(("change", "low", "high"), _known((found.change, found.low, found.high)), strict=True))
             for metric, found in result.drift.items()
         },
         "flags": dict(result.flags),
@@ -173,7 +175,7 @@ def _profile_text(result: ProfileResult, adaptation: Adaptation | None, store: s
         interval = f"[{quantity(low, metric)}, {quantity(high, metric)}]"
         found = result.drift[metric]
         moved = "" if found is None else f"; the dense network drifted by {percent(found.change)} meanwhile"
-        known = f"ratios known to ±{percent(result.noise[metric])}"
+        known = _precision(result.noise[metric])
         lines.append(f"dense {metric} {quantity(value, metric)} {interval}, {known}{moved}")
     if result.idle is not None:
         lines.append(f"idle {result.idle[0]:.3g} W, not subtracted")
@@ -187,6 +189,11 @@ def _profile_text(result: ProfileResult, adaptation: Adaptation | None, store: s
         lines.append(f"held-out error {track} rows; stopped because {adaptation.stopped}")
     lines += result.warnings
     return "\n".join([*lines, f"next: ecc fit {store} --metric {next(iter(result.table.reference))} -o COST.json"])
+
+
+def _precision(noise: float) -> str:
+    """How well ratios are known; one pair of each says nothing about that."""
+    return f"ratios known to ±{percent(noise)}" if math.isfinite(noise) else "how well ratios are known is not clear"
 
 
 def _fit_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,13 +22,19 @@ class Probe:
         available: Whether a measurement can be had.
         source: What is read, for example ``NVML energy counter``; empty when unavailable.
         reason: Why there is none and how to mend it, in one sentence; empty when available.
-        details: What else is known of the sensor, by name: ``scope``, ``tick_s``, ``window_s``, ``flag`` …
+        details: What else is known of the sensor, by name: ``scope``, ``tick_s``, ``window_s``, ``flag`` … Of energy,
+            ``kind`` says in one word what must agree between measurements: ``counter`` or ``power``.
     """
 
     available: bool
     source: str = ""
     reason: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """What must agree between measurements: ``counter``, ``power``, or else the source."""
+        return str(self.details.get("kind", self.source))
 
     def to_json(self) -> dict[str, Any]:
         """The fields that ``ecc devices`` shows."""

@@ -52,6 +52,11 @@ class Provenance:
         return self.environment.get("pinned", "")
 
     @property
+    def energy_source(self) -> str:
+        """What energy was read from: ``counter``, ``power`` or a monitor's name; empty where it was not measured."""
+        return self.environment.get("energy", "")
+
+    @property
     def key(self) -> tuple[Any, ...]:
         """What must agree for two measurements to be comparable."""
         return (self.fingerprint, self.input_shape, self.device_fingerprint, self.runtime, self.threads, self.cores)

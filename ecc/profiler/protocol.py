@@ -139,7 +139,7 @@ def profile(
     runner, timer = runtime or Eager(), clock or HostClock()
     plan = _placed(window, runner)
     maker = build or partial(outline, model, graph)
-    where = _provenance(network or type(model).__name__, graph, inputs, runner, plan)
+    where = _provenance(network or type(model).__name__, graph, inputs, runner, plan, meters)
     owned = not isinstance(store, Store)
     what = f"profiling {where.network} into {str(store.path if isinstance(store, Store) else store or 'memory')!r}"
     with device_lock(where.device_fingerprint, where.device, what=what, wait=wait, progress=progress):
@@ -147,6 +147,8 @@ def profile(
         keeper = store if isinstance(store, Store) else Store.open(store)
         try:
             keeper.check(where, graph.space)
+            if keeper.energy_source():  # also while latency alone is added
+                where = replace(where, environment={**where.environment, "energy": keeper.energy_source()})
             session = Session(
                 *(keeper, graph, where, maker, inputs, runner, tuple(meters), plan, progress, seed),
                 *(gauge or Blind(), timer),
@@ -277,7 +279,9 @@ def _placed(window: Window | None, runtime: Runtime) -> Window:
     return replace(plan, cores=choose_cores(plan.threads, plan.cores))
 
 
-def _provenance(network: str, graph: WidthGraph, inputs: Any, runtime: Runtime, window: Window) -> Provenance:
+def _provenance(
+    network: str, graph: WidthGraph, inputs: Any, runtime: Runtime, window: Window, meters: Sequence[Meter]
+) -> Provenance:
     device = current_device(runtime.device)
     first = _first_tensor(inputs)
     environment = {
@@ -290,6 +294,9 @@ def _provenance(network: str, graph: WidthGraph, inputs: Any, runtime: Runtime, 
     }
     if window.cores:
         environment["pinned"] = ",".join(map(str, window.cores))
+    for probe in (meter.probe() for meter in meters if meter.metric == "energy"):
+        if probe.available:
+            environment["energy"] = probe.kind
     return Provenance(
         network=network,
         fingerprint=graph.fingerprint,

@@ -43,6 +43,8 @@ _KNOWN_WARM_UP = 5  # a configuration that was measured before is warmed up that
 _VISITS_PER_COLLECTION = 8  # networks may be cycles, and collection is off
 _REHEAT_S = 2.0  # load after an idle measurement
 
+_PLAIN = (str, int, float)
+
 _LOG = logging.getLogger("ecc")
 
 
@@ -229,10 +231,21 @@ class Session:
             self.provenance,
             self.graph.space,
             self.graph.layers,
-            protocol=asdict(self.window),
+            protocol=asdict(self.window) | self._sensors(),
             seed=self.seed,
             started=time.time(),
         )
+
+    def _sensors(self) -> dict[str, Any]:
+        """What is known of the meters at the begin of a run: ``energy_source``, ``energy_tick_s`` …"""
+        found: dict[str, Any] = {}
+        for meter in self.meters:
+            _ = meter.shortest_window_s  # after which a meter knows its ticks
+            probe = meter.probe()
+            for name, value in {"source": probe.source, **probe.details}.items():
+                inner = value if isinstance(value, Mapping) else {"": value}
+                found |= {f"{meter.metric}_{name}_{part}".rstrip("_"): each for part, each in inner.items()}
+        return {name: value for name, value in found.items() if value is None or isinstance(value, _PLAIN)}
 
     def _moved(self, reference: Ready) -> str:
         if not self._known:

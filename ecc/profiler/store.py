@@ -24,6 +24,7 @@ from ecc.core.widths import Widths, WidthSpace
 from ecc.profiler.conditions import Conditions
 from ecc.profiler.database import Database
 from ecc.profiler.inspection import describe
+from ecc.profiler.meters import ENERGY_SOURCES
 from ecc.profiler.pairing import Pairs, estimate
 from ecc.profiler.records import Network, Run, network_from, run_from, visit_from
 from ecc.profiler.tables import Visit, tabulate
@@ -91,6 +92,7 @@ class Store:
         if network is None:
             return
         old = network.provenance
+        source, known = provenance.energy_source, self.energy_source()
         differences = [
             f"{label} {mine} instead of {theirs}"
             for label, mine, theirs, same in (
@@ -101,13 +103,17 @@ class Store:
                 ("runtime", provenance.runtime, old.runtime, provenance.runtime == old.runtime),
                 ("threads", provenance.threads, old.threads, provenance.threads == old.threads),
                 ("cores", provenance.cores or "any", old.cores or "any", provenance.cores == old.cores),
+                ("energy source", source, known, not source or not known or source == known),
             )
             if not same
         ]
         if differences:
+            mend = "give another --store"
+            if differences[-1].startswith("energy source") and known in ENERGY_SOURCES:
+                mend = f"choose --energy-source {known}, or {mend}"
             raise InputError(
                 f"profile store {str(self.path)!r} belongs to another profile: this one has {', '.join(differences)}; "
-                "give another --store"
+                f"{mend}"
             )
 
     def begin_run(
@@ -214,6 +220,11 @@ class Store:
         with self._damage():
             provenance, space, layers = found[0]
             return network_from(provenance, space, layers, f"profile store {str(self.path)!r}")
+
+    def energy_source(self) -> str:
+        """What the energy of its rows was read from; empty while none was measured."""
+        sources = [str(run.environment["energy"]) for run in self.runs() if run.environment.get("energy")]
+        return sources[-1] if sources else ""
 
     def last_run(self) -> int | None:
         """Number of the newest run; None while there is none."""

@@ -3,7 +3,7 @@
     from zeus.monitor import ZeusMonitor
     meter = WindowMeter(ZeusMonitor())
 
-then give ``meter`` to ``ecc.profiler.protocol.profile`` among its meters.
+then give it to ``ecc.profile`` among its ``meters``.
 """
 
 from __future__ import annotations

@@ -108,7 +108,8 @@ class NvmlMeter:
             sensor = self._opened().main
         except MeterError as error:
             return Probe(False, reason=str(error))
-        details: dict[str, Any] = {"scope": sensor.scope, **self._facts}
+        kind = "power" if isinstance(sensor, Power) else "counter"
+        details: dict[str, Any] = {"kind": kind, "scope": sensor.scope, **self._facts}
         if self._tick_s is not None:
             details |= {"tick_s": self._tick_s, "window_s": self.shortest_window_s}
         if self._cross:

@@ -75,7 +75,7 @@ class RaplMeter:
             self._found = None
             return Probe(False, reason=str(error))
         names = ", ".join(counter.name for counter in counters)
-        return Probe(True, f"RAPL {source} ({names})", details={"scope": "cpu"})
+        return Probe(True, f"RAPL {source} ({names})", details={"kind": "counter", "scope": "cpu"})
 
     def check(self) -> Probe:
         """The probe, and the ``watts`` of each domain over half a second."""
