@@ -149,6 +149,67 @@ def test_a_hostile_manifest_is_refused_with_one_sentence(change: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
+UNSOUND: dict[str, tuple[Any, str]] = {
+    "a layer removed": (
+        lambda v: v.update(removed=[{"block": "0", "identity": True}]),
+        "removes 0 .*, which is no res",
+    ),
+    "a norm removed": (
+        lambda v: v.update(removed=[{"block": "2.norm", "identity": False}]),
+        "removes 2.norm .*, which",
+    ),
+    "no weights removed": (lambda v: v.update(removed=[{"block": "1", "identity": True}]), "removes 1 .*, which is no"),
+    "another call": (lambda v: v.update(removed=[{"block": "2", "identity": False}]), "called once with several arg"),
+    "rows of a weight": (lambda v: v["tensors"]["0.weight"].update(axes={"0": [0, 2]}), "cannot be: bias has .* in 0"),
+    "rows of a norm": (lambda v: v["tensors"]["2.norm.weight"].update(axes={"0": [0, 2]}), "bias has shape .3,. where"),
+    "a bias": (lambda v: v["tensors"]["5.bias"].update(axes={"0": [0, 2]}), r"bias has shape \(2,\) where the others"),
+    "a tensor of its own": (lambda v: v["tensors"]["1.table"].update(axes={"1": [0, 2]}), "does not run: "),
+    "outputs": (lambda v: cut_outputs(v), r"gives outputs of \[\(2, 2\)\], the dense one of \[\(2, 4\)\]"),
+    "sizes that tensors tell": (
+        lambda v: v.update(sizes=[{"module": "0", "attribute": "in_channels", "value": 1}]),
+        "gives 0 .Conv2d. the size 'in_channels', which its tensors tell",
+    ),
+    "kept without tensors": (lambda v: [cut.pop("axes", None) for cut in v["tensors"].values()], "groups without ten"),
+    "tensors without kept": (lambda v: v.update(kept={}), "cuts groups without tensors or tensors without groups"),
+    "an unknown member": (lambda v: v.update(extra=1), "has the unknown member 'extra'"),
+    "a vast input": (lambda v: v["inputs"][0].update(shape=[1 << 30, 3, 8, 8]), "'inputs' is of no sensible size"),
+    "an input of no dtype": (lambda v: v["inputs"][0].update(dtype="nn"), "'inputs' is of no sensible size or dtype"),
+}
+
+
+def cut_outputs(value: dict[str, Any]) -> None:
+    value["tensors"]["5.weight"]["axes"].update({"0": [0, 2]})
+    value["tensors"]["5.bias"].update(axes={"0": [0, 2]})
+
+
+@pytest.mark.parametrize(("change", "message"), UNSOUND.values(), ids=list(UNSOUND))
+def test_what_a_network_of_the_right_shapes_cannot_be_is_refused(change: Any, message: str) -> None:
+    value = sound()
+    change(value)
+    with pytest.raises(InputError, match=message):
+        rebuild(small(), SlimManifest.parse(json.dumps(value).encode()))
+
+
+def test_without_inputs_modules_still_have_to_fit_together() -> None:
+    value = sound()
+    value["inputs"] = []
+    value["tensors"]["5.bias"].update(axes={"0": [0, 2]})
+    with pytest.raises(InputError, match=r"bias has shape \(2,\) where the others make it \(4,\) in 5 \(Linear\)"):
+        rebuild(small(), SlimManifest.parse(json.dumps(value).encode()))
+
+
+def test_units_and_ranks_are_the_same_with_and_without_removed_blocks() -> None:
+    torch.manual_seed(0)
+    model = small().eval()
+    graph = trace(model, IMAGE)
+    with torch.no_grad():
+        model[2].conv.weight[0] *= 100  # in the block: strong there, weak elsewhere
+    manifests = [SlimManifest.of(model, graph, {"0": 3}, remove=names) for names in ([], ["2"])]
+    assert manifests[0].kept == manifests[1].kept
+    small_one = slim(model, graph, {"0": 3}, remove=["2"])
+    assert torch.equal(small_one[0].weight, slim(model, graph, manifests[0].units(), remove=["2"])[0].weight)
+
+
 @settings(max_examples=30)
 @given(
     st.recursive(

@@ -231,7 +231,7 @@ def test_widths_other_than_those_of_the_slim_network_are_refused(graph: WidthGra
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
     with refused(
         "the slim network was not made with these widths: its parameter '0.weight' has shape (2, 3, 3, 3), "
-        "not (3, 3, 3, 3); give the network and the widths of one call of slim"
+        "not (3, 3, 3, 3); give the network, the widths and the removed blocks of one call of slim"
     ):
         transfer_optimiser(optimiser, model, small, graph, {"0": 3})
     with pytest.raises(InputError, match=r"its parameter '3.weight' is missing, not \(4, 2, 3, 3\)"):

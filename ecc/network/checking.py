@@ -29,7 +29,7 @@ from ecc.network.replay import Replay
 from ecc.network.shapes import WithoutValues
 from ecc.network.slimming import slim
 
-__all__ = ["counting_attributes", "other_counts", "perturbed", "refuse_failing"]
+__all__ = ["counting_attributes", "other_counts", "perturbed", "refuse_failing", "without_values"]
 
 _LOG = logging.getLogger("ecc")
 
@@ -70,7 +70,7 @@ def refuse_failing(
         checked = next((option for option in scaled if _passes(option, seed, replays)), None)
         options += scaled
     if checked is None:
-        trials = [_Runs(_without_values(model), inputs), replays]
+        trials = [_Runs(without_values(model), inputs), replays]
         checked = max((_narrowed(option, seed, trials) for option in options), key=lambda option: len(option.prunable))
     if checked.prunable and not _is_meta(model):
         checked = _narrowed(checked, seed, [_Equals(perturbed(model, seed), inputs)])
@@ -172,7 +172,7 @@ def _draw(graph: WidthGraph, seed: int, draw: int) -> Kept:
     return kept
 
 
-def _without_values(model: nn.Module) -> nn.Module:
+def without_values(model: nn.Module) -> nn.Module:
     """A copy on the meta device: it shows in no time whether shapes fit."""
     replacements: dict[int, Tensor] = {}
     for parameter in model.parameters():

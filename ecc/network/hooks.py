@@ -19,7 +19,7 @@ from ecc.network.comparing import difference
 from ecc.network.copying import copied, copy_sharing
 from ecc.network.stopping import hooked_module
 
-__all__ = ["unobserved"]
+__all__ = ["strip", "unobserved"]
 
 _ROUNDING = 1e-6  # two runs of one network may differ by so much on a GPU
 
@@ -40,7 +40,7 @@ def unobserved(model: nn.Module, inputs: Any) -> Iterator[nn.Module]:
         yield model
     else:
         bare = copy_sharing(model, {id(tensor): tensor for tensor in tensors})
-        _strip(bare)
+        strip(bare)
         with _no_global_hooks():
             yield bare
 
@@ -59,7 +59,7 @@ def _is_users(hook: Callable[..., Any]) -> bool:
 def _observe(model: nn.Module, inputs: Any) -> bool:
     """Whether the outputs are those without the hooks; false if the network runs neither way."""
     bare = _elsewhere(model)
-    _strip(bare)
+    strip(bare)
     with _no_global_hooks():
         try:
             expected = run(bare, inputs)
@@ -92,7 +92,7 @@ def _elsewhere(model: nn.Module) -> nn.Module:
     return copy_sharing(model, moved).eval()
 
 
-def _strip(model: nn.Module) -> None:
+def strip(model: nn.Module) -> None:
     """Take the user's forward hooks off a network."""
     for part in model.modules():
         for table in (part._forward_hooks, part._forward_pre_hooks):

@@ -7,29 +7,35 @@ trace, a pickle or the width graph.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields, parse_object
-from ecc.core.widths import Kept, Widths
+from ecc.core.widths import Kept, Widths, demand_widths
+from ecc.network.arguments import demand_graph, demand_model
 from ecc.network.copying import copy_sharing
 from ecc.network.cutting import Plan, chosen, plan, rebuilt
-from ecc.network.depth import replace_blocks, shortened
-from ecc.network.graph import WidthGraph
+from ecc.network.depth import replace_blocks
+from ecc.network.graph import InputSpec, WidthGraph
 from ecc.network.matching import matched_tensors
 from ecc.network.ranking import kept_units
+from ecc.network.soundness import refuse_misfits, refuse_no_blocks, refuse_other_outputs, refuse_strange_sizes
 
 __all__ = ["SlimManifest", "TensorCut", "rebuild"]
 
 _SCHEMA = 1
 _LONGEST = 1 << 24  # positions along one axis that a manifest may speak of; the widest embeddings have fewer rows
 _MOST_AXES = 16
+_LARGEST_INPUT = 1 << 24  # numbers; a batch of 100 photographs has as many
+_MEMBERS = frozenset({"schema", "kept", "tensors", "sizes", "removed", "inputs"})
 
 Runs = tuple[tuple[int, int], ...]
 """Sorted positions as (first, count)."""
@@ -59,12 +65,15 @@ class SlimManifest:
         tensors: Every parameter and buffer of the dense network, each shared one once.
         sizes: Module path, attribute and value of what follows the widths beyond PyTorch's own modules.
         removed: Residual blocks that went whole, each with whether ``nn.Identity`` takes its place.
+        inputs: What the network was traced on, to run the rebuilt one on; empty where that is no list or dict of
+            tensors of sensible size.
     """
 
     kept: Mapping[str, Runs]
     tensors: Mapping[str, TensorCut]
     sizes: tuple[tuple[str, str, int], ...] = ()
     removed: Mapping[str, bool] | None = None
+    inputs: tuple[InputSpec, ...] = ()
 
     @classmethod
     def of(
@@ -75,8 +84,10 @@ class SlimManifest:
         Raises:
             InputError: As ``slim`` does.
         """
-        short, left = shortened(model, graph, remove), graph.without(remove, widths)
-        kept = kept_units(short, left, widths)
+        demand_graph(model, graph)
+        demand_widths(widths)
+        left = graph.without(remove, widths)
+        kept = kept_units(model, graph, widths)
         shapes = _shapes(matched_tensors(model, graph))
         planned = plan(left, kept, shapes)
         tensors = {
@@ -84,7 +95,10 @@ class SlimManifest:
             for name, shape in shapes.items()
         }
         removed = {block.name: block.single for block in graph.removable(remove)}
-        return cls({name: _runs(units) for name, units in kept.items()}, tensors, planned.sizes, removed)
+        inputs = tuple(InputSpec(spec.shape, spec.dtype, 0.0, 1.0, spec.keyword) for spec in graph.inputs)
+        plain = graph.arguments is None and all(map(_is_sensible, inputs))
+        runs = {name: _runs(units) for name, units in kept.items()}
+        return cls(runs, tensors, planned.sizes, removed, inputs if plain else ())
 
     def units(self) -> Kept:
         """Kept unit indices per group, as ``slim`` takes them."""
@@ -102,6 +116,9 @@ class SlimManifest:
             "tensors": tensors,
             "sizes": [{"module": path, "attribute": name, "value": value} for path, name, value in self.sizes],
             "removed": [{"block": name, "identity": single} for name, single in (self.removed or {}).items()],
+            "inputs": [
+                {"shape": list(spec.shape), "dtype": spec.dtype, "keyword": spec.keyword} for spec in self.inputs
+            ],
         }
 
     def to_bytes(self) -> bytes:
@@ -122,15 +139,31 @@ class SlimManifest:
         fields = parse_object(text, where)
         if fields.whole("schema") != _SCHEMA:
             raise InputError(f"{where} has schema {fields.whole('schema')}; this program reads schema {_SCHEMA}")
+        strange = set(fields) - _MEMBERS
+        if strange:
+            raise InputError(f"{where} has the unknown member {min(strange)!r}; it is damaged or from a later program")
         kept, tensors = fields.inner("kept"), fields.inner("tensors")
         sizes = [Fields(item, f"{where}: 'sizes'") for item in fields.items("sizes")]
         removed = [Fields(item, f"{where}: 'removed'") for item in fields.items("removed")]
+        inputs = fields.items("inputs") if "inputs" in set(fields) else []
+        cuts = {name: _parse_cut(tensors.inner(name), f"{where}: tensor {name!r}") for name in tensors}
+        if bool(set(kept)) != any(cut.axes for cut in cuts.values()):
+            raise InputError(f"{where} cuts groups without tensors or tensors without groups; write it again")
         return cls(
             {name: _parse_runs(kept, name, _LONGEST, where) for name in kept},
-            {name: _parse_cut(tensors.inner(name), f"{where}: tensor {name!r}") for name in tensors},
+            cuts,
             tuple((size.text("module"), size.text("attribute"), size.whole("value", 1)) for size in sizes),
             {block.text("block"): block.optional_flag("identity") is True for block in removed},
+            tuple(_parse_input(item, f"{where}: 'inputs'") for item in inputs),
         )
+
+    def example(self) -> tuple[Tensor, ...] | dict[str, Tensor] | None:
+        """The inputs that the network was traced on, without values; None where they are not known."""
+        tensors = [torch.empty(spec.shape, dtype=getattr(torch, spec.dtype), device="meta") for spec in self.inputs]
+        names = [spec.keyword for spec in self.inputs]
+        if any(names):
+            return dict(zip(names, tensors, strict=True))
+        return tuple(tensors) or None
 
 
 def rebuild(dense: nn.Module, manifest: SlimManifest) -> nn.Module:
@@ -139,12 +172,17 @@ def rebuild(dense: nn.Module, manifest: SlimManifest) -> nn.Module:
     Args:
         dense: Of the architecture that the manifest was made for; left as it is.
     Raises:
-        InputError: If the manifest belongs to another network, or what it describes cannot be built.
+        InputError: If the manifest belongs to another network, or what it describes cannot be built, does not fit
+            together, or does not run where the dense network does (without values, on inputs like the traced ones).
     """
+    demand_model(dense)
     found: dict[str, Tensor] = {**dict(dense.named_parameters()), **dict(dense.named_buffers())}
     _refuse_other(found, manifest)
     short = copy_sharing(dense, {id(tensor): tensor for tensor in found.values()})
     _refuse_attributes(short, manifest)
+    refuse_strange_sizes(short, manifest.sizes)
+    example = manifest.example()
+    refuse_no_blocks(dense, manifest.removed or {}, example)
     replace_blocks(short, manifest.removed or {})
     left: dict[str, Tensor] = {**dict(short.named_parameters()), **dict(short.named_buffers())}
     axes = {
@@ -154,9 +192,14 @@ def rebuild(dense: nn.Module, manifest: SlimManifest) -> nn.Module:
     }
     try:
         # Chosen, because buffers that are not in the state dict have to be right.
-        return rebuilt(short, left, Plan(axes, manifest.sizes), take=chosen)
+        with torch.inference_mode(False):
+            small = rebuilt(short, left, Plan(axes, manifest.sizes), take=chosen)
     except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError, AttributeError) as error:
         raise InputError(f"the network that the slim manifest describes cannot be built: {error}") from error
+    refuse_misfits(short, small)
+    if example is not None:
+        refuse_other_outputs(dense, small, example)
+    return small
 
 
 def _refuse_other(found: Mapping[str, Tensor], manifest: SlimManifest) -> None:
@@ -203,6 +246,20 @@ def _positions(runs: Runs) -> NDArray[np.int64]:
 
 def _flat(runs: Runs) -> list[int]:
     return [number for run in runs for number in run]
+
+
+def _is_sensible(spec: InputSpec) -> bool:
+    """Whether a network can be run on such an input at little cost, even by a forward that makes others like it."""
+    size, dtype = math.prod(spec.shape), getattr(torch, spec.dtype, None)
+    return size <= _LARGEST_INPUT and len(spec.shape) <= _MOST_AXES and isinstance(dtype, torch.dtype)
+
+
+def _parse_input(item: Any, where: str) -> InputSpec:
+    fields = Fields(item, where)
+    spec = InputSpec(fields.wholes("shape"), fields.text("dtype"), 0.0, 1.0, fields.text("keyword", ""))
+    if not _is_sensible(spec):
+        raise InputError(f"{where} is of no sensible size or dtype; it is damaged or not from this program")
+    return spec
 
 
 def _parse_cut(fields: Fields, where: str) -> TensorCut:

@@ -41,8 +41,11 @@ def transfer_optimiser(
 
     Parameter groups, their settings and the state of each parameter are kept: tensors as large as the parameter
     (momentum, the moments of Adam and of its kin) or as large along some of its axes (Adafactor) are sliced, all others
-    copied. Parameters that the optimiser does not hold stay out. Hooks, learning-rate schedulers and gradients are not
-    carried over. Where the graph rescales weights, their moments are taken as they are.
+    copied. What works on each weight alone (SGD, Adam and its kin, RMSprop, Adagrad …) then goes on exactly as it would
+    on the masked network; what takes sums over a whole tensor (Adafactor, Muon, LARS, LAMB) goes on from the same
+    state, but takes them over what is left. Parameters that the optimiser does not hold stay out. Hooks, learning-rate
+    schedulers and gradients are not carried over. Where the graph rescales weights, or the g of weight norms
+    (``WidthGraph.directions``), their moments are taken as they are.
 
     Args:
         optimiser: Of the dense network; left as it is.
@@ -60,7 +63,7 @@ def transfer_optimiser(
     short, left = shortened(dense, graph, remove), graph.without(remove, widths)
     pairs = {
         **{id(parameter): _Pair(name, parameter, None, {}) for name, parameter in dense.named_parameters()},
-        **_pairs(short, small, left, kept_units(short, left, widths)),
+        **_pairs(short, small, left, kept_units(dense, graph, widths)),
     }
     unknown = [p for group in optimiser.param_groups for p in group["params"] if id(p) not in pairs]
     if unknown:
@@ -107,7 +110,7 @@ def _pairs(short: nn.Module, small: nn.Module, graph: WidthGraph, kept: Kept) ->
             state = f"has shape {tuple(found[name].shape)}" if name in found else "is missing"
             raise InputError(
                 f"the slim network was not made with these widths: its parameter {name!r} {state}, not {shape}; "
-                "give the network and the widths of one call of slim"
+                "give the network, the widths and the removed blocks of one call of slim"
             )
         pairs[id(tensor)] = _Pair(name, tensor, found[name], axes)
     return pairs

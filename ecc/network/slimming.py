@@ -41,7 +41,7 @@ def slim(
     demand_widths(widths)
     with torch.inference_mode(False):  # the slim network can be trained, whatever the caller is about
         short, left = shortened(model, graph, remove), graph.without(remove, widths)
-        kept = kept_units(short, left, widths)
+        kept = kept_units(model, graph, widths)  # the ranks are the same whatever blocks go
         small = cut(short, left, kept)
         if check and (kept or remove):
             demand_equal(model, graph, kept, remove)
