@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from network_cases import Net
 from solver_toy import ResidualNet, group, mlp, residual, span
 from torch import nn
 
 from ecc.core.errors import InputError
 from ecc.core.widths import Slot, WidthGroup
+from ecc.network.slimming import slim
+from ecc.network.tracing import trace
 from ecc.solvers.sparsity import Sparsity
 
 
@@ -110,3 +113,23 @@ def test_silenced_units_can_grow_back_because_what_writes_them_stays():
 def test_slots_of_another_network_are_refused(slot, message):
     with pytest.raises(InputError, match=message):
         Sparsity(nn.Sequential(nn.Linear(64, 4)), [group("g", 4, [slot])])
+
+
+@pytest.mark.parametrize("act", ["zero", "silence"])
+def test_units_read_by_weight_normed_layers_are_silenced_where_they_are_written(act):
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(8, 5))
+    model = Net(
+        lambda s, x: s.normed(y := s.first(x).relu()) + s.plain(y),
+        first=nn.Linear(6, 8),
+        normed=normed,
+        plain=nn.Linear(8, 5),
+    ).eval()
+    x, stays = torch.randn(4, 6), np.array([0, 2, 3])
+    graph = trace(model, x)
+    expected = slim(model, graph, {"first": stays})(x)
+    sparsity = Sparsity(model, [graph.group("first")])
+    if act == "zero":
+        sparsity.zero({"first": stays})
+    else:
+        sparsity.silence([torch.isin(torch.arange(8), torch.from_numpy(stays))])
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-6)

@@ -64,8 +64,9 @@ def trace(
             ``{"hidden": {"writes": ["fc1.weight:0", "fc1.bias:0"], "reads": ["fc2.weight:1"]}}``. In modules that
             cannot be followed they are all that can be pruned; elsewhere they are ties on top of those found.
         step: Channels that widths shall be multiples of; groups too narrow for that get the longest step that suits.
-        renormalise: Whether channels that layer norms take their statistics over may go. The statistics then run over
-            the channels that stay, and so they do in the masked network that a slim one has to equal.
+        renormalise: Whether channels may go that layer norms take their statistics over, or spectral norms and their
+            kin a sum of the weights that read them. These then run over what stays, and so they do in the masked
+            network that a slim one has to equal.
         check: Whether to prune a copy at random, compare it with the masked network, and keep dense what fails. A
             declared group in a module that cannot be followed is an error if it fails.
 

@@ -207,7 +207,7 @@ class Call:
 
     def reduce(self, axis: Axis) -> None:
         """Note a sum over an axis; where it is of parameters alone, it sees weights whether their channels are zero."""
-        if self.constant and axis.labels is not None:
+        if axis.labels is not None and self.constant:
             for source in (*self.sources(axis), *axis.others):
                 self.ledger.reduced.setdefault(source, self.place)
 
