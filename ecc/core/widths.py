@@ -50,7 +50,7 @@ class Slot:
         role: ``write`` where the tensor produces the channels (weight rows, bias, norm scale and shift), so that zeros
             there make the channels zero; ``read`` where it consumes them (weight columns).
         zeroed: Whether a masked network is zero here; false where zeros elsewhere suffice and zeros here would be
-            divided by (the direction of a weight-normalised layer).
+            divided by, or would change a norm that the rest depends on (the direction of a weight-normalised layer).
     """
 
     tensor: str
