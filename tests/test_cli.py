@@ -297,6 +297,7 @@ WRONG = [
     (f"graph {NET} --remove inner", 2, "there is no residual block 'inner'"),
     (f"graph {NET} --html .", 2, "is a folder"),
     (f"graph {NET} --html net.py/new.html", 2, "cannot be written"),
+    (f"graph {NET} --html nowhere/new.html", 2, "the folder 'nowhere' does not exist"),
     (f"graph {NET} --weights nofile.pt", 2, "no such file"),
     (f"graph {NET} --weights net.py", 2, "never loads"),
     (f"graph {NET} --seed -1", 2, "whole number from 0"),
@@ -623,3 +624,9 @@ def test_reader_that_goes_away_is_no_error(made):
     shell = ["bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}"]
     done = subprocess.run(shell, cwd=made, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("module", ["ecc", "ecc.cli.main"])
+def test_the_command_is_a_module_too(module):
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("ecc ")

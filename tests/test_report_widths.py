@@ -296,10 +296,12 @@ def test_long_networks_start_folded(n: int) -> None:
 
 
 def test_the_page_is_written_whole_or_not_at_all(resnet: WidthGraph, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    path = write_widths(resnet, "resnet50", tmp_path / "new" / "page.html")
+    path = write_widths(resnet, "resnet50", tmp_path / "page.html")
     assert path.read_text(encoding="utf-8") == render_widths(resnet, "resnet50")
     with pytest.raises(InputError, match="is a folder"):
         write_widths(resnet, "resnet50", tmp_path)
     with pytest.raises(InputError, match="cannot be written"):
         write_widths(resnet, "resnet50", path / "page.html")
-    assert sorted(tmp_path.rglob("*")) == [path.parent, path]
+    with pytest.raises(InputError, match=r"the folder '.*new' does not exist; make it, or write page.html elsewhere"):
+        write_widths(resnet, "resnet50", tmp_path / "new" / "page.html")
+    assert list(tmp_path.rglob("*")) == [path]

@@ -123,3 +123,7 @@ def _print(outcome: Outcome, *, as_json: bool) -> None:
     elif outcome.text:
         print(outcome.text)
     sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

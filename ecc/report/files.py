@@ -12,17 +12,18 @@ __all__ = ["write_file"]
 
 
 def write_file(path: str | Path, content: bytes) -> Path:
-    """Replace a file as a whole, its folder made where it is missing; returns its path.
+    """Replace a file as a whole; returns its path.
 
     Raises:
-        InputError: If it cannot be written.
+        InputError: If its folder does not exist or it cannot be written.
     """
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{str(path)!r} is a folder; give the name of a file such as {path / 'report.html'}")
+    if not path.parent.exists():
+        raise InputError(f"the folder {str(path.parent)!r} does not exist; make it, or write {path.name} elsewhere")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(content)
         partial.replace(path)
     except OSError as error:
