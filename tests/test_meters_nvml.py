@@ -161,7 +161,7 @@ def test_power_is_read_as_the_generation_samples_it(architecture, capability, dr
 @pytest.mark.parametrize(
     ("errors", "source", "flag", "window_s"),
     [
-        ({}, "NVML energy counter", "", 2.0),
+        ({}, "NVML energy counter", "", 1.0),
         ({COUNTER: 3}, "NVML instant power, integrated", "power", 2.0),
         ({COUNTER: 3, 186: 3}, "NVML power (averaged over 1 s), integrated", "power-average", 5.0),
     ],
@@ -233,7 +233,7 @@ def test_a_counter_that_disagrees_with_power_is_flagged_unless_the_user_chose_it
 def test_too_few_ticks_are_labelled_as_a_plain_delta():
     library = fake(tick_s=0.5, jitter=0.0)
     meter = meter_of(library)
-    assert meter.shortest_window_s == pytest.approx(10.0, rel=0.02)
+    assert meter.shortest_window_s == pytest.approx(5.0, rel=0.02)
     reading = window(meter, library.clock, 2.0)
     assert reading.flag == "delta"
     assert reading.value == reading.delta
@@ -245,7 +245,7 @@ def test_the_period_of_the_counter_is_measured_and_told(tick_s):
     library = fake(tick_s=tick_s, jitter=0.05)
     meter = meter_of(library)
     assert "tick_s" not in meter.probe().details
-    assert meter.shortest_window_s == pytest.approx(max(2.0, 20 * tick_s), rel=0.05)
+    assert meter.shortest_window_s == pytest.approx(max(1.0, 10 * tick_s), rel=0.05)
     assert meter.probe().details["tick_s"] == pytest.approx(tick_s, rel=0.05)
     assert library.clock.now() - 1000 < 15.1
 
@@ -485,7 +485,7 @@ def test_a_recording_replayed_gives_the_joules_of_the_board(tmp_path):
     clock = SimulatedClock()
     replayed = FakeNvml(ReplayedBoard(read_trace(path), clock.now()), clock)
     meter = meter_of(replayed)
-    assert meter.shortest_window_s == pytest.approx(2.0, rel=0.1)
+    assert meter.shortest_window_s == pytest.approx(1.0, rel=0.1)
     reading = window(meter, clock, 4.0)
     assert reading.value == pytest.approx(1000.0, rel=0.002)
     assert reading.flag == ""

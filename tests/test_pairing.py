@@ -4,7 +4,7 @@ from profiler_toy import Host, Timed, Watch
 from scipy import stats
 
 from ecc.core.meter import Reading
-from ecc.profiler.pairing import Pairs, Ready, alternate, estimate, median_interval, ready
+from ecc.profiler.pairing import Pairs, Ready, alternate, estimate, median_interval, ready, spread
 
 
 @pytest.mark.parametrize("n", [6, 7, 24, 61, 200], ids="n={}".format)
@@ -94,7 +94,7 @@ def test_a_burst_is_as_long_as_makes_the_lead_in_cheap(inference_s, window_s, wi
 
 @pytest.mark.parametrize(
     ("inference_s", "window_s", "expected"),
-    [(1e-4, 5e-4, 5), (2e-3, 5e-4, 1), (0.1, 5e-4, 0), (1e-3, 2.0, 200), (0.1, 2.0, 2)],
+    [(1e-4, 5e-4, 5), (2e-3, 5e-4, 1), (0.1, 5e-4, 0), (1e-3, 2.0, 100), (0.1, 2.0, 1)],
     ids=["short", "middle", "long", "energy", "long energy"],
 )
 def test_only_networks_that_do_not_fill_the_caches_themselves_have_a_lead_in(inference_s, window_s, expected):
@@ -120,3 +120,40 @@ def test_warming_up_runs_as_often_as_asked():
     found = ready(host, Timed(1.0), None, seconds=0.0, runs=4)
     assert calls == [1] * 5  # the first call is for whatever happens only once
     assert found.inference_s > 0
+
+
+def two_each(rng, scatter, n):
+    """Two pairs each of n configurations of ratio 1."""
+    return [
+        [Pairs(np.exp(each * rng.standard_normal(1)), np.ones(1), np.ones(1)) for _ in range(2)] for each in scatter(n)
+    ]
+
+
+@pytest.mark.parametrize(
+    "scatter",
+    [lambda n: np.full(n, 0.003), lambda n: 0.003 * np.sqrt(6 / np.random.default_rng(1).chisquare(6, n))],
+    ids=["alike", "unlike"],
+)
+def test_where_pairs_are_few_the_usual_spread_makes_intervals_that_are_narrow_and_hold(scatter):
+    configurations = two_each(np.random.default_rng(0), scatter, 1500)
+    usual = spread(configurations)
+    found = [estimate(blocks, usual) for blocks in configurations]
+    alone = [estimate(blocks) for blocks in configurations]
+    assert 0.94 <= np.mean([each.low <= 1 <= each.high for each in found]) <= 0.99
+    assert np.median([each.half_width for each in found]) < 0.4 * np.median([each.half_width for each in alone])
+    assert max(each.half_width for each in found) < 0.06 < max(each.half_width for each in alone)
+
+
+def test_two_readings_that_disagree_are_known_as_such_whatever_is_usual():
+    usual = spread(two_each(np.random.default_rng(0), lambda n: np.full(n, 0.003), 100))
+    odd = [Pairs(np.array([value]), np.ones(1), np.ones(1)) for value in (0.97, 1.03)]
+    assert estimate(odd, usual).half_width > 0.02
+
+
+def test_the_usual_spread_is_not_known_of_few_configurations_nor_needed_by_many_pairs():
+    rng = np.random.default_rng(0)
+    assert spread(two_each(rng, lambda n: np.full(n, 0.003), 19)) is None
+    many = [[Pairs(rng.lognormal(0, 0.01, 15), np.ones(15), np.ones(15))] for _ in range(30)]
+    assert spread(many) is None
+    usual = spread(two_each(rng, lambda n: np.full(n, 0.003), 30))
+    assert estimate(many[0], usual) == estimate(many[0])

@@ -9,6 +9,7 @@ from profiler_toy import DENSE, IDLE_W, INPUTS, NAMES, Dial, Host, Timed, Watch,
 from torch import nn
 
 from ecc.core.errors import InputError, Interrupted, MeterError
+from ecc.core.meter import Reading
 from ecc.profiler.conditions import Conditions
 from ecc.profiler.cores import choose_cores
 from ecc.profiler.design import sample
@@ -235,7 +236,7 @@ def measure_both(host, *, window=QUICK, **options):
 
 
 def test_idle_power_is_measured_where_energy_is_and_not_subtracted():
-    result = measure_both(Host())
+    result = measure_both(Host(slow=1.0))
     assert result.idle == (pytest.approx(IDLE_W), 0.0, float("inf"))  # one measurement says nothing of its noise
     assert result.table.rows["idle_w"].tolist() == pytest.approx([IDLE_W] * 4)
     truth = [true_ratio(dict(zip(NAMES, row, strict=True))) for row in result.table.widths.tolist()]
@@ -457,4 +458,20 @@ def test_an_accelerator_that_does_not_settle_is_told(monkeypatch):
 
 def test_a_window_suits_the_kind_of_device():
     assert Window.of("cpu") == Window()
-    assert (Window.of("cuda").warm_up_runs, Window.of("cuda").warm_up_s) == (10, 0.5)
+    assert (Window.of("cuda").warm_up_runs, Window.of("cuda").warm_up_s, Window.of("cuda").blocks) == (10, 0.5, 2)
+
+
+def test_two_windows_of_energy_are_enough_where_all_configurations_tell_how_they_scatter():
+    class Noisy(Watch):
+        def end(self):
+            return Reading(super().end().value * np.exp(0.003 * self.host.rng.standard_normal()))
+
+    host = Host(slow=1.0, jitter=0.0)
+    window = replace(QUICK, blocks=2, max_blocks=4, idle_s=0.0)
+    design = sample(GRAPH.space, 40)
+    result = measure(host, design, watch=Noisy(host, "energy", shortest_window_s=1.0), window=window)
+    assert set(result.table.rows["energy_n"]) == {2}
+    assert result.flags == {}
+    assert result.noise["energy"] < 0.012
+    few = measure(host, design[:10], watch=Noisy(host, "energy", shortest_window_s=1.0), window=window)
+    assert few.table.rows["energy_n"].max() > 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,14 +22,16 @@ from torch import nn
 from ecc.core.meter import Meter, Reading, Runnable, Runtime
 from ecc.profiler.clock import Clock, HostClock
 
-__all__ = ["Estimate", "Pairs", "Ready", "alternate", "estimate", "median_interval", "ready"]
+__all__ = ["Estimate", "Pairs", "Ready", "Spread", "alternate", "estimate", "median_interval", "ready", "spread"]
 
 Floats = NDArray[np.float64]
 
 _LEAD_IN_S = 0.5e-3  # untimed run before each window, in which the caches forget the other network …
-_LEAD_IN_SHARE = 0.1  # … or this share of the window where that is longer (a power sensor lags)
+_LEAD_IN_SHARE = 0.05  # … or this share of the window where that is longer (power lags; its rise is left out anyway)
 _WARM_S = 0.02  # a network that runs longer fills the caches early in its own time
 _LEAD_INS = 10  # windows of a burst take that many times its lead-in
+_FEW = 6  # values below which order statistics do not reach 95 %
+_KNOWN, _WORTH = 20, 6.0  # configurations that tell the usual scatter, which counts as that many further readings
 _BLOCKS_TO_RANK = 9  # the fewest blocks of which two order statistics hold the median although one block is spoilt
 
 
@@ -111,6 +113,37 @@ class Estimate:
     def half_width(self) -> float:
         """Half the interval, relative to the ratio; infinite when one pair was all."""
         return (self.high - self.low) / 2 / self.ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How readings of one configuration usually scatter, known from many.
+
+    Attributes:
+        variance: Of the logarithms of ratios.
+        freedom: Further readings that this knowledge is worth.
+    """
+
+    variance: float
+    freedom: float
+
+    def moderate(self, variance: float, freedom: int) -> tuple[float, float]:
+        """Variance and degrees of freedom together with a configuration's own (Smyth 2004, moderated t)."""
+        total = self.freedom + freedom
+        return (self.freedom * self.variance + freedom * variance) / total, total
+
+
+def spread(configurations: Iterable[Sequence[Pairs]]) -> Spread | None:
+    """The usual scatter where configurations have few pairs each; None where too few of them tell.
+
+    Two readings say next to nothing of their noise (t = 12.7); two hundred configurations of two readings do.
+    """
+    logs = [np.log(np.concatenate([pairs.ratios for pairs in blocks])) for blocks in configurations]
+    few = [each for each in logs if 2 <= len(each) < _FEW]
+    if len(few) < _KNOWN:
+        return None
+    variance = sum(float(each.var(ddof=1)) * (len(each) - 1) for each in few) / sum(len(each) - 1 for each in few)
+    return Spread(variance, _WORTH)
 
 
 def ready(
@@ -208,11 +241,11 @@ def _extras(readings: Sequence[Reading], repeats: int) -> dict[str, float]:
     }
 
 
-def median_interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
+def median_interval(values: Floats, level: float = 0.95, usual: Spread | None = None) -> tuple[float, float]:
     """Interval of the median of positive values.
 
-    Between two order statistics; below six values, where these do not reach 95 %, the t-interval of the logarithms; for
-    one value (0, inf).
+    Between two order statistics; below six values, where these do not reach 95 %, the t-interval of the logarithms,
+    moderated by their usual spread where that is known; for one value (0, inf).
     """
     n = len(values)
     if n < 2:
@@ -222,18 +255,21 @@ def median_interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
         ordered = np.sort(values)
         return float(ordered[rank - 1]), float(ordered[n - rank])
     logs = np.log(values)
-    half = float(stats.t.ppf((1 + level) / 2, n - 1) * logs.std(ddof=1) / math.sqrt(n))
+    variance, freedom = float(logs.var(ddof=1)), float(n - 1)
+    if usual is not None:
+        variance, freedom = usual.moderate(variance, n - 1)
+    half = float(stats.t.ppf((1 + level) / 2, freedom) * math.sqrt(variance / n))
     return float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))
 
 
-def estimate(blocks: Sequence[Pairs]) -> Estimate:
-    """Pool the pairs of all blocks of one configuration.
+def estimate(blocks: Sequence[Pairs], usual: Spread | None = None) -> Estimate:
+    """Pool the pairs of all blocks of one configuration; their usual spread counts where they are few.
 
     Pairs of one block share what the host did in that time. From nine blocks on, the interval therefore also covers the
     one of the blocks' medians, which does not take their pairs as independent.
     """
     ratios = np.concatenate([pairs.ratios for pairs in blocks])
-    low, high = median_interval(ratios)
+    low, high = median_interval(ratios, usual=usual)
     middle = float(np.median(ratios))
     if len(blocks) >= _BLOCKS_TO_RANK:
         lowest, highest = median_interval(np.array([np.median(pairs.ratios) for pairs in blocks]))

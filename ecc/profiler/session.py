@@ -27,7 +27,7 @@ from ecc.profiler.design import Point
 from ecc.profiler.host import quiet
 from ecc.profiler.idle import Idle
 from ecc.profiler.observation import Blind, Observer
-from ecc.profiler.pairing import Pairs, Ready, ready
+from ecc.profiler.pairing import Pairs, Ready, Spread, ready, spread
 from ecc.profiler.resuming import Old, moved
 from ecc.profiler.stopping import enough
 from ecc.profiler.store import Key, Store, configuration
@@ -155,16 +155,23 @@ class Session:
 
     def _left(self, named: Mapping[str, Widths], block: int) -> list[Key]:
         """Rows that the block still needs: all at first, then those of configurations that are not precise yet."""
+        usual = {
+            meter.metric: spread(
+                list(known.values()) for (_, metric), known in self._known.items() if metric == meter.metric
+            )
+            for meter in self.meters
+            if block >= self.window.blocks
+        }
         return [
             (name, block, meter.metric)
             for name in named
             for meter in self.meters
             if block not in self._known.get((name, meter.metric), {})
-            and (block < self.window.blocks or self._vague(name, meter.metric))
+            and (block < self.window.blocks or self._vague(name, meter.metric, usual[meter.metric]))
         ]
 
-    def _vague(self, name: str, metric: str) -> bool:
-        return not enough(list(self._known[name, metric].values()), self.window)
+    def _vague(self, name: str, metric: str, usual: Spread | None) -> bool:
+        return not enough(list(self._known[name, metric].values()), self.window, usual)
 
     def _learn(self, visit: Visit) -> None:
         name = configuration(visit.widths)

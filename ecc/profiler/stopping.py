@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ecc.profiler.pairing import Pairs, estimate
+from ecc.profiler.pairing import Pairs, Spread, estimate
 from ecc.profiler.window import Window
 
 __all__ = ["enough", "settled"]
@@ -23,9 +23,9 @@ _HOPELESS = 2.0  # times the width asked for, after all visits, at which the noi
 _SETTLED = 0.05  # relative standard deviation of the noise estimates over the last half of the pairs
 
 
-def enough(visits: Sequence[Pairs], window: Window) -> bool:
+def enough(visits: Sequence[Pairs], window: Window, usual: Spread | None = None) -> bool:
     """Whether the interval is as narrow as asked, or clearly will not be after ``max_blocks`` visits."""
-    found = estimate(visits)
+    found = estimate(visits, usual)
     if found.half_width <= window.rel_half_width:
         return True
     if found.n < _FEWEST:

@@ -19,7 +19,7 @@ from ecc.core.widths import Widths, WidthSpace
 from ecc.profiler.conditions import UNKNOWN, Conditions
 from ecc.profiler.flags import condition_flags, host_flags
 from ecc.profiler.host import Disturbance
-from ecc.profiler.pairing import Pairs, estimate, median_interval
+from ecc.profiler.pairing import Pairs, Spread, estimate, median_interval, spread
 
 __all__ = ["NOISY", "UNITS", "Drift", "Visit", "drift", "idle_power", "long_run", "noise", "tabulate"]
 
@@ -103,7 +103,13 @@ def tabulate(
     grouped: dict[tuple[int, ...], list[Visit]] = {}
     for visit in visits:
         grouped.setdefault(tuple(space.vector(visit.widths).tolist()), []).append(visit)
-    rows = pd.DataFrame([_row(group, metrics) for group in grouped.values()])
+    usual = {
+        metric: spread(
+            mine for group in grouped.values() if (mine := [visit.pairs for visit in group if visit.metric == metric])
+        )
+        for metric in metrics
+    }
+    rows = pd.DataFrame([_row(group, usual) for group in grouped.values()])
     found = [_state(group) | _extras(group) for group in grouped.values()]
     states = pd.DataFrame(found, index=rows.index).dropna(axis=1, how="all")
     rows[list(states.columns)] = states
@@ -112,7 +118,8 @@ def tabulate(
     return ProfileTable(provenance, space, tuple(layers), widths, rows, reference)
 
 
-def _row(visits: Sequence[Visit], metrics: Sequence[str]) -> dict[str, Any]:
+def _row(visits: Sequence[Visit], usual: Mapping[str, Spread | None]) -> dict[str, Any]:
+    metrics = tuple(usual)
     row: dict[str, Any] = {}
     flags = {flag for visit in visits for flag in visit.flags}
     for metric in metrics:
@@ -127,7 +134,7 @@ def _row(visits: Sequence[Visit], metrics: Sequence[str]) -> dict[str, Any]:
             row |= dict.fromkeys(columns, float("nan")) | {f"{metric}_n": 0, f"{metric}_block_ratios": []}
             row[f"{metric}_block_runs"] = []
             continue
-        pooled = estimate([visit.pairs for visit in mine])
+        pooled = estimate([visit.pairs for visit in mine], usual[metric])
         row |= dict(zip(columns, (pooled.ratio, pooled.low, pooled.high, pooled.value), strict=True))
         row[f"{metric}_n"] = pooled.n
         row[f"{metric}_block_ratios"] = [float(np.median(visit.pairs.ratios)) for visit in mine]
