@@ -236,3 +236,21 @@ def test_names_of_rules_are_operators_of_torch() -> None:
         if not hasattr(torch.ops.aten, name) and not hasattr(torch.ops.aten, f"{name}_")
     }
     assert not unknown
+
+
+def test_reasons_tell_the_cure() -> None:
+    class Pinned(nn.Module):
+        def __init__(self, *, by_hand: bool) -> None:
+            super().__init__()
+            self.first, self.last, self.by_hand = nn.Linear(4, 6), nn.Linear(6, 2), by_hand
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            y = y * (y.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt() if self.by_hand else y.view(-1, 3, 2).flatten(1)
+            return self.last(y)  # type: ignore[no-any-return]
+
+    reasons = [
+        trace(Pinned(by_hand=by_hand), torch.randn(2, 4), renormalise=True).groups[0].reason for by_hand in (0, 1)
+    ]
+    assert "count with the tensor's own shape or -1" in reasons[0]
+    assert "renormalise=True covers PyTorch's own only" in reasons[1]

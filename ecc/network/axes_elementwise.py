@@ -221,7 +221,7 @@ def _glu(call: Call) -> list[Axes]:
     axes = [computed(axis) for axis in value.axes]
     labels = value.axes[dim].labels
     if labels is not None:
-        call.ledger.channels.tie_blocks(labels, 2, f"{call.place} cuts it unevenly")
+        call.ledger.channels.tie_blocks(labels, 2, f"{call.place} cuts its channels in unlike pieces")
         axes[dim] = take(value.axes[dim], np.arange(len(labels) // 2))
     return [axes]
 
@@ -232,6 +232,9 @@ def _reduced(call: Call) -> set[int]:
     if dims is None or dims == []:
         return set(range(len(call.value().shape)))
     return {call.dimension(dim) for dim in ([dims] if isinstance(dims, int) else dims)}
+
+
+_STATISTICS = frozenset({"mean", "var", "std", "var_mean", "std_mean"})
 
 
 def _reduction(*, sums: bool, zero: bool = True) -> Callable[[Call], list[Axes]]:
@@ -246,7 +249,8 @@ def _reduction(*, sums: bool, zero: bool = True) -> Callable[[Call], list[Axes]]
             axis = value.axes[i]
             call.reduce(axis)
             if not (sums and axis.zero):
-                call.fix(axis, f"{call.place} runs over its channels, so that removing some changes the result")
+                norm = "; of norms, renormalise=True covers PyTorch's own only" if call.name in _STATISTICS else ""
+                call.fix(axis, f"{call.place} runs over its channels, so that removing some changes the result{norm}")
         kept = [
             PLAIN if i in reduced else computed(axis, zero=zero)
             for i, axis in enumerate(value.axes)

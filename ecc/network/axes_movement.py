@@ -62,7 +62,7 @@ def _regroup(call: Call, value: Value, left: Sequence[int], sizes: Sequence[int]
         rest //= size
         row = None
         if labels is not None:
-            row, labels = channels.split(labels, size, rest, f"{call.place} cuts it unevenly")
+            row, labels = channels.split(labels, size, rest, f"{call.place} cuts its channels in unlike pieces")
         axes.append(Axis(row, zero, source, others) if row is not None else Axis(None, zero))
         if row is not None:
             call.ledger.sizes.append((call.module, size, row))
@@ -197,7 +197,7 @@ def _balance(call: Call, axis: Axis, cuts: Sequence[int]) -> None:
     """Tie equal local positions of the equal runs that an axis is cut in; ``cuts`` are sizes that add up to it."""
     if axis.labels is not None:
         blocks = sum(cuts) // math.gcd(*cuts)
-        call.ledger.channels.tie_blocks(axis.labels, blocks, f"{call.place} cuts it unevenly")
+        call.ledger.channels.tie_blocks(axis.labels, blocks, f"{call.place} cuts its channels in unlike pieces")
 
 
 def _cut(call: Call, value: Value, dim: int, start: int, end: int, step: int = 1) -> Axes:
@@ -321,7 +321,7 @@ def _channel_shuffle(call: Call) -> list[Axes]:
     axes = list(value.axes)
     axis, size = axes[1], value.shape[1]
     if axis.labels is not None:
-        call.ledger.channels.tie_blocks(axis.labels, groups, f"{call.place} cuts it unevenly")
+        call.ledger.channels.tie_blocks(axis.labels, groups, f"{call.place} cuts its channels in unlike pieces")
         axes[1] = take(axis, np.arange(size).reshape(groups, -1).T.reshape(-1))
     return [axes]
 

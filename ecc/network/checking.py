@@ -357,4 +357,10 @@ class _Equals(_Trial):
 
 def _insists(error: Exception) -> str:
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"the forward insists on its size: {text}"
+    cure = ""
+    if "is invalid for input of size" in text:
+        cure = (
+            "; count with the tensor's own shape or -1, or keep the size in an attribute of the module, rather than "
+            "write it down or derive it from the input (C // heads)"
+        )
+    return f"the forward insists on its size: {text}{cure}"

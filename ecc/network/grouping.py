@@ -67,7 +67,9 @@ def group_channels(propagation: Propagation) -> Grouping:
         if not uneven:
             return builder.grouping()
         for labels in uneven:
-            propagation.ledger.channels.fix(labels, "its channels are coupled unevenly")
+            propagation.ledger.channels.fix(
+                labels, "its channels are tied in sets of unlike sizes, which no number of them suits"
+            )
 
 
 class _Builder:
@@ -185,7 +187,7 @@ class _Builder:
         step = lead_slot.indices.shape[1] // self._ledger.gates.get((lead_slot.tensor, lead_slot.axis), 1)
         reason = self._channels.reason(int(self._channels.fixed(units[:1])[0]))
         if not reason and len(units) == 1:
-            reason = "all of its channels go together, so none can"
+            reason = "each of its channels is tied to all others, so they go together, so none can"
         if not reason and lead_role != "write":
             used = any(slot.tensor in self._used for slot in slots)
             reason = "no layer is known to write it" if used else "the forward does not use it"
