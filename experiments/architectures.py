@@ -241,7 +241,12 @@ def growing(join: str, layers: int) -> nn.Module:
             channels = 8
         parts.append(Residual(channels, 4 if join == "concat" else 8, join=join))
         channels += 4 if join == "concat" else 0
-    return nn.Sequential(*parts, nn.Conv2d(channels, 4, 1)).eval()
+    network = nn.Sequential(*parts, nn.Conv2d(channels, 4, 1)).eval()
+    if join == "residual":  # a thousand sums of random branches would overflow
+        for part in network.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.normal_(part.weight, std=0.01)
+    return network
 
 
 def growth_row(join: str, layers: int, repeats: int) -> Row:
