@@ -53,7 +53,11 @@ def test_meters_and_runtimes_are_found_by_their_names():
     assert runtime_named(RUNTIMES[0]).name == "eager"
     with pytest.raises(InputError, match=r"^metric 'beauty' is not measured; choose from latency, energy$"):
         meter_for("beauty")
-    with pytest.raises(InputError, match=r"^runtime 'magic' is unknown; choose from eager, compile, cudagraph, onnxruntime, openvino$"):
+    with pytest.raises(
+        InputError,
+        match=r"^runtime 'magic' is unknown; choose from eager, compile, "
+        r"cudagraph, onnxruntime, openvino$",
+    ):
         runtime_named("magic")
 
 

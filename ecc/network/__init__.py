@@ -5,8 +5,8 @@ From the outside in (each module's first line says more):
     record     capture, following, opaque, stopping, shapes, nesting, examining, arguments, hooks, attention
     labels     channels, values, axes, axes_* (a rule per operator), folding, directions, sizes, declared, zeros
     graph      tracing, graph, grouping, choosing, blocks, depth, operators
-    proof      checking, replay, perturbing, equality, comparing, renormalising
-    smaller    slimming, ranking, matching, masking, cutting, copying, resizing, manifest, optimisers
+    proof      checking, replay, equality, comparing, renormalising
+    smaller    slimming, ranking, matching, masking, cutting, copying, resizing, manifest, soundness, optimisers
 
 ``tracing.trace`` goes from record to proof, ``slimming.slim`` makes the smaller network.
 """
