@@ -94,11 +94,66 @@ def resnet20() -> str:
     )
 
 
+def trust() -> str:
+    found = read("profiler_trust_resnet20.json")
+    rows = [
+        [f"{found['rows']} rows", f"{found['seconds'] / 60:.1f} min", "10 min"],
+        ["share of that time inside measurement windows", percent(found["inside"]), "80 %"],
+        ["half-width of the 95 % intervals, median", percent(found["half_width_median"]), ""],
+        ["rows within ±2 %; wider ones that are not flagged", f"{percent(found['half_width_within_2pct'])}; "
+         f"{found['wide_and_not_flagged']}", "0"],
+        [f"{found['repeated']} rows again in another process: intervals that meet",
+         percent(found["repeats_that_meet"]), "90 %"],
+        ["… median difference", percent(found["repeat_difference_median"]), ""],
+        ["held-out error of the bilinear model, paired", percent(found["mape_paired"]), "5 %"],
+        ["… the same rows without pairing", percent(found["mape_without_pairing"]), ""],
+        ["… MACs alone", percent(found["mape_macs_only"]), ""],
+        ["noise floor", percent(found["noise_floor"]), ""],
+    ]  # fmt: skip
+    return table(["ResNet-20, batch 1, eager", "measured", "bar"], rows) + f"\n\nAt commit {found['commit']}."
+
+
+def estimators() -> str:
+    read_rows = pd.read_csv(MEASUREMENTS / "meter_estimators.csv")
+    rows = [
+        [
+            f"{1000 * row.tick_s:.0f} ms",
+            f"{row.window_s:.0f} s",
+            row.polling,
+            f"{row.delta_rms_pct:.2f} %",
+            f"{row.slope_rms_pct:.2f} %",
+        ]
+        for row in read_rows.itertuples()
+    ]
+    return table(["tick", "window", "polling", "end − start", "slope over ticks"], rows)
+
+
+def faults() -> str:
+    kills = pd.read_csv(MEASUREMENTS / "profiler_faults.csv")
+    return (
+        f"{len(kills)} kills at random moments: {int(kills.opened.sum())} stores opened, {int(kills.lost.sum())} rows "
+        f"lost, {int(kills.altered.sum())} altered, {int(kills.twice.sum())} there twice."
+    )
+
+
 PAGE = """# Results
 
 Two cores of a shared virtual machine, one thread, batch as stated; all ratios are to the dense network in the same run.
-Measured at commit 04f28c7 (demo) and d356cc1 (the rest).
+The demo was measured at commit 04f28c7, compressions at d356cc1.
 The page is written by `experiments/results_page.py` from the files in `experiments/measurements`.
+
+## How far a profile can be trusted
+
+    python experiments/profiler_trust.py OUT
+
+{trust}
+
+A simulated energy counter whose true power is known, error of a window's energy (rms of 2,000 windows;
+`python experiments/meter_estimators.py`):
+
+{estimators}
+
+Profiles stopped by SIGKILL (`python experiments/profiler_faults.py`): {faults}
 
 ## The demo
 
@@ -128,5 +183,12 @@ Batch 16, 16 epochs in all on 3,200 images (the lossless subset), tested on 249:
 
 
 if __name__ == "__main__":
-    text = PAGE.format(demo=demo(), digits_front=digits_front(), resnet20=resnet20())
+    text = PAGE.format(
+        trust=trust(),
+        estimators=estimators(),
+        faults=faults(),
+        demo=demo(),
+        digits_front=digits_front(),
+        resnet20=resnet20(),
+    )
     (HERE.parent / "docs" / "results.md").write_text(text)

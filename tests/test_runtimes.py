@@ -1,6 +1,7 @@
 import functools
 import gc
 import os
+import subprocess
 import sys
 import tempfile
 import weakref
@@ -456,3 +457,19 @@ def test_a_cuda_graph_is_recorded_once_and_then_only_replayed(monkeypatch):
     run(5)
     assert (len(forwards), len(replays)) == (prepared, 6)  # one replay is for the comparison with eager
     assert all(forwards)
+
+
+def test_ctrl_c_is_safe_once_openvino_has_run_and_gone() -> None:
+    here("openvino")
+    program = (
+        "import gc, os, signal, torch\n"
+        "from ecc.profiler.runtimes.openvino import OpenVino\n"
+        "run = OpenVino().prepare(torch.nn.Conv2d(3, 64, 3).eval(), torch.randn(1, 3, 32, 32))\n"
+        "run(2)\n"
+        "del run\n"
+        "gc.collect()\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('heard'))\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    ended = subprocess.run([sys.executable, "-X", "faulthandler", "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "heard"), ended.stderr

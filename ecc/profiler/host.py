@@ -20,7 +20,7 @@ try:
 except ImportError:  # Windows has no getrusage; the counter is then unavailable
     resource = None  # type: ignore[assignment]
 
-__all__ = ["Disturbance", "quiet"]
+__all__ = ["Disturbance", "quiet", "signal_stack_kept"]
 
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # <malloc.h>
@@ -100,3 +100,33 @@ def _steal_s(path: Path) -> float | None:
         return int(fields[8]) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):
         return None
+
+
+class _SignalStack(ctypes.Structure):
+    """``stack_t`` of <signal.h>."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+_NO_SIGNAL_STACK = 2  # SS_DISABLE: handlers run on the stack of the thread
+
+
+@contextmanager
+def signal_stack_kept() -> Iterator[None]:
+    """Give the handlers of signals in this thread back the stack that they had before the body.
+
+    OpenVINO puts one of its own in place once it has switched on the matrix unit (AMX) of a CPU, and frees it with its
+    networks; the next Ctrl-C would then end in a segmentation fault.
+    """
+    try:
+        exchange = ctypes.CDLL(None).sigaltstack
+    except (OSError, AttributeError, TypeError):  # no such thing outside of Unix
+        yield
+        return
+    before = _SignalStack()
+    known = exchange(None, ctypes.byref(before)) == 0
+    try:
+        yield
+    finally:
+        if not known or exchange(ctypes.byref(before), None) != 0:
+            exchange(ctypes.byref(_SignalStack(None, _NO_SIGNAL_STACK, 0)), None)

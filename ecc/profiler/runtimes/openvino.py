@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ecc.core.errors import InputError, UnavailableError
 from ecc.core.meter import Runnable
 from ecc.profiler.devices import current_device
+from ecc.profiler.host import signal_stack_kept
 from ecc.profiler.runtimes.calling import Call
 from ecc.profiler.runtimes.exporting import demand_exporters, input_names, sound_engine
 
@@ -62,7 +63,8 @@ class OpenVino:
         threads = self.threads or torch.get_num_threads()
         floats = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
         settings = _settings(threads, exact=floats <= {torch.float32, torch.float64})
-        return sound_engine(self.name, network, call, lambda model: _Request(model, call, settings)).run
+        with signal_stack_kept():
+            return sound_engine(self.name, network, call, lambda model: _Request(model, call, settings)).run
 
     def synchronise(self) -> None:
         """Nothing to wait for: an inference has ended when it returns."""
