@@ -94,7 +94,7 @@ def test_measurements_of_two_devices_are_not_mixed_but_counts_are(folders, tmp_p
 
 def test_page_and_picture_are_written_side_by_side_and_again(folders, tmp_path):
     front = front_of(folders, x="macs")
-    with pytest.raises(InputError, match="the folder .* does not exist; make it"):
+    with pytest.raises(InputError, match=r"the folder .* does not exist; make it"):
         write_front(front, tmp_path / "deep" / "front.html")
     (tmp_path / "deep").mkdir()
     page, picture = write_front(front, tmp_path / "deep" / "front.html")
