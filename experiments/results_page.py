@@ -130,6 +130,7 @@ def estimators() -> str:
 
 def faults() -> str:
     kills = pd.read_csv(MEASUREMENTS / "profiler_faults.csv")
+    kills = kills[kills.kill >= 0]  # the rows behind are the stores, finished afterwards
     return (
         f"{len(kills)} kills at random moments: {int(kills.opened.sum())} stores opened, {int(kills.lost.sum())} rows "
         f"lost, {int(kills.altered.sum())} altered, {int(kills.twice.sum())} there twice."

@@ -23,6 +23,7 @@ from ecc.core.widths import Kept, WidthGroup
 from ecc.network.capture import Capture, capture, run, whole_operators
 from ecc.network.copying import copy_sharing
 from ecc.network.equality import zero_then_remove
+from ecc.network.examining import is_meta
 from ecc.network.graph import SizeAttribute, WidthGraph
 from ecc.network.nesting import map_tensors
 from ecc.network.replay import Replay
@@ -72,7 +73,7 @@ def refuse_failing(
     if checked is None:
         trials = [_Runs(without_values(model), inputs), replays]
         checked = max((_narrowed(option, seed, trials) for option in options), key=lambda option: len(option.prunable))
-    if checked.prunable and not _is_meta(model):
+    if checked.prunable and not is_meta(model):
         checked = _narrowed(checked, seed, [_Equals(perturbed(model, seed), inputs)])
     prunable = {group.name for group in checked.prunable}
     return replace(
@@ -123,10 +124,6 @@ def _counted(
             if type(held) is int and held == value:
                 found.setdefault((path, attribute), []).append((value, side))
     return found
-
-
-def _is_meta(model: nn.Module) -> bool:
-    return any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
 
 
 def _narrowed(graph: WidthGraph, seed: int, trials: Sequence[_Trial]) -> WidthGraph:

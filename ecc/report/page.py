@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 
-import jinja2
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -19,6 +17,7 @@ from ecc.energy_models.judging import Fit
 from ecc.fronts import Front
 from ecc.report import figures
 from ecc.report.style import quantity, to_png, to_svg
+from ecc.report.templates import fill
 
 __all__ = ["Report", "pictures", "render"]
 
@@ -70,19 +69,15 @@ class Report:
 
 def render(report: Report) -> str:
     """The page as HTML text; it opens from disk and needs no network."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "percent": _percent,
-        "probability": _probability,
-        "quantity": quantity,
-        "verdict": _verdict,
-    }
-    environment.globals |= {"DENSE": figures.DENSE, "UNITS": METRICS}
-    template = environment.from_string(resources.files("ecc.report").joinpath("page.html").read_text(encoding="utf-8"))
     drawn = {name: Markup(to_svg(figure)) for name, figure in _draw(report).items()}
-    return template.render(report=report, figures=drawn)
+    return fill(
+        "page.html",
+        {"percent": _percent, "probability": _probability, "quantity": quantity, "verdict": _verdict},
+        report=report,
+        figures=drawn,
+        DENSE=figures.DENSE,
+        UNITS=METRICS,
+    )
 
 
 def pictures(report: Report) -> dict[str, bytes]:

@@ -6,10 +6,8 @@ Nothing is fetched and nothing is scripted; all text is escaped.
 from __future__ import annotations
 
 from datetime import datetime
-from importlib import resources
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -19,6 +17,7 @@ from ecc.profiler.tables import UNITS
 from ecc.report.files import write_file
 from ecc.report.stability import drift_figure, noise_figure, span
 from ecc.report.style import quantity, to_svg
+from ecc.report.templates import fill
 
 __all__ = ["profile_figures", "render_profile", "write_profile"]
 
@@ -46,19 +45,16 @@ def render_profile(store: Store) -> str:
     """
     manifest = store.inspect()
     figures = {name: Markup(to_svg(figure)) for name, figure in profile_figures(store).items()}
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "date": _date,
-        "quantity": quantity,
-        "span": span,
-        "percent": _percent,
-        "signed": _signed,
-        "state": describe_state,
-    }
-    source = resources.files("ecc.report").joinpath("profile.html").read_text(encoding="utf-8")
-    return environment.from_string(source).render(
+    return fill(
+        "profile.html",
+        {
+            "date": _date,
+            "quantity": quantity,
+            "span": span,
+            "percent": _percent,
+            "signed": _signed,
+            "state": describe_state,
+        },
         store=manifest,
         place=manifest["provenance"],
         figures=figures,

@@ -14,7 +14,6 @@ from importlib import resources
 from itertools import takewhile
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
 from ecc.core.widths import Slot, WidthGroup, Widths
@@ -22,6 +21,7 @@ from ecc.network.graph import Block, WidthGraph
 from ecc.network.values import owner
 from ecc.report.files import write_file
 from ecc.report.style import COLOURS, quantity
+from ecc.report.templates import fill
 from ecc.report.tracks import Line, Mark, Row, Section, Tracks, lay_out, macs_shares
 
 __all__ = ["render_widths", "write_widths"]
@@ -129,11 +129,9 @@ def render_widths(graph: WidthGraph, title: str, widths: Widths | None = None, *
     tracks = lay_out(graph)
     listed = _listed(graph, tracks)
     parts, breadth, bracket_breadth = _painted(graph, tracks, [each.look for each in listed])
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": _percent, "quantity": quantity, "size": "×".join}
-    return environment.from_string(source).render(
+    return fill(
+        "widths.html",
+        {"percent": _percent, "quantity": quantity, "size": "×".join},
         title=title,
         graph=graph,
         groups=listed,
