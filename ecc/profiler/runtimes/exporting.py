@@ -57,9 +57,11 @@ def sound_engine(runtime: str, network: nn.Module, call: Call, load: Callable[[b
         call: The inputs, on the same device; tensors are named ``input_names(call)``.
         load: Makes an engine of a serialised ONNX model.
     Raises:
-        InputError: If no exporter can take the network, or the runtime cannot run what they make.
+        InputError: If no exporter can take the network or its inputs, or the runtime cannot run what they make.
         EccError: If it runs, but computes something else.
     """
+    if any(tensor.dtype == torch.bfloat16 for tensor in call.tensors):  # numpy has no such numbers to bind
+        raise InputError(f"{runtime} takes no inputs of bfloat16; give float32 or float16, or use --runtime eager")
     expected = eager_outputs(network, call)
     failure: Exception | None = None
     for export in (_by_script, _by_graph):

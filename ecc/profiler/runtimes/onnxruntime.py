@@ -59,8 +59,6 @@ class OnnxRuntime:
             EccError: If the exported network computes something else.
         """
         network, call = module.to(self.device).eval(), Call.of(inputs, self.device)
-        if any(tensor.dtype == torch.bfloat16 for tensor in call.tensors):
-            raise InputError("onnxruntime takes no inputs of bfloat16; give float32 or float16, or use --runtime eager")
         threads = self.threads or torch.get_num_threads()
         return sound_engine(self.name, network, call, lambda model: _Session(model, call, self.device, threads)).run
 

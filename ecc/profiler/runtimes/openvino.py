@@ -58,8 +58,6 @@ class OpenVino:
             EccError: If the exported network computes something else.
         """
         network, call = module.to(self.device).eval(), Call.of(inputs, self.device)
-        if any(tensor.dtype == torch.bfloat16 for tensor in call.tensors):
-            raise InputError("openvino takes no inputs of bfloat16; give float32 or float16, or use --runtime eager")
         threads = self.threads or torch.get_num_threads()
         floats = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
         settings = _settings(threads, exact=floats <= {torch.float32, torch.float64})
