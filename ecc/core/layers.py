@@ -60,6 +60,8 @@ class Layer:
         reads: Kept fraction of the input side (the constant 1 for depthwise and norm layers).
         writes: Kept fraction of the output side.
         macs: Multiply-accumulates of one example when dense; 0 where only memory moves.
+        channels_in: Positions along the input side when dense; 0 where no group lies on it.
+        channels_out: Positions along the output side when dense; 0 where no group lies on it.
     """
 
     name: str
@@ -67,6 +69,8 @@ class Layer:
     reads: Side
     writes: Side
     macs: int
+    channels_in: int = 0
+    channels_out: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value; ``from_json`` is the inverse."""
@@ -76,13 +80,16 @@ class Layer:
             "reads": self.reads.to_json(),
             "writes": self.writes.to_json(),
             "macs": self.macs,
+            "channels_in": self.channels_in,
+            "channels_out": self.channels_out,
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Layer:
         """The inverse of ``to_json``."""
         reads, writes = Side.from_json(value["reads"]), Side.from_json(value["writes"])
-        return cls(str(value["name"]), str(value["kind"]), reads, writes, int(value["macs"]))
+        sizes = (int(value.get(name, 0)) for name in ("channels_in", "channels_out"))
+        return cls(str(value["name"]), str(value["kind"]), reads, writes, int(value["macs"]), *sizes)
 
 
 class SumOfProducts:

@@ -137,7 +137,8 @@ class CountCost:
 
 def _layer(fields: Fields, space: WidthSpace) -> Layer:
     reads, writes = (as_side(fields.items(name), space, foreign=True) for name in ("reads", "writes"))
-    return Layer(fields.text("name"), fields.text("kind"), reads, writes, fields.whole("macs"))
+    sizes = (fields.whole(name) if name in fields else 0 for name in ("channels_in", "channels_out"))
+    return Layer(fields.text("name"), fields.text("kind"), reads, writes, fields.whole("macs"), *sizes)
 
 
 def _parameter(fields: Fields, space: WidthSpace) -> tuple[str, TensorAxes]:

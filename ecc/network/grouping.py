@@ -250,6 +250,10 @@ class _Builder:
             self._sides[id(labels)] = self._find_side(self._parts(labels)[0])
         return self._sides[id(labels)]
 
+    def _positions(self, labels: Labels | None) -> int:
+        """Of an axis on which groups lie; 0 where none does."""
+        return len(labels) if labels is not None and self._side(labels).groups else 0
+
     def _find_side(self, group: Ints) -> Side:
         if (group == group[:1]).all():
             return Side(((1.0, tuple(self._groups[g].name for g in group[0] if g >= 0)),))
@@ -264,7 +268,15 @@ class _Builder:
     def grouping(self) -> Grouping:
         names: set[str] = set()
         layers = tuple(
-            Layer(_unique(cost.name, names), cost.kind, self._side(cost.reads), self._side(cost.writes), cost.macs)
+            Layer(
+                _unique(cost.name, names),
+                cost.kind,
+                self._side(cost.reads),
+                self._side(cost.writes),
+                cost.macs,
+                self._positions(cost.reads),
+                self._positions(cost.writes),
+            )
             for cost in self._ledger.costs
         )
         sides = {

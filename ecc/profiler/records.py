@@ -89,6 +89,7 @@ def _layer(fields: Fields, where: str) -> Layer:
         _side(fields.items("reads"), where),
         _side(fields.items("writes"), where),
         fields.whole("macs"),
+        *(fields.whole(name) if name in fields else 0 for name in ("channels_in", "channels_out")),
     )
 
 
