@@ -12,7 +12,8 @@ from scipy import optimize
 from ecc.core.errors import InputError
 from ecc.core.layers import Layer, Side, SumOfProducts
 from ecc.core.widths import WidthSpace
-from ecc.energy_models.bilinear import BilinearCost, conformal_quantile, fit
+from ecc.energy_models.bilinear import BilinearCost, fit
+from ecc.energy_models.fitted import conformal_quantile
 from ecc.energy_models.least_squares import relative_nnls, shrunken_nnls
 from ecc.energy_models.loading import load
 from ecc.energy_models.samples import Samples

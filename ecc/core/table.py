@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ecc.core.calls import OperatorCall
 from ecc.core.layers import Layer
 from ecc.core.widths import WidthSpace
 
@@ -90,6 +91,7 @@ class ProfileTable:
             when clean), ``n`` (pairs), ``block_ratios`` where a configuration was measured in several blocks,
             ``purpose`` (one of PURPOSES; all rows are random where there is no such column).
         reference: Long-run value of the dense network per metric: {"latency": (value, low, high)}, in s or J.
+        calls: The operators that the network runs, in order of execution; empty where they were not recorded.
     """
 
     provenance: Provenance
@@ -98,6 +100,7 @@ class ProfileTable:
     widths: NDArray[np.int64]
     rows: pd.DataFrame
     reference: Mapping[str, tuple[float, float, float]]
+    calls: tuple[OperatorCall, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)

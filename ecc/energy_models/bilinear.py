@@ -13,80 +13,45 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
-from ecc.core.cost import METRICS, as_vector
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields
 from ecc.core.layers import Side, SumOfProducts
-from ecc.core.table import ProfileTable, Provenance
-from ecc.core.widths import Widths, WidthSpace
-from ecc.energy_models.cost_files import (
-    as_side,
-    metric_of,
-    numbers,
-    objects,
-    provenance_of,
-    refuse_large,
-    space_of,
-    write_cost,
-)
+from ecc.core.table import ProfileTable
+from ecc.core.widths import WidthSpace
+from ecc.energy_models.cost_files import as_side, objects, refuse_large
+from ecc.energy_models.fitted import FittedCost, ground_of
 from ecc.energy_models.least_squares import shrunken_nnls
 from ecc.energy_models.samples import Samples
 from ecc.energy_models.terms import Term, terms_of
 
-__all__ = ["BilinearCost", "conformal_quantile", "fit", "fit_samples"]
-
-_MEASURED = ("latency", "energy")
+__all__ = ["BilinearCost", "fit", "fit_samples"]
 
 
-@dataclass(frozen=True, eq=False)
-class BilinearCost:
-    """A metric as constant + Σ coefficient × product of sides.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BilinearCost(FittedCost):
+    """A metric as constant + Σ coefficient × product of sides; see FittedCost for what it rests on.
 
     Attributes:
-        metric: ``latency`` or ``energy``.
-        space: The groups, in the order of width vectors.
         constant: What remains at zero width, in s or J.
         terms: Products and their coefficients, in s or J at dense widths.
-        reference: The dense network's measured value in s or J: (value, low, high), 95 % interval.
-        calibration: |log(measured / predicted)| of rows that the prediction had not seen, sorted; empty when unknown.
-        profiled: Smallest and largest width measured, per group; None when unknown.
-        provenance: What was measured; None for coefficients from elsewhere.
-        holdout: Held-out error when the model was judged: ``mape``, ``p95``, ``worst``, ``within_10pct``.
-        samples: Rows that the coefficients were fitted to.
     """
 
-    metric: str
-    space: WidthSpace
+    form = "bilinear"
+
     constant: float
     terms: tuple[Term, ...]
-    reference: tuple[float, float, float]
-    calibration: tuple[float, ...] = ()
-    profiled: tuple[tuple[int, int], ...] | None = None
-    provenance: Provenance | None = None
-    holdout: Mapping[str, float] | None = None
-    samples: int = 0
 
     def __post_init__(self) -> None:
-        if self.metric not in _MEASURED:
-            raise InputError(f"BilinearCost(metric=...) must be one of {', '.join(_MEASURED)}, got {self.metric!r}")
+        super().__post_init__()
         values = (self.constant, *(term.value for term in self.terms))
         if not all(math.isfinite(value) and value >= 0 for value in values) or not sum(values) > 0:
             raise InputError("BilinearCost: coefficients must be finite, not negative and not all zero")
-        value, low, high = self.reference
-        if not 0 < low <= value <= high < math.inf:
-            raise InputError(f"BilinearCost(reference=...) must be 0 < low ≤ value ≤ high, got {low}, {value}, {high}")
-        if list(self.calibration) != sorted(self.calibration):
-            raise InputError("BilinearCost(calibration=...) must be sorted")
-        if self.profiled is not None and len(self.profiled) != len(self.space):
-            raise InputError("BilinearCost(profiled=...) must hold one pair per group")
 
     @classmethod
     def chain(
@@ -121,17 +86,9 @@ class BilinearCost:
             for j, layer in enumerate(layers)
         )
         total = constant + sum(coefficients)
-        return cls(metric, space, float(constant), terms, (total, total, total))
-
-    @property
-    def unit(self) -> str:
-        """Of the values: s or J."""
-        return METRICS[self.metric]
-
-    @property
-    def dense(self) -> float:
-        """The dense network's measured value; the fit may differ from it by its own error."""
-        return self.reference[0]
+        return cls(
+            metric=metric, space=space, reference=(total, total, total), constant=float(constant), terms=terms
+        )
 
     @property
     def coefficients(self) -> dict[str, float]:
@@ -145,108 +102,30 @@ class BilinearCost:
         values = torch.tensor([term.value for term in active], dtype=torch.float64)
         return SumOfProducts(self.space, [term.sides for term in active]), values
 
-    def __call__(self, widths: Widths | Tensor) -> Tensor:
-        """The metric at widths (a mapping, or channels of shape (…, n_groups)): shape (…), float64, differentiable."""
+    def evaluate(self, widths: Tensor) -> Tensor:
+        """Constant and terms at channels of shape (…, n_groups): shape (…)."""
         products, values = self._products
-        total: Tensor = self.constant + products(as_vector(self.space, widths)) @ values
+        total: Tensor = self.constant + products(widths) @ values
         return total
 
-    def interval(self, widths: Widths | Tensor, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Prediction interval: the conformal quantile of held-out errors and the dense network's own interval.
-
-        Both are relative and independent, so they add in quadrature on the logarithm. A model that was never judged
-        knows nothing: its interval is (0, ∞).
-
-        Raises:
-            InputError: If ``level`` is not in (0, 1).
-        """
-        if not 0 < level < 1:
-            raise InputError(f"interval(level=...) must be in (0, 1), got {level}")
-        predicted = self(widths)
-        if not self.calibration:
-            return torch.zeros_like(predicted), torch.full_like(predicted, math.inf)
-        error = conformal_quantile(self.calibration, level)
-        value, low, high = self.reference
-        stretch = float(stats.norm.ppf((1 + level) / 2) / stats.norm.ppf(0.975))
-        below, above = (math.hypot(error, stretch * math.log(ratio)) for ratio in (value / low, high / value))
-        return predicted * math.exp(-below), predicted * math.exp(above)
-
-    def extrapolates(self, widths: Widths | Tensor) -> bool:
-        """Whether any width lies outside those that were profiled, so that the interval promises nothing."""
-        if self.profiled is None:
-            return False
-        vector = as_vector(self.space, widths)
-        low, high = (torch.tensor(bound, dtype=torch.float64) for bound in zip(*self.profiled, strict=True))
-        return bool(((vector < low) | (vector > high)).any())
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON value; ``from_fields`` is the inverse."""
-        value: dict[str, Any] = {
-            "metric": self.metric,
-            "unit": self.unit,
-            "space": self.space.to_json(),
+    def members(self) -> dict[str, Any]:
+        """The constant and the terms."""
+        return {
             "constant": self.constant,
             "terms": [
                 {"name": term.name, "value": term.value, "sides": [side.to_json() for side in term.sides]}
                 for term in self.terms
             ],
-            "reference": list(self.reference),
-            "calibration": list(self.calibration),
-            "samples": self.samples,
         }
-        if self.profiled is not None:
-            value["profiled"] = {"low": [low for low, _ in self.profiled], "high": [high for _, high in self.profiled]}
-        if self.provenance is not None:
-            value["provenance"] = self.provenance.to_json()
-        if self.holdout is not None:
-            value["holdout"] = dict(self.holdout)
-        return value
-
-    def save(self, path: str | Path) -> None:
-        """Write the model as JSON.
-
-        Raises:
-            InputError: If the file cannot be written.
-        """
-        write_cost(path, "bilinear", self.to_json())
 
     @classmethod
-    def from_fields(cls, fields: Fields) -> BilinearCost:
-        """Read what ``to_json`` wrote, without trusting it.
-
-        Raises:
-            InputError: If a member is missing or impossible.
-        """
-        space = space_of(fields)
-        terms = tuple(_term(each, space) for each in objects(fields, "terms"))
+    def read(cls, fields: Fields, ground: Mapping[str, Any]) -> Self:
+        """The inverse of ``members``."""
+        terms = tuple(_term(each, ground["space"]) for each in objects(fields, "terms"))
         refuse_large([term.sides for term in terms])
         if len({term.name for term in terms} | {"constant"}) != len(terms) + 1:
             raise InputError("cost model: two terms have the same name")
-        value, low, high = numbers(fields, "reference", length=3)
-        profiled = None
-        if "profiled" in fields:
-            box = fields.inner("profiled")
-            lows, highs = box.wholes("low"), box.wholes("high")
-            if len(lows) != len(highs):
-                raise InputError("cost model: 'profiled' must hold as many lows as highs")
-            profiled = tuple(zip(lows, highs, strict=True))
-        holdout = fields.inner("holdout") if "holdout" in fields else None
-        return cls(
-            metric=metric_of(fields, _MEASURED),
-            space=space,
-            constant=fields.number("constant"),
-            terms=terms,
-            reference=(value, low, high),
-            calibration=numbers(fields, "calibration"),
-            profiled=profiled,
-            provenance=provenance_of(fields),
-            holdout=None if holdout is None else {name: holdout.number(name) for name in holdout},
-            samples=fields.whole("samples"),
-        )
-
-    def __repr__(self) -> str:
-        error = f", held-out MAPE {self.holdout['mape']:.1%}" if self.holdout else ""
-        return f"BilinearCost({self.metric} {self.dense:.4g} {self.unit} dense, {len(self.terms)} terms{error})"
+        return cls(**ground, constant=fields.number("constant"), terms=terms)
 
 
 def _term(fields: Fields, space: WidthSpace) -> Term:
@@ -254,18 +133,6 @@ def _term(fields: Fields, space: WidthSpace) -> Term:
     if not 0 < len(sides) <= 64:
         raise InputError(f"cost model: term {fields.text('name')!r} must have between 1 and 64 sides")
     return Term(fields.text("name"), sides, fields.number("value"))
-
-
-def conformal_quantile(errors: Sequence[float], level: float) -> float:
-    """The error that a new row stays below with probability ≥ ``level`` (split conformal), from sorted errors.
-
-    Where there are too few errors for that level, a normal tail of the same mean square stands in.
-    """
-    rank = math.ceil((len(errors) + 1) * level)
-    if rank <= len(errors):
-        return errors[rank - 1]
-    scale = math.sqrt(sum(error * error for error in errors) / len(errors))
-    return max(errors[-1], scale * float(stats.t.ppf((1 + level) / 2, len(errors))))
 
 
 def fit(table: ProfileTable, metric: str, *, noise: float = 0.03) -> BilinearCost:
@@ -292,14 +159,6 @@ def fit_samples(samples: Samples, *, noise: float = 0.03) -> BilinearCost:
     weights = np.divide(noise, spread, out=np.ones(len(samples)), where=spread > 0) if noise else np.ones(len(samples))
     shares = shrunken_nnls(features, samples.ratio, weights, macs, noise=noise)
     dense = samples.reference[0]
-    low, high = samples.widths.min(axis=0), np.array(samples.space.dense)  # the dense network is always measured
     return BilinearCost(
-        metric=samples.metric,
-        space=samples.space,
-        constant=float(shares[0]) * dense,
-        terms=products.with_values(shares[1:] * dense),
-        reference=samples.reference,
-        profiled=tuple((int(least), int(most)) for least, most in zip(low, high, strict=True)),
-        provenance=samples.provenance,
-        samples=len(samples),
+        **ground_of(samples), constant=float(shares[0]) * dense, terms=products.with_values(shares[1:] * dense)
     )

@@ -22,14 +22,15 @@ from numpy.typing import NDArray
 from ecc.core.errors import InputError
 from ecc.core.layers import SumOfProducts
 from ecc.core.table import ProfileTable
-from ecc.energy_models.bilinear import BilinearCost, conformal_quantile, fit_samples
+from ecc.energy_models.bilinear import fit_samples
+from ecc.energy_models.fitted import FittedCost, conformal_quantile
 from ecc.energy_models.least_squares import relative_nnls
 from ecc.energy_models.samples import Samples
 
 __all__ = ["FORMS", "Fit", "judge"]
 
 Floats = NDArray[np.float64]
-Fitter = Callable[[Samples], BilinearCost]
+Fitter = Callable[[Samples], FittedCost]
 
 FORMS: Mapping[str, Fitter] = MappingProxyType({"bilinear": fit_samples})
 """The fitted forms by name."""
@@ -57,7 +58,7 @@ class Fit:
             (ratios to dense), ``relative_error``, ``noise`` (standard deviation).
     """
 
-    cost: BilinearCost
+    cost: FittedCost
     form: str
     samples: int
     holdout: Mapping[str, float]
@@ -161,7 +162,7 @@ def _folds(samples: Samples, folds: int, generator: np.random.Generator) -> Iter
         yield (generator.permutation(others) if len(always) else others), parts[held]
 
 
-def _predictor(cost: BilinearCost) -> Predictor:
+def _predictor(cost: FittedCost) -> Predictor:
     """A fitted cost as a function samples → ratios."""
     return lambda samples: cost(torch.tensor(samples.widths)).numpy() / cost.dense
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from ecc.core.cost import CostModel
 from ecc.core.errors import InputError
+from ecc.core.fields import Fields
 from ecc.energy_models.bilinear import BilinearCost
 from ecc.energy_models.cost_files import read_cost
 from ecc.energy_models.counting import CountCost
 
 __all__ = ["load"]
+
+_READERS: Mapping[str, Callable[[Fields], CostModel]] = MappingProxyType(
+    {"bilinear": BilinearCost.from_fields, "count": CountCost.from_fields}
+)
 
 
 def load(path: str | Path) -> CostModel:
@@ -20,11 +27,10 @@ def load(path: str | Path) -> CostModel:
         InputError: If the file is missing, damaged or of a form that this program does not know.
     """
     form, fields = read_cost(path)
+    if form not in _READERS:
+        known = ", ".join(sorted(_READERS))
+        raise InputError(f"cost model {str(path)!r} has the form {form!r}; this program reads {known}")
     try:
-        if form == "bilinear":
-            return BilinearCost.from_fields(fields)
-        if form == "count":
-            return CountCost.from_fields(fields)
+        return _READERS[form](fields)
     except InputError as error:
         raise InputError(f"cost model {str(path)!r} is damaged or not from this program: {error}") from error
-    raise InputError(f"cost model {str(path)!r} has the form {form!r}; this program reads bilinear and count")

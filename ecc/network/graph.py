@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ecc.core.calls import Activation, OperatorCall
 from ecc.core.errors import InputError
 from ecc.core.layers import Layer, Side
 from ecc.core.widths import WidthGroup, Widths, WidthSpace
@@ -158,6 +159,8 @@ class WidthGraph:
         renormalised: Weights of the norms whose statistics run over prunable channels; empty unless trace was asked to.
         blocks: Residual blocks, the second kind of unit.
         arguments: The example inputs without values, if they are more than a tuple or a dict of tensors; else None.
+        calls: The operators that the forward runs, in order of execution, for the batch that was traced.
+        activations: What it keeps in memory meanwhile.
     """
 
     groups: tuple[WidthGroup, ...]
@@ -172,6 +175,8 @@ class WidthGraph:
     renormalised: tuple[str, ...] = ()
     blocks: tuple[Block, ...] = ()
     arguments: Any = None
+    calls: tuple[OperatorCall, ...] = ()
+    activations: tuple[Activation, ...] = ()
 
     def example(
         self, *, seed: int = 0, device: torch.device | str = "cpu", batch: int | None = None

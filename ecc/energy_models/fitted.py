@@ -1,0 +1,245 @@
+"""Fitted costs: what every model that comes from a profile has, whatever its form.
+
+A form adds what its predictions are made of (``evaluate``) and how that is written and read. What it rests on, its
+intervals and its limits are the same for all: the dense network's measured value, errors of rows that it had not seen,
+and the widths between which it was profiled.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from ecc.core.cost import METRICS, as_vector
+from ecc.core.errors import InputError
+from ecc.core.fields import Fields
+from ecc.core.table import Provenance
+from ecc.core.widths import Widths, WidthSpace
+from ecc.energy_models.cost_files import metric_of, numbers, provenance_of, space_of, write_cost
+from ecc.energy_models.samples import Samples
+
+__all__ = ["FITTED", "FittedCost", "conformal_quantile", "ground_of"]
+
+FITTED = ("latency", "energy")
+"""The metrics that are measured, and so may be fitted."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FittedCost(ABC):
+    """A metric of one inference as a function of the widths, fitted to a profile.
+
+    Attributes:
+        form: Key of the form, as ``ecc fit --form`` names it.
+        metric: ``latency`` or ``energy``.
+        space: The groups, in the order of width vectors.
+        reference: The dense network's measured value in s or J: (value, low, high), 95 % interval.
+        calibration: |log(measured / predicted)| of rows that the prediction had not seen, sorted; empty when unknown.
+        profiled: Smallest and largest width measured, per group; None when unknown.
+        provenance: What was measured; None for coefficients from elsewhere.
+        holdout: Held-out error when the model was judged: ``mape``, ``p95``, ``worst``, ``within_10pct``.
+        samples: Rows that it was fitted to.
+        extrapolate: Whether widths outside those profiled may be asked for.
+    """
+
+    form: ClassVar[str]
+
+    metric: str
+    space: WidthSpace
+    reference: tuple[float, float, float]
+    calibration: tuple[float, ...] = ()
+    profiled: tuple[tuple[int, int], ...] | None = None
+    provenance: Provenance | None = None
+    holdout: Mapping[str, float] | None = None
+    samples: int = 0
+    extrapolate: bool = False
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if self.metric not in FITTED:
+            raise InputError(f"{name}(metric=...) must be one of {', '.join(FITTED)}, got {self.metric!r}")
+        value, low, high = self.reference
+        if not 0 < low <= value <= high < math.inf:
+            raise InputError(f"{name}(reference=...) must be 0 < low ≤ value ≤ high, got {low}, {value}, {high}")
+        if list(self.calibration) != sorted(self.calibration):
+            raise InputError(f"{name}(calibration=...) must be sorted")
+        if self.profiled is not None and len(self.profiled) != len(self.space):
+            raise InputError(f"{name}(profiled=...) must hold one pair per group")
+
+    @abstractmethod
+    def evaluate(self, widths: Tensor) -> Tensor:
+        """The metric at channels of shape (…, n_groups), float64: shape (…), float64.
+
+        The value is what is predicted there; the gradient may be that of a smooth stand-in where the value has steps.
+        """
+
+    @property
+    @abstractmethod
+    def coefficients(self) -> dict[str, float]:
+        """What can be said of the model in numbers with names; in s or J where they are costs."""
+
+    @abstractmethod
+    def members(self) -> dict[str, Any]:
+        """The JSON members that only this form has."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, fields: Fields, ground: Mapping[str, Any]) -> Self:
+        """The inverse of ``members``, without trusting it; ``ground`` holds the arguments that all forms have."""
+
+    @property
+    def unit(self) -> str:
+        """Of the values: s or J."""
+        return METRICS[self.metric]
+
+    @property
+    def dense(self) -> float:
+        """The dense network's measured value; the fit may differ from it by its own error."""
+        return self.reference[0]
+
+    def __call__(self, widths: Widths | Tensor) -> Tensor:
+        """The metric at widths (a mapping, or channels of shape (…, n_groups)): shape (…), float64, differentiable.
+
+        Raises:
+            InputError: If a mapping holds a width outside those profiled and the model may not extrapolate; a tensor,
+                which may be a point on a solver's way, is taken as it is.
+        """
+        vector = as_vector(self.space, widths)
+        if not isinstance(widths, Tensor) and not self.extrapolate:
+            self._demand_profiled(vector)
+        return self.evaluate(vector)
+
+    def interval(self, widths: Widths | Tensor, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Prediction interval: the conformal quantile of held-out errors and the dense network's own interval.
+
+        Both are relative and independent, so they add in quadrature on the logarithm. A model that was never judged
+        knows nothing: its interval is (0, ∞).
+
+        Raises:
+            InputError: If ``level`` is not in (0, 1), or as of a call.
+        """
+        if not 0 < level < 1:
+            raise InputError(f"interval(level=...) must be in (0, 1), got {level}")
+        predicted = self(widths)
+        if not self.calibration:
+            return torch.zeros_like(predicted), torch.full_like(predicted, math.inf)
+        error = conformal_quantile(self.calibration, level)
+        value, low, high = self.reference
+        stretch = float(stats.norm.ppf((1 + level) / 2) / stats.norm.ppf(0.975))
+        below, above = (math.hypot(error, stretch * math.log(ratio)) for ratio in (value / low, high / value))
+        return predicted * math.exp(-below), predicted * math.exp(above)
+
+    def extrapolates(self, widths: Widths | Tensor) -> bool:
+        """Whether any width lies outside those that were profiled, so that the interval promises nothing."""
+        return bool(self._outside(as_vector(self.space, widths)).any())
+
+    def _outside(self, vector: Tensor) -> Tensor:
+        """Which widths were not profiled, shape (…, n_groups)."""
+        if self.profiled is None or not self.profiled:
+            return torch.zeros_like(vector, dtype=torch.bool)
+        low, high = (torch.tensor(bound, dtype=torch.float64) for bound in zip(*self.profiled, strict=True))
+        return (vector < low) | (vector > high)
+
+    def _demand_profiled(self, vector: Tensor) -> None:
+        outside = self._outside(vector)
+        if not outside.any() or self.profiled is None:
+            return
+        group = int(outside.nonzero()[0, -1])
+        low, high = self.profiled[group]
+        raise InputError(
+            f"group {self.space.names[group]!r} was profiled at widths from {low} to {high}, so the {self.metric} at "
+            f"{vector[group]:.0f} is unknown; profile smaller widths too, or fit with extrapolate=True (--extrapolate)"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value; ``from_fields`` is the inverse."""
+        value: dict[str, Any] = {
+            "metric": self.metric,
+            "unit": self.unit,
+            "space": self.space.to_json(),
+            **self.members(),
+            "reference": list(self.reference),
+            "calibration": list(self.calibration),
+            "samples": self.samples,
+            "extrapolate": self.extrapolate,
+        }
+        if self.profiled is not None:
+            value["profiled"] = {"low": [low for low, _ in self.profiled], "high": [high for _, high in self.profiled]}
+        if self.provenance is not None:
+            value["provenance"] = self.provenance.to_json()
+        if self.holdout is not None:
+            value["holdout"] = dict(self.holdout)
+        return value
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as JSON.
+
+        Raises:
+            InputError: If the file cannot be written.
+        """
+        write_cost(path, self.form, self.to_json())
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> Self:
+        """Read what ``to_json`` wrote, without trusting it.
+
+        Raises:
+            InputError: If a member is missing or impossible.
+        """
+        value, low, high = numbers(fields, "reference", length=3)
+        holdout = fields.inner("holdout") if "holdout" in fields else None
+        ground = {
+            "metric": metric_of(fields, FITTED),
+            "space": space_of(fields),
+            "reference": (value, low, high),
+            "calibration": numbers(fields, "calibration"),
+            "profiled": _box(fields.inner("profiled")) if "profiled" in fields else None,
+            "provenance": provenance_of(fields),
+            "holdout": None if holdout is None else {name: holdout.number(name) for name in holdout},
+            "samples": fields.whole("samples"),
+            "extrapolate": bool(fields.optional_flag("extrapolate")),
+        }
+        return cls.read(fields, ground)
+
+    def __repr__(self) -> str:
+        error = f", held-out MAPE {self.holdout['mape']:.1%}" if self.holdout else ""
+        return f"{type(self).__name__}({self.metric} {self.dense:.4g} {self.unit} dense, {self.samples} rows{error})"
+
+
+def ground_of(samples: Samples) -> dict[str, Any]:
+    """The arguments that every form takes from the rows that it is fitted to."""
+    low, high = samples.widths.min(axis=0), samples.space.dense  # the dense network is always measured
+    return {
+        "metric": samples.metric,
+        "space": samples.space,
+        "reference": samples.reference,
+        "profiled": tuple((int(least), most) for least, most in zip(low, high, strict=True)),
+        "provenance": samples.provenance,
+        "samples": len(samples),
+    }
+
+
+def _box(fields: Fields) -> tuple[tuple[int, int], ...]:
+    lows, highs = fields.wholes("low"), fields.wholes("high")
+    if len(lows) != len(highs):
+        raise InputError("cost model: 'profiled' must hold as many lows as highs")
+    return tuple(zip(lows, highs, strict=True))
+
+
+def conformal_quantile(errors: Sequence[float], level: float) -> float:
+    """The error that a new row stays below with probability ≥ ``level`` (split conformal), from sorted errors.
+
+    Where there are too few errors for that level, a normal tail of the same mean square stands in.
+    """
+    rank = math.ceil((len(errors) + 1) * level)
+    if rank <= len(errors):
+        return errors[rank - 1]
+    scale = math.sqrt(sum(error * error for error in errors) / len(errors))
+    return max(errors[-1], scale * float(stats.t.ppf((1 + level) / 2, len(errors))))
