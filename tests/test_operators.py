@@ -12,8 +12,8 @@ from profiler_toy import Host, Timed, Watch, toy_graph
 
 from ecc.cli import operators as commands
 from ecc.core.errors import InputError, Interrupted
-from ecc.core.operators import COLUMNS, KINDS, Operator, OperatorTable
-from ecc.core.table import Provenance
+from ecc.core.operators import COLUMNS, KINDS, Operator
+from ecc.core.table import OperatorTable, Provenance
 from ecc.profiler import operators as module
 from ecc.profiler.meters.latency import CpuLatency
 from ecc.profiler.operator_design import REFERENCE, Prediction, choose, is_small

@@ -9,7 +9,7 @@ from ecc.api.operators import measure_operators
 from ecc.cli.progress import ProgressLine
 from ecc.cli.text import percent, quantity, table
 from ecc.core.errors import InputError
-from ecc.core.operators import OperatorTable
+from ecc.core.table import OperatorTable
 from ecc.profiler.operators import OperatorProfile
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Operators: what a network is run as, one call after the other, and the table of what such calls cost on a device.
+"""Operators: what a network is run as, one call after the other.
 
 An operator is its kind and whole numbers, each 1 where the kind has no use for it: so that those of a device's profile
 and those of a network can be compared column by column.
@@ -6,26 +6,12 @@ and those of a network can be compared column by column.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
-
-import pandas as pd
 
 from ecc.core.errors import InputError
-from ecc.core.table import Provenance
 
-__all__ = [
-    "COLUMNS",
-    "CONVOLUTIONS",
-    "KINDS",
-    "OPERATOR_COLUMNS",
-    "POINTWISE",
-    "RECURRENT",
-    "Operator",
-    "OperatorTable",
-    "describe_operators",
-]
+__all__ = ["COLUMNS", "CONVOLUTIONS", "KINDS", "POINTWISE", "RECURRENT", "Operator"]
 
 CONVOLUTIONS = ("conv", "depthwise", "grouped", "transposed")
 RECURRENT: Mapping[str, int] = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -158,64 +144,3 @@ class Operator:
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(Operator))[1:]
 """The names of an operator's numbers, in order."""
-
-
-OPERATOR_COLUMNS: tuple[str, ...] = ("kind", *COLUMNS, "macs", "read_bytes", "written_bytes")
-"""The columns of a table that follow from the operators alone."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class OperatorTable:
-    """What operators cost on one device, by one runtime, with one number of threads, in one type of numbers.
-
-    Attributes:
-        provenance: What the rows belong to; its network is ``operators``.
-        base: The operator that all ratios refer to.
-        rows: One row per operator: OPERATOR_COLUMNS (bytes read include the weights);
-            for each metric M in {latency, energy} ``M_ratio``, ``M_ratio_low`` and ``M_ratio_high`` (median of the
-            paired ratios to ``base`` and its 95 % interval), ``latency_s`` or ``energy_j`` (the operator's own median,
-            unpaired); ``flags`` and what else ProfileTable names. What was not measured is NaN.
-        reference: Long-run value of ``base`` per metric: {"latency": (value, low, high)}, in s or J.
-    """
-
-    provenance: Provenance
-    base: Operator
-    rows: pd.DataFrame
-    reference: Mapping[str, tuple[float, float, float]]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The metrics that were measured."""
-        return tuple(self.reference)
-
-    @property
-    def operators(self) -> list[Operator]:
-        """The operator of each row."""
-        sizes = self.rows[list(COLUMNS)].to_numpy().tolist()
-        return [Operator(kind, *row) for kind, row in zip(self.rows["kind"], sizes, strict=True)]
-
-    def of_kind(self, kind: str) -> pd.DataFrame:
-        """The rows of one kind, numbered from 0."""
-        return self.rows[self.rows["kind"] == kind].reset_index(drop=True)
-
-
-def describe_operators(operators: Sequence[Operator], itemsize: int) -> pd.DataFrame:
-    """The columns that follow from the operators alone.
-
-    Args:
-        itemsize: Bytes of a number.
-    """
-    entries: list[dict[str, Any]] = [
-        {
-            "kind": operator.kind,
-            **operator.shape,
-            "macs": operator.macs,
-            "read_bytes": itemsize * (operator.reads + operator.weights),
-            "written_bytes": itemsize * operator.writes,
-        }
-        for operator in operators
-    ]
-    return pd.DataFrame(entries, columns=[*OPERATOR_COLUMNS])

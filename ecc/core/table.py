@@ -1,8 +1,8 @@
-"""The profile: what was measured of one network on one device by one runtime."""
+"""Tables of what was measured: of one network, or of the operators that networks are made of, on one device."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,15 +12,27 @@ from numpy.typing import NDArray
 
 from ecc.core.calls import OperatorCall
 from ecc.core.layers import Layer
+from ecc.core.operators import COLUMNS, Operator
 from ecc.core.widths import WidthSpace
 
-__all__ = ["PURPOSES", "RANDOM", "ProfileTable", "Provenance"]
+__all__ = [
+    "OPERATOR_COLUMNS",
+    "PURPOSES",
+    "RANDOM",
+    "OperatorTable",
+    "ProfileTable",
+    "Provenance",
+    "describe_operators",
+]
 
 RANDOM = "random"
 """Purpose of rows that were drawn evenly from all admissible widths, and so may be held out to judge a model."""
 
 PURPOSES = (RANDOM, "corner", "sweep", "adaptive")
 """Why a row was measured: drawn at random; an extreme point; a step along one group; where a fit was least certain."""
+
+OPERATOR_COLUMNS: tuple[str, ...] = ("kind", *COLUMNS, "macs", "read_bytes", "written_bytes")
+"""The columns of a table that follow from the operators alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,3 +121,60 @@ class ProfileTable:
     def metrics(self) -> tuple[str, ...]:
         """The metrics that were measured."""
         return tuple(self.reference)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OperatorTable:
+    """What operators cost on one device, by one runtime, with one number of threads, in one type of numbers.
+
+    Attributes:
+        provenance: What the rows belong to; its network is ``operators``.
+        base: The operator that all ratios refer to.
+        rows: One row per operator: OPERATOR_COLUMNS (bytes read include the weights);
+            for each metric M in {latency, energy} ``M_ratio``, ``M_ratio_low`` and ``M_ratio_high`` (median of the
+            paired ratios to ``base`` and its 95 % interval), ``latency_s`` or ``energy_j`` (the operator's own median,
+            unpaired); ``flags`` and what else ProfileTable names. What was not measured is NaN.
+        reference: Long-run value of ``base`` per metric: {"latency": (value, low, high)}, in s or J.
+    """
+
+    provenance: Provenance
+    base: Operator
+    rows: pd.DataFrame
+    reference: Mapping[str, tuple[float, float, float]]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that were measured."""
+        return tuple(self.reference)
+
+    @property
+    def operators(self) -> list[Operator]:
+        """The operator of each row."""
+        sizes = self.rows[list(COLUMNS)].to_numpy().tolist()
+        return [Operator(kind, *row) for kind, row in zip(self.rows["kind"], sizes, strict=True)]
+
+    def of_kind(self, kind: str) -> pd.DataFrame:
+        """The rows of one kind, numbered from 0."""
+        return self.rows[self.rows["kind"] == kind].reset_index(drop=True)
+
+
+def describe_operators(operators: Sequence[Operator], itemsize: int) -> pd.DataFrame:
+    """The columns that follow from the operators alone.
+
+    Args:
+        itemsize: Bytes of a number.
+    """
+    entries: list[dict[str, Any]] = [
+        {
+            "kind": operator.kind,
+            **operator.shape,
+            "macs": operator.macs,
+            "read_bytes": itemsize * (operator.reads + operator.weights),
+            "written_bytes": itemsize * operator.writes,
+        }
+        for operator in operators
+    ]
+    return pd.DataFrame(entries, columns=[*OPERATOR_COLUMNS])

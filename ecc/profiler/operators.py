@@ -19,9 +19,9 @@ from torch import nn
 from ecc.core.errors import InputError
 from ecc.core.layers import Layer, Side
 from ecc.core.meter import Meter, Runtime
-from ecc.core.operators import COLUMNS, KINDS, Operator, OperatorTable, describe_operators
+from ecc.core.operators import COLUMNS, KINDS, Operator
 from ecc.core.problem import Progress
-from ecc.core.table import ProfileTable
+from ecc.core.table import OperatorTable, ProfileTable, describe_operators
 from ecc.core.widths import WidthGroup, Widths, WidthSpace
 from ecc.network.graph import WidthGraph
 from ecc.profiler.clock import Clock
