@@ -8,11 +8,11 @@ is composed of.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ecc.core.layers import Side
-from ecc.core.operators import COLUMNS, Operator
+from ecc.core.operators import COLUMNS, Operator, convolution_kind
 
 __all__ = ["Activation", "OperatorCall"]
 
@@ -40,8 +40,14 @@ class OperatorCall:
 
     def at(self, relative: Mapping[str, float]) -> Operator:
         """The operator at relative widths in (0, 1]; a group that is not named counts as dense."""
-        sizes = {column: round(getattr(self.operator, column) * side.fraction(relative)) for column, side in self.sides}
-        return replace(self.operator, **sizes) if sizes else self.operator
+        if not self.sides:
+            return self.operator
+        sizes = self.operator.shape
+        sizes |= {column: max(1, round(sizes[column] * side.fraction(relative))) for column, side in self.sides}
+        kind = self.operator.kind
+        if kind in ("conv", "depthwise", "grouped"):
+            kind = convolution_kind(sizes["groups"], sizes["channels_in"])
+        return Operator(kind, **sizes)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value; ``from_json`` is the inverse. Numbers of the operator that are 1 are left out."""
@@ -50,7 +56,7 @@ class OperatorCall:
             "kind": self.operator.kind,
             "shape": {column: size for column, size in self.operator.shape.items() if size != 1},
             "sides": {column: side.to_json() for column, side in self.sides},
-            "inputs": list(self.inputs),
+            "inputs": [number + 1 for number in self.inputs],  # from 1, and 0 for an input of the network
             "weight": self.weight,
             "padding": list(self.padding),
         }
@@ -65,7 +71,7 @@ class OperatorCall:
             str(value["module"]),
             Operator(str(value["kind"]), **shape),
             sides,
-            tuple(int(number) for number in value["inputs"]),
+            tuple(int(number) - 1 for number in value["inputs"]),
             str(value["weight"]),
             (first, second),
         )

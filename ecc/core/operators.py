@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 
 from ecc.core.errors import InputError
 
-__all__ = ["COLUMNS", "CONVOLUTIONS", "KINDS", "POINTWISE", "RECURRENT", "Operator"]
+__all__ = ["COLUMNS", "CONVOLUTIONS", "KINDS", "POINTWISE", "RECURRENT", "Operator", "convolution_kind"]
 
 CONVOLUTIONS = ("conv", "depthwise", "grouped", "transposed")
 RECURRENT: Mapping[str, int] = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -25,6 +25,11 @@ _OTHERS = ("max-pool", "average-pool", "reduce", *POINTWISE, "softmax", *_BINARY
 
 KINDS: tuple[str, ...] = (*CONVOLUTIONS, *_PRODUCTS, *RECURRENT, "embedding", *_NORMS, *_OTHERS)
 """All kinds; stores number them from 1 in this order, so that new ones go to the end."""
+
+
+def convolution_kind(groups: int, channels_in: int) -> str:
+    """``conv``, ``depthwise`` or ``grouped``."""
+    return CONVOLUTIONS[0 if groups == 1 else 1 if groups == channels_in else 2]
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,11 @@ class Propagation:
         self._storages = 0
 
     @property
+    def values(self) -> Mapping[fx.Node, Any]:
+        """What each node of the record gives: a value or nested lists of them."""
+        return self._values
+
+    @property
     def parameters(self) -> Mapping[str, Value]:
         """Every parameter and buffer with the labels of its axes."""
         return self._parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,6 +45,7 @@ class Grouping:
         units: Channel ids of each group's units, in order.
         sizes: Candidates for attributes that count channels: (module path, dense value, side).
         folds: Scales that a factor on weights can make up for, and the side that they depend on.
+        side_of: The side of an axis with given labels.
     """
 
     groups: tuple[WidthGroup, ...]
@@ -53,6 +54,7 @@ class Grouping:
     units: Mapping[str, Ints]
     sizes: tuple[tuple[str, int, Side], ...]
     folds: tuple[tuple[Fold, Side], ...]
+    side_of: Callable[[Labels | None], Side]
 
 
 def group_channels(propagation: Propagation) -> Grouping:
@@ -286,7 +288,7 @@ class _Builder:
         sizes = ((module, value, self._side(labels)) for module, value, labels in self._ledger.sizes)
         counted = tuple(dict.fromkeys(size for size in sizes if size[2].groups))
         folds = tuple((fold, self._side(labels)) for fold, labels in self._folds)
-        return Grouping(tuple(self._groups), layers, sides, self._units, counted, folds)
+        return Grouping(tuple(self._groups), layers, sides, self._units, counted, folds, self._side)
 
 
 def _unique(name: str, taken: set[str]) -> str:

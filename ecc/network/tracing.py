@@ -16,6 +16,7 @@ from ecc.network.arguments import demand_model, demand_step
 from ecc.network.attention import head_counts
 from ecc.network.axes import propagate
 from ecc.network.blocks import aligned_steps, in_blocks
+from ecc.network.calls import find_calls
 from ecc.network.capture import Capture, capture
 from ecc.network.checking import refuse_failing
 from ecc.network.choosing import Patterns, choose
@@ -145,6 +146,7 @@ class _Tracer:
         declare(propagation, self.declared)
         tie_sizes(propagation.ledger, shared)
         grouping, specs = group_channels(propagation), _specs(self.inputs)
+        calls, activations = find_calls(self.captured, propagation, grouping.groups, grouping.side_of)
         found = WidthGraph(
             groups=choose(model, grouping.groups, self.include, self.exclude),
             layers=grouping.layers,
@@ -160,6 +162,8 @@ class _Tracer:
             rescales=tuple(part for fold, side in grouping.folds if fold.certain for part in rescaled(fold, side)),
             directions=propagation.directions,
             renormalised=tuple(propagation.ledger.renormalised),
+            calls=calls,
+            activations=activations,
         )
         if not self.check:
             return found, found, grouping

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields, Scalar, parse_object
+from ecc.core.calls import OperatorCall
 from ecc.core.layers import Layer, Side
+from ecc.core.operators import COLUMNS, Operator
 from ecc.core.table import PURPOSES, Provenance
 from ecc.core.widths import WidthSpace
 from ecc.profiler.conditions import Conditions
@@ -33,6 +35,7 @@ class Network:
     provenance: Provenance
     space: WidthSpace
     layers: tuple[Layer, ...]
+    calls: tuple[OperatorCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,8 @@ def network_from(provenance: str, space: str, layers: str, where: str) -> Networ
     widths = WidthSpace(groups.texts("names"), groups.wholes("dense", 1), groups.wholes("step", 1))
     if len(set(widths.names)) != len(widths):
         raise InputError(f"{where} has groups of equal names; it is damaged or not from this program")
-    entries = parse_object(layers.encode(), where).items("layers")
+    inside = parse_object(layers.encode(), where)
+    calls = inside.items("calls") if "calls" in inside else []
     return Network(
         Provenance(
             network=fields.text("network"),
@@ -78,7 +82,8 @@ def network_from(provenance: str, space: str, layers: str, where: str) -> Networ
             environment={name: str(value) for name, value in fields.scalars("environment").items()},
         ),
         widths,
-        tuple(_layer(Fields(entry, where), where) for entry in entries),
+        tuple(_layer(Fields(entry, where), where) for entry in inside.items("layers")),
+        tuple(_call(Fields(entry, where), where) for entry in calls),
     )
 
 
@@ -90,6 +95,21 @@ def _layer(fields: Fields, where: str) -> Layer:
         _side(fields.items("writes"), where),
         fields.whole("macs"),
         *(fields.whole(name) if name in fields else 0 for name in ("channels_in", "channels_out")),
+    )
+
+
+def _call(fields: Fields, where: str) -> OperatorCall:
+    shape, sides = fields.inner("shape"), fields.inner("sides")
+    if not set(COLUMNS) >= {*shape, *sides}:
+        raise InputError(f"{where} has an operator with numbers that are not known here; profile again")
+    rows, columns = fields.wholes("padding") if len(fields.items("padding")) == 2 else (0, 0)
+    return OperatorCall(
+        fields.text("module"),
+        Operator(fields.text("kind"), **{column: shape.whole(column, 1) for column in shape}),
+        tuple((column, _side(sides.items(column), where)) for column in sides),
+        tuple(number - 1 for number in fields.wholes("inputs")),
+        fields.text("weight"),
+        (rows, columns),
     )
 
 

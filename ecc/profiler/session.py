@@ -238,6 +238,7 @@ class Session:
             self.provenance,
             self.graph.space,
             self.graph.layers,
+            calls=self.graph.calls,
             protocol=asdict(self.window) | self._sensors(),
             seed=self.seed,
             started=time.time(),

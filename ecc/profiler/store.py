@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from ecc.core.errors import InputError, MeterError
+from ecc.core.calls import OperatorCall
 from ecc.core.layers import Layer
 from ecc.core.table import ProfileTable, Provenance
 from ecc.core.widths import Widths, WidthSpace
@@ -122,6 +124,7 @@ class Store:
         space: WidthSpace,
         layers: Sequence[Layer],
         *,
+        calls: Sequence[OperatorCall] = (),
         protocol: Mapping[str, Any],
         seed: int,
         started: float,
@@ -141,7 +144,12 @@ class Store:
                     provenance.network,
                     shape,
                     json.dumps(space.to_json()),
-                    json.dumps({"layers": [layer.to_json() for layer in layers]}),
+                    json.dumps(
+                        {
+                            "layers": [layer.to_json() for layer in layers],
+                            "calls": [call.to_json() for call in calls],
+                        }
+                    ),
                 ),
             )
             run = connection.execute(
@@ -257,7 +265,8 @@ class Store:
         if network is None or not visits:
             raise InputError(f"profile store {str(self.path)!r} holds no measured row yet; run `ecc profile` on it")
         with self._damage():
-            return tabulate(network.provenance, network.space, network.layers, visits)
+            table = tabulate(network.provenance, network.space, network.layers, visits)
+        return replace(table, calls=network.calls)
 
     def inspect(self) -> dict[str, Any]:
         """What is in the store, as a JSON value: whom it belongs to, runs, rows, noise, drift, flags, slowest rows."""
