@@ -1,0 +1,1 @@
+"""Systolic arrays: analytic energy and latency of a network on an accelerator."""
