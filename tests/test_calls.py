@@ -69,13 +69,30 @@ def test_a_call_knows_its_inputs_weight_and_padding():
     assert [call.operator.kind for call in (first, relu, second, add)] == ["conv", "relu", "conv", "add"]
     assert (first.weight, second.weight, relu.weight) == ("first.weight", "second.weight", "")
     assert (first.padding, second.padding) == ((1, 1), (1, 2))
+    assert (first.strides, second.strides, second.dilations, relu.strides) == ((1, 1), (1, 1), (1, 1), (1, 1))
     assert [call.inputs for call in (first, relu, second, add)] == [(-1,), (0,), (1,), (2, 1)]
     assert first.module == "first"
 
 
+def test_a_call_knows_strides_and_dilations_of_either_axis():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=(2, 1), dilation=(1, 2), padding="valid"),
+        nn.MaxPool2d(2),
+        nn.Flatten(2),
+        nn.Conv1d(8, 4, 3, stride=2, padding=1),
+        nn.ConvTranspose1d(4, 2, 3, stride=3),
+    )
+    plane, pool, signal, back = (
+        call for call in trace(model, torch.zeros(2, 3, 9, 9)).calls if call.operator.kind != "copy"
+    )
+    assert (plane.strides, plane.dilations, pool.strides) == ((2, 1), (1, 2), (1, 1))
+    assert (signal.strides, signal.padding, back.strides) == ((1, 2), (0, 1), (1, 3))
+
+
 def test_a_call_survives_json():
+    side = (("channels_out", Side(((1.0, ("a",)),))),)
     call = OperatorCall(
-        "stem", Operator("conv", channels_in=3, channels_out=8), (("channels_out", Side(((1.0, ("a",)),))),), (-1, 4)
+        "stem", Operator("conv", channels_in=3, channels_out=8), side, (-1, 4), "w", (0, 1), (2, 1), (3, 4)
     )
     assert OperatorCall.from_json(json.loads(json.dumps(call.to_json()))) == call
 

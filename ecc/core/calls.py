@@ -7,14 +7,18 @@ is composed of.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ecc.core.layers import Side
 from ecc.core.operators import COLUMNS, Operator, convolution_kind
 
-__all__ = ["Activation", "OperatorCall"]
+__all__ = ["Activation", "OperatorCall", "activations_without", "calls_without"]
+
+_PAIRS = ("padding", "strides", "dilations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,8 @@ class OperatorCall:
             Weights are not among them.
         weight: Name of the parameter that it multiplies by; empty where there is none.
         padding: Of a convolution or a pooling, in rows and columns of the input, on either side.
+        strides: Of a convolution, in rows and columns; 1 for others.
+        dilations: Of a convolution, in rows and columns; 1 for others.
     """
 
     module: str
@@ -37,6 +43,8 @@ class OperatorCall:
     inputs: tuple[int, ...] = ()
     weight: str = ""
     padding: tuple[int, int] = (0, 0)
+    strides: tuple[int, int] = (1, 1)
+    dilations: tuple[int, int] = (1, 1)
 
     def at(self, relative: Mapping[str, float]) -> Operator:
         """The operator at relative widths in (0, 1]; a group that is not named counts as dense."""
@@ -59,6 +67,8 @@ class OperatorCall:
             "inputs": [number + 1 for number in self.inputs],  # from 1, and 0 for an input of the network
             "weight": self.weight,
             "padding": list(self.padding),
+            "strides": list(self.strides),
+            "dilations": list(self.dilations),
         }
 
     @classmethod
@@ -66,29 +76,92 @@ class OperatorCall:
         """The inverse of ``to_json``."""
         shape = {column: int(size) for column, size in value["shape"].items() if column in COLUMNS}
         sides = tuple((str(column), Side.from_json(side)) for column, side in value["sides"].items())
-        first, second = (int(size) for size in value["padding"])
+        pairs = ((int(first), int(second)) for first, second in (value[name] for name in _PAIRS))
         return cls(
             str(value["module"]),
             Operator(str(value["kind"]), **shape),
             sides,
             tuple(int(number) - 1 for number in value["inputs"]),
             str(value["weight"]),
-            (first, second),
+            *pairs,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """A tensor that a forward makes and keeps in memory for a while; views share the memory of what they show.
+    """A piece of memory that a forward takes for a while; views, and what is worked on in place, share one.
 
     Attributes:
         nbytes: At dense widths, for the batch that was traced.
         sides: Whose fractions its size is multiplied by.
-        first: Number of the call that makes it; −1 for an input of the network.
-        last: Number of the last call that reads it; the number of calls for an output of the network.
+        uses: Steps of the forward at which it is made, read or changed, rising. Steps are all operators that run, those
+            that are no calls among them, counted from 0; −1 is when the inputs are given, and the number of steps when
+            the outputs are taken.
     """
 
     nbytes: int
     sides: tuple[Side, ...]
-    first: int
-    last: int
+    uses: tuple[int, ...]
+
+    @property
+    def first(self) -> int:
+        """The step that makes it."""
+        return self.uses[0]
+
+    @property
+    def last(self) -> int:
+        """The last step that needs it."""
+        return self.uses[-1]
+
+    def at(self, relative: Mapping[str, float]) -> int:
+        """Its bytes at relative widths in (0, 1]; a group that is not named counts as dense."""
+        return round(self.nbytes * math.prod(side.fraction(relative) for side in self.sides))
+
+
+def calls_without(calls: Sequence[OperatorCall], gone: Callable[[str], str]) -> tuple[OperatorCall, ...]:
+    """The calls that are left when modules go that give back what they get; what they gave is read from before them.
+
+    Args:
+        gone: The removed module that holds the module of that path; empty where it stays.
+    """
+    sources: list[tuple[int, ...]] = []  # of each call, what a reader of it reads in terms of calls that stay
+    entries: dict[str, dict[int, None]] = {}  # what each removed module gets
+    number: dict[int, int] = {-1: -1}
+    left = []
+    for i, call in enumerate(calls):
+        read = tuple(dict.fromkeys(each for n in call.inputs for each in ((-1,) if n < 0 else sources[n])))
+        block = gone(call.module)
+        if block:
+            outside = [n for n in call.inputs if n < 0 or gone(calls[n].module) != block]
+            found = entries.setdefault(block, {})
+            found.update(dict.fromkeys(each for n in outside for each in ((-1,) if n < 0 else sources[n])))
+            sources.append(tuple(found))
+        else:
+            number[i] = len(left)
+            left.append(replace(call, inputs=tuple(number[n] for n in read)))
+            sources.append((i,))
+    return tuple(left)
+
+
+def activations_without(
+    activations: Sequence[Activation], gone: Sequence[bool], same: Collection[tuple[int, int]]
+) -> tuple[tuple[Activation, ...], tuple[int, ...]]:
+    """The memory that is left when steps go, and of each activation its number among those left; −1 if it goes too.
+
+    Args:
+        gone: Whether each step goes.
+        same: Pairs of activations that become one, the one that is made earlier first.
+    """
+    home = list(range(len(activations)))
+    for first, second in sorted(same):
+        home[second] = home[first]
+    stays = [-1, *(step for step, goes in enumerate(gone) if not goes), len(gone)]
+    kept = set(stays)
+    uses: dict[int, set[int]] = {}
+    for i, each in enumerate(activations):
+        mine = {bisect_left(stays, step) - 1 for step in each.uses if step in kept}
+        uses.setdefault(home[i], set()).update(mine)
+    left = [i for i, steps in uses.items() if steps]
+    number = {i: n for n, i in enumerate(left)}
+    found = tuple(replace(activations[i], uses=tuple(sorted(uses[i]))) for i in left)
+    return found, tuple(number.get(home[i], -1) for i in range(len(activations)))

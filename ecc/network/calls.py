@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from ecc.core.calls import Activation, OperatorCall
 from ecc.core.layers import Side
-from ecc.core.operators import COLUMNS, Operator
+from ecc.core.operators import COLUMNS, CONVOLUTIONS, Operator
 from ecc.core.widths import WidthGroup
 from ecc.network.axes import Propagation
 from ecc.network.capture import Capture, is_item, live
@@ -106,6 +106,10 @@ class _Finder:
                     inputs if number == 0 else (len(self._calls) - 1,),
                     weight,
                     _padding(node, operator),
+                    *(
+                        _pair(node, operator, name, 1) if operator.kind in CONVOLUTIONS else (1, 1)
+                        for name in ("stride", "dilation")
+                    ),
                 )
             )
         self._sources[node] = (len(self._calls) - 1,)
@@ -222,15 +226,31 @@ def _product(first: Side, second: Side) -> Side:
 
 def _padding(node: fx.Node, operator: Operator) -> tuple[int, int]:
     """Zeros before the first row and column of a convolution's or a pooling's input."""
-    schema = node.target._schema.arguments if isinstance(node.target, torch._ops.OpOverload) else ()
-    number, argument = next(((i, each) for i, each in enumerate(schema) if each.name == "padding"), (0, None))
-    if argument is None:
-        return (0, 0)
-    given: Any = node.args[number] if number < len(node.args) else node.kwargs.get("padding", argument.default_value)
-    if given == "same":
-        rows, columns = (operator.dilation * (side - 1) // 2 for side in (operator.kernel_h, operator.kernel_w))
+    if _argument(node, "padding") == "same":
+        rows, columns = (
+            dilation * (side - 1) // 2
+            for dilation, side in zip(
+                _pair(node, operator, "dilation", 1), (operator.kernel_h, operator.kernel_w), strict=True
+            )
+        )
         return (rows, columns)
+    return _pair(node, operator, "padding", 0)
+
+
+def _pair(node: fx.Node, operator: Operator, name: str, usual: int) -> tuple[int, int]:
+    """An argument of a convolution or a pooling that has a number for each spatial axis, in rows and columns."""
+    given = _argument(node, name)
     sizes = given if isinstance(given, list | tuple) else [given]
     if not sizes or not all(isinstance(size, int) for size in sizes):
-        return (0, 0)
-    return (sizes[0] if len(sizes) > 1 else 0 if operator.height == operator.kernel_h == 1 else sizes[0], sizes[-1])
+        return (usual, usual)
+    flat = operator.height == operator.kernel_h == 1  # a signal has columns only
+    return (sizes[0] if len(sizes) > 1 else usual if flat else sizes[0], sizes[-1])
+
+
+def _argument(node: fx.Node, name: str) -> Any:
+    """An argument of an operator by its name in the schema; None where there is none."""
+    schema = node.target._schema.arguments if isinstance(node.target, torch._ops.OpOverload) else ()
+    for number, argument in enumerate(schema):
+        if argument.name == name:
+            return node.args[number] if number < len(node.args) else node.kwargs.get(name, argument.default_value)
+    return None

@@ -102,15 +102,21 @@ def _call(fields: Fields, where: str) -> OperatorCall:
     shape, sides = fields.inner("shape"), fields.inner("sides")
     if not set(COLUMNS) >= {*shape, *sides}:
         raise InputError(f"{where} has an operator with numbers that are not known here; profile again")
-    rows, columns = fields.wholes("padding") if len(fields.items("padding")) == 2 else (0, 0)
     return OperatorCall(
         fields.text("module"),
         Operator(fields.text("kind"), **{column: shape.whole(column, 1) for column in shape}),
         tuple((column, _side(sides.items(column), where)) for column in sides),
         tuple(number - 1 for number in fields.wholes("inputs")),
         fields.text("weight"),
-        (rows, columns),
+        *(_pair(fields, name, where) for name in ("padding", "strides", "dilations")),
     )
+
+
+def _pair(fields: Fields, name: str, where: str) -> tuple[int, int]:
+    sizes = fields.wholes(name)
+    if len(sizes) != 2:
+        raise InputError(f"{where} has an operator whose {name} is no pair; it is damaged or not from this program")
+    return sizes[0], sizes[1]
 
 
 def _side(parts: list[Any], where: str) -> Side:
