@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecc.core.calls import OperatorCall
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields, Scalar, parse_object
-from ecc.core.calls import OperatorCall
 from ecc.core.layers import Layer, Side
 from ecc.core.operators import COLUMNS, Operator
 from ecc.core.table import PURPOSES, Provenance
