@@ -1,17 +1,17 @@
 """Judging: how far a cost model can be trusted, from rows that it has not seen.
 
 Every figure comes from cross-validation: the rows are cut in folds, each fold is predicted by a model fitted to the
-others, and the errors are pooled. Only then is the model fitted once more, to all rows; that last model is what is
-returned, so its error is if anything a little below the one stated. Only rows that were drawn at random are held out:
-corners, sweeps and rows that a fit chose for itself are fitted to in every fold, because an error over them is no
-estimate of the error at other widths.
+others, and the errors are pooled. Where the form is chosen, it is chosen anew for each fold, from errors within the
+other rows alone, so that the error stated is that of choosing and fitting together (Varma and Simon, 2006). Only then
+is a model fitted once more, to all rows; that one is returned, so its error is if anything a little below the one
+stated. Only rows that were drawn at random are held out: corners, sweeps and rows that a fit chose for itself are
+fitted to in every fold, because an error over them is no estimate of the error at other widths.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,23 +21,23 @@ from numpy.typing import NDArray
 
 from ecc.core.errors import InputError
 from ecc.core.layers import SumOfProducts
-from ecc.core.table import ProfileTable
-from ecc.energy_models.bilinear import fit_samples
+from ecc.core.problem import Progress
+from ecc.core.table import OperatorTable, ProfileTable
+from ecc.energy_models.choice import Candidate, choose, explain
+from ecc.energy_models.crossing import Crossed, Folds, Predictor, cross, held_out, predictor
 from ecc.energy_models.fitted import FittedCost, conformal_quantile
+from ecc.energy_models.forms import AUTO, FORMS, Options, demand_form
 from ecc.energy_models.least_squares import relative_nnls
 from ecc.energy_models.samples import Samples
 
-__all__ = ["FORMS", "Fit", "judge"]
+__all__ = ["Fit", "judge"]
 
 Floats = NDArray[np.float64]
-Fitter = Callable[[Samples], FittedCost]
-
-FORMS: Mapping[str, Fitter] = MappingProxyType({"bilinear": fit_samples})
-"""The fitted forms by name."""
 
 _LEVEL = 0.95
 _FEWEST_HELD = 5
-_LEARNING = (0.1, 0.2, 0.4, 0.7)  # shares of the training rows; all of them come last
+_HOLDOUT = (0.1, 1 / 3)  # three folds at least, so that something is left without two; at most 45 pairs of them
+_LEARNING = (0.1, 0.2, 0.4)  # shares of the training rows; fits without two folds have more, and all of them come last
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,16 +46,18 @@ class Fit:
 
     Attributes:
         cost: The model, fitted to all rows after it was judged; carries the calibration of its intervals.
-        form: A key of FORMS.
+        form: Its form, a key of FORMS.
         samples: Rows used.
         holdout: Relative errors of rows that were held out: ``mape`` (mean), ``p95``, ``worst``, and ``within_10pct``
-            (the share of rows within ±10 %).
+            (the share of rows within ±10 %); where the form was chosen, of the choice and the fit together.
         noise_floor: MAPE that a perfect model would show, given the noise of the rows; NaN when that is unknown.
-        interval_coverage: Share of rows inside 95 % intervals that were calibrated without them.
+        interval_coverage: Share of rows inside 95 % intervals whose form and calibration came from other rows.
         macs_only: MAPE of constant + MACs, on the same folds.
-        learning_curve: MAPE against the number of rows fitted to.
+        learning_curve: MAPE of the form against the number of rows fitted to; ends in the held-out error.
         residuals: One row per sample that was held out, by its number in the profile: ``measured`` and ``predicted``
             (ratios to dense), ``relative_error``, ``noise`` (standard deviation).
+        forms: All forms that were considered, with their held-out errors; the simplest first.
+        chosen_because: Why this form, in one sentence.
     """
 
     cost: FittedCost
@@ -67,10 +69,12 @@ class Fit:
     macs_only: float
     learning_curve: tuple[tuple[int, float], ...]
     residuals: pd.DataFrame
+    forms: tuple[Candidate, ...] = ()
+    chosen_because: str = ""
 
     @property
     def coefficients(self) -> dict[str, float]:
-        """What each term costs at dense widths, in s or J."""
+        """The model in numbers with names; of a sum of terms, what each costs at dense widths, in s or J."""
         return self.cost.coefficients
 
     def to_json(self) -> dict[str, Any]:
@@ -79,6 +83,8 @@ class Fit:
             "metric": self.cost.metric,
             "unit": self.cost.unit,
             "form": self.form,
+            "chosen_because": self.chosen_because,
+            "forms": [candidate.to_json() for candidate in self.forms],
             "samples": self.samples,
             "holdout": dict(self.holdout),
             "noise_floor": None if np.isnan(self.noise_floor) else self.noise_floor,
@@ -96,83 +102,129 @@ class Fit:
         )
 
 
-def judge(table: ProfileTable, metric: str, *, form: str = "bilinear", seed: int = 0, holdout: float = 0.2) -> Fit:
+def judge(
+    table: ProfileTable,
+    metric: str,
+    *,
+    form: str = AUTO,
+    operators: OperatorTable | None = None,
+    robust: bool = False,
+    extrapolate: bool = False,
+    seed: int = 0,
+    holdout: float = 0.2,
+    progress: Progress | None = None,
+) -> Fit:
     """Fit a cost model and find its error on rows that it was not fitted to.
 
     Args:
         metric: A measured metric of the table.
-        form: A key of FORMS.
-        seed: Of the folds.
-        holdout: Share of the random rows that each fold holds out, in (0, 0.5]; 0.2 is five folds.
+        form: A key of FORMS, or ``auto``: the simplest of those whose held-out errors chance cannot tell from the
+            least one (``choice.choose``).
+        operators: Operator profile of the same device and runtime, for the forms that are made of one.
+        robust: Let rows count less that disagree with what the others say.
+        extrapolate: Let the model be asked for widths outside those that were profiled.
+        seed: Of the folds and of whatever a form draws at random.
+        holdout: Share of the random rows that each fold holds out, in [0.1, 1/3]; 0.2 is five folds.
 
     Raises:
-        InputError: If the form or the share is unknown, or the rows cannot carry a fit (see Samples.of).
+        InputError: If the form is unknown or lacks its operator profile, the share is out of range, or the rows cannot
+            carry a fit (see Samples.of).
     """
-    if form not in FORMS:
-        raise InputError(f"cost model form {form!r} is unknown; choose from {', '.join(FORMS)}")
-    if not 0 < holdout <= 0.5:
-        raise InputError(f"judge(holdout=...) must be in (0, 0.5], got {holdout}")
+    options = Options(operators=operators, robust=robust, seed=seed)
+    demand_form(form, options)
+    if not _HOLDOUT[0] <= holdout <= _HOLDOUT[1]:
+        raise InputError(f"judge(holdout=...) must be in [0.1, 1/3], got {holdout}")
     samples = Samples.of(table, metric)
-    fitter = FORMS[form]
-    held = np.flatnonzero(samples.random)
-    if len(held) < _FEWEST_HELD:
-        raise InputError(
-            f"{len(held)} of the {len(samples)} profile rows were drawn at random and can be held out, at least "
-            f"{_FEWEST_HELD} are needed; profile more samples"
-        )
-    folds = min(round(1 / holdout), len(held))
     generator = np.random.default_rng(seed)
-    splits = list(_folds(samples, folds, generator))
-    judged = samples.take(held)
-    predicted = _held_out(samples, splits, lambda rows: _predictor(fitter(rows)))
-    error = predicted / judged.ratio - 1
-    figures = _figures(error)
-    calibration = tuple(np.sort(np.abs(np.log(judged.ratio / predicted))).tolist())
+    folds = Folds.of(_demand_held(samples), max(3, round(1 / holdout)), generator)
+    crossed, left_out = _cross_all(folds, form, options, progress)
+    drawn, ratio = folds.drawn, samples.ratio
+    errors = {name: _error(found.outer, ratio)[drawn] for name, found in crossed.items()}
+    chosen = choose(errors)
+    picks = [_pick(crossed, ratio, fold) for fold in range(len(folds))]
+    predicted = np.full(len(samples), np.nan)
+    for name, part in zip(picks, folds.parts, strict=True):
+        predicted[part] = crossed[name].outer[part]
+    relative = (predicted / ratio - 1)[drawn]
+    figures = _figures(relative)
+    calibration = tuple(np.sort(np.abs(np.log(ratio / predicted)[drawn])).tolist())
+    cost = FORMS[chosen].fit(samples, options)
     return Fit(
-        cost=replace(fitter(samples), calibration=calibration, holdout=figures),
-        form=form,
+        cost=replace(cost, calibration=calibration, holdout=figures, extrapolate=extrapolate),
+        form=chosen,
         samples=len(samples),
         holdout=figures,
-        noise_floor=_noise_floor(judged.noise),
-        interval_coverage=_coverage(samples, splits, fitter, folds, generator),
-        macs_only=float(np.abs(_held_out(samples, splits, _macs_only) / judged.ratio - 1).mean()),
-        learning_curve=_learning_curve(samples, splits, fitter, figures["mape"]),
+        noise_floor=_noise_floor(samples.noise[drawn]),
+        interval_coverage=_coverage(folds, crossed, picks),
+        macs_only=float(_error(held_out(folds, _macs_only), ratio)[drawn].mean()),
+        learning_curve=_learning_curve(folds, chosen, options, crossed[chosen], figures["mape"]),
         residuals=pd.DataFrame(
             {
-                "measured": judged.ratio,
-                "predicted": predicted,
-                "relative_error": error,
-                "noise": judged.noise,
+                "measured": ratio[drawn],
+                "predicted": predicted[drawn],
+                "relative_error": relative,
+                "noise": samples.noise[drawn],
             },
-            index=held,
+            index=samples.numbers[drawn],
         ),
+        forms=(*(Candidate.of(name, error, picks.count(name)) for name, error in errors.items()), *left_out),
+        chosen_because=explain(errors) if form == AUTO else f"{form} was asked for",
     )
 
 
-Split = tuple[NDArray[np.int64], NDArray[np.int64]]
-Predictor = Callable[[Samples], Floats]
+def _demand_held(samples: Samples) -> Samples:
+    held = len(np.unique(samples.widths[samples.random], axis=0))
+    if held < _FEWEST_HELD:
+        raise InputError(
+            f"{held} of the {len(samples)} profile rows were drawn at random and can be held out, at least "
+            f"{_FEWEST_HELD} of different widths are needed; profile more samples"
+        )
+    return samples
 
 
-def _folds(samples: Samples, folds: int, generator: np.random.Generator) -> Iterator[Split]:
-    """(training rows, held-out rows) of each fold, shuffled; rows not drawn at random always train."""
-    parts = np.array_split(generator.permutation(np.flatnonzero(samples.random)), folds)
-    always = np.flatnonzero(~samples.random)
-    for held in range(len(parts)):
-        others = np.concatenate([always, *parts[:held], *parts[held + 1 :]])
-        yield (generator.permutation(others) if len(always) else others), parts[held]
+def _cross_all(
+    folds: Folds, form: str, options: Options, progress: Progress | None
+) -> tuple[dict[str, Crossed], list[Candidate]]:
+    """What the form, or with auto each one, predicts; and those that these rows or options cannot carry."""
+    names = [
+        name for name in (FORMS if form == AUTO else (form,)) if options.operators or not FORMS[name].needs_operators
+    ]
+    left_out = [
+        Candidate(name, left_out="it needs an operator profile of the device (--operators)")
+        for name in (FORMS if form == AUTO else ())
+        if name not in names
+    ]
+    fits = len(folds) * (len(folds) + 1) // 2
+    crossed: dict[str, Crossed] = {}
+    refused: list[InputError] = []
+    for place, name in enumerate(names):
+        count = iter(range(place * fits + 1, (place + 1) * fits + 1))
+
+        def report(name: str = name, count: Any = count) -> None:
+            if progress is not None:
+                progress("fit", next(count), len(names) * fits, name)
+
+        def fit(rows: Samples, name: str = name) -> FittedCost:
+            return FORMS[name].fit(rows, options)
+
+        try:
+            crossed[name] = cross(folds, fit, report)
+        except InputError as error:
+            refused.append(error)
+            left_out.append(Candidate(name, left_out=str(error)))
+    if not crossed:
+        raise refused[0]
+    return crossed, left_out
 
 
-def _predictor(cost: FittedCost) -> Predictor:
-    """A fitted cost as a function samples → ratios."""
-    return lambda samples: cost(torch.tensor(samples.widths)).numpy() / cost.dense
+def _pick(crossed: Mapping[str, Crossed], ratio: Floats, fold: int) -> str:
+    """The form that the rows outside a fold speak for."""
+    rows = np.isfinite(next(iter(crossed.values())).inner[fold])
+    return choose({name: _error(found.inner[fold], ratio)[rows] for name, found in crossed.items()})
 
 
-def _held_out(samples: Samples, splits: list[Split], fitter: Callable[[Samples], Predictor]) -> Floats:
-    """The ratio of each row drawn at random, in order, as predicted by the fit that has not seen it."""
-    predicted = np.empty(len(samples))
-    for train, held in splits:
-        predicted[held] = fitter(samples.take(train))(samples.take(held))
-    return predicted[samples.random]
+def _error(predicted: Floats, ratio: Floats) -> Floats:
+    return np.asarray(np.abs(predicted / ratio - 1), dtype=np.float64)
 
 
 def _macs_only(samples: Samples) -> Predictor:
@@ -205,30 +257,25 @@ def _noise_floor(noise: Floats) -> float:
     return float(known.mean() * np.sqrt(2 / np.pi)) if len(known) else float("nan")
 
 
-def _coverage(
-    samples: Samples, splits: list[Split], fitter: Fitter, folds: int, generator: np.random.Generator
-) -> float:
-    """Share of held-out rows inside intervals whose model and calibration both come from the other rows."""
-    inside = 0
-    for train, held in splits:
-        rows, rest = samples.take(train), samples.take(held)
-        inner = list(_folds(rows, min(folds, int(rows.random.sum())), generator))
-        seen = _held_out(rows, inner, lambda part: _predictor(fitter(part)))
-        width = conformal_quantile(np.sort(np.abs(np.log(rows.ratio[rows.random] / seen))).tolist(), _LEVEL)
-        error = np.abs(np.log(rest.ratio / _predictor(fitter(rows))(rest)))
-        inside += int((error <= width).sum())
-    return inside / int(samples.random.sum())
+def _coverage(folds: Folds, crossed: Mapping[str, Crossed], picks: list[str]) -> float:
+    """Share of held-out rows inside intervals whose form, model and calibration all come from the other rows."""
+    ratio, inside = folds.samples.ratio, 0
+    for fold, (name, part) in enumerate(zip(picks, folds.parts, strict=True)):
+        seen = np.abs(np.log(ratio / crossed[name].inner[fold]))
+        width = conformal_quantile(np.sort(seen[np.isfinite(seen)]).tolist(), _LEVEL)
+        inside += int((np.abs(np.log(ratio[part] / crossed[name].outer[part])) <= width).sum())
+    return inside / len(folds.drawn)
 
 
 def _learning_curve(
-    samples: Samples, splits: list[Split], fitter: Fitter, mape: float
+    folds: Folds, form: str, options: Options, crossed: Crossed, mape: float
 ) -> tuple[tuple[int, float], ...]:
-    """MAPE of fits to the first of each fold's shuffled training rows; the last point is the held-out MAPE."""
-    most = min(len(train) for train, _ in splits)
-    sizes = sorted({max(2, round(share * most)) for share in _LEARNING})
-    curve = []
-    for size in sizes:
-        shorter = [(train[:size], held) for train, held in splits]
-        predicted = _held_out(samples, shorter, lambda rows: _predictor(fitter(rows)))
-        curve.append((size, float(np.abs(predicted / samples.ratio[samples.random] - 1).mean())))
-    return (*curve, (most, mape))
+    """MAPE of fits to the first of each fold's training rows, of those without two folds, and the held-out one."""
+    ratio, drawn = folds.samples.ratio, folds.drawn
+    fit: Callable[[Samples], Predictor] = lambda rows: predictor(FORMS[form].fit(rows, options))  # noqa: E731
+    most = min(len(order) for order in folds.orders)
+    fewer = most - max(len(part) for part in folds.parts)
+    curve = {most: mape, fewer: float(np.nanmean(_error(crossed.inner, ratio)))}
+    for size in {max(2, round(share * most)) for share in _LEARNING} - set(curve):
+        curve[size] = float(_error(held_out(folds, fit, most=size), ratio)[drawn].mean())
+    return tuple(sorted(curve.items()))

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ecc.core.calls import OperatorCall
 from ecc.core.cost import METRICS
 from ecc.core.errors import InputError
 from ecc.core.layers import Layer
+from ecc.core.operators import COLUMNS
 from ecc.core.table import RANDOM, ProfileTable, Provenance
 from ecc.core.widths import WidthSpace
 
@@ -22,6 +24,7 @@ FEWEST = 10
 
 _ONE_ORIGIN = ("device_fingerprint", "runtime", "threads", "fingerprint")
 _Z95 = 1.959963984540054
+_MOST = 1e6  # of a ratio to dense, or of its inverse
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +41,8 @@ class Samples:
         ratio: Metric relative to the dense network, shape (n_rows,), positive.
         noise: Standard deviation of the logarithm of each ratio, shape (n_rows,).
         random: Whether each row was drawn at random, so that it stands for all widths, shape (n_rows,).
+        numbers: Of the rows in the profile, shape (n_rows,).
+        calls: The operators that the network runs; empty where they were not recorded.
     """
 
     metric: str
@@ -49,34 +54,55 @@ class Samples:
     ratio: NDArray[np.float64]
     noise: NDArray[np.float64]
     random: NDArray[np.bool_]
+    numbers: NDArray[np.int64]
+    calls: tuple[OperatorCall, ...] = ()
 
     @classmethod
     def of(cls, table: ProfileTable, metric: str) -> Samples:
-        """The rows of a table for one metric.
+        """The rows of a table that have one metric.
 
         Raises:
-            InputError: If the metric was not measured, rows are too few, not finite or of several origins, or if a
-                width or the metric never varies.
+            InputError: If the metric was not measured, rows are too few, not finite or of several origins, if a width
+                or the metric never varies, or if the table holds operators.
         """
+        if set(COLUMNS) <= set(table.space.names):
+            raise InputError(
+                "the profile holds operators, not widths of a network, which is what a cost model is fitted to; "
+                "profile a network with `ecc profile MODEL`, and give this one as the operator profile (--operators)"
+            )
         if metric not in table.metrics or f"{metric}_ratio" not in table.rows:
             measured = ", ".join(table.metrics) or "nothing"
             raise InputError(
                 f"{metric} of {table.provenance.network} was not measured on {table.provenance.device} "
                 f"(the profile holds {measured}); profile it where {metric} has a meter"
             )
-        if len(table) < FEWEST:
-            raise InputError(
-                f"the profile holds {len(table)} rows, a fit needs at least {FEWEST}; profile more samples"
-            )
-        _refuse_mixed(table)
         widths = np.asarray(table.widths, dtype=np.float64)
-        ratio = _column(table.rows, f"{metric}_ratio")
-        _refuse_broken(table, metric, widths, ratio)
+        _refuse_misshapen(table, widths)
+        numbers = _measured(table.rows, metric)
+        if len(numbers) < FEWEST:
+            raise InputError(
+                f"the profile holds {len(numbers)} rows of {metric}, a fit needs at least {FEWEST}; "
+                "profile more samples"
+            )
+        rows, widths = table.rows.iloc[numbers], widths[numbers]
+        _refuse_mixed(rows)
+        ratio = _column(rows, f"{metric}_ratio")
+        _refuse_broken(metric, ratio, numbers)
+        _refuse_outside(table.space, widths, numbers)
         _refuse_constant(table.space, metric, widths, ratio)
-        reference = _checked_reference(metric, table.reference[metric])
-        noise = _noise(table.rows, metric)
-        random = _random(table.rows)
-        return cls(metric, table.provenance, table.space, table.layers, reference, widths, ratio, noise, random)
+        return cls(
+            metric=metric,
+            provenance=table.provenance,
+            space=table.space,
+            layers=table.layers,
+            reference=_checked_reference(metric, table.reference[metric]),
+            widths=widths,
+            ratio=ratio,
+            noise=np.fmax(_noise(rows, metric), _repeated(widths, ratio)),
+            random=_random(rows),
+            numbers=numbers,
+            calls=table.calls,
+        )
 
     def __len__(self) -> int:
         return len(self.ratio)
@@ -84,32 +110,57 @@ class Samples:
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Samples:
         """Those rows only."""
         return replace(
-            self, widths=self.widths[rows], ratio=self.ratio[rows], noise=self.noise[rows], random=self.random[rows]
+            self,
+            widths=self.widths[rows],
+            ratio=self.ratio[rows],
+            noise=self.noise[rows],
+            random=self.random[rows],
+            numbers=self.numbers[rows],
         )
 
 
-def _refuse_mixed(table: ProfileTable) -> None:
+def _measured(rows: pd.DataFrame, metric: str) -> NDArray[np.int64]:
+    """Numbers of the rows at which the metric was read; all of them where the table does not say."""
+    pairs = _column(rows, f"{metric}_n")
+    return np.flatnonzero(~(pairs == 0)).astype(np.int64)
+
+
+def _refuse_mixed(rows: pd.DataFrame) -> None:
     for column in _ONE_ORIGIN:
-        if column in table.rows and table.rows[column].nunique(dropna=False) > 1:
-            values = ", ".join(str(value) for value in table.rows[column].unique()[:3])
+        if column in rows and rows[column].nunique(dropna=False) > 1:
+            values = ", ".join(str(value) for value in rows[column].unique()[:3])
             raise InputError(f"the profile mixes rows of several origins ({column}: {values}); fit each one alone")
 
 
-def _refuse_broken(table: ProfileTable, metric: str, widths: NDArray[np.float64], ratio: NDArray[np.float64]) -> None:
-    if widths.shape != (len(ratio), len(table.space)):
+def _refuse_misshapen(table: ProfileTable, widths: NDArray[np.float64]) -> None:
+    if widths.shape != (len(table), len(table.space)):
         raise InputError(
-            f"the profile has widths of shape {widths.shape} for {len(ratio)} rows and {len(table.space)} groups; "
+            f"the profile has widths of shape {widths.shape} for {len(table)} rows and {len(table.space)} groups; "
             "profile this network again"
         )
+
+
+def _refuse_broken(metric: str, ratio: NDArray[np.float64], numbers: NDArray[np.int64]) -> None:
     bad = np.flatnonzero(~(np.isfinite(ratio) & (ratio > 0)))
     if len(bad):
         raise InputError(
-            f"{len(bad)} of {len(ratio)} profile rows have no positive {metric} ratio (first: row {bad[0]}); "
+            f"{len(bad)} of {len(ratio)} profile rows have no positive {metric} ratio (first: row {numbers[bad[0]]}); "
             "drop them or measure them again"
         )
-    outside = ~((widths >= 1) & (widths <= np.array(table.space.dense))).all(axis=1)
+    impossible = np.flatnonzero((ratio > _MOST) | (ratio < 1 / _MOST))
+    if len(impossible):
+        raise InputError(
+            f"profile row {numbers[impossible[0]]} has a {metric} of {ratio[impossible[0]]:.3g} of dense, "
+            "which no network has; drop it or measure it again"
+        )
+
+
+def _refuse_outside(space: WidthSpace, widths: NDArray[np.float64], numbers: NDArray[np.int64]) -> None:
+    outside = ~((widths >= 1) & (widths <= np.array(space.dense))).all(axis=1)
     if outside.any():
-        raise InputError(f"profile row {int(np.argmax(outside))} has widths outside the network; profile it again")
+        raise InputError(
+            f"profile row {numbers[int(np.argmax(outside))]} has widths outside the network; profile it again"
+        )
 
 
 def _refuse_constant(space: WidthSpace, metric: str, widths: NDArray[np.float64], ratio: NDArray[np.float64]) -> None:
@@ -164,6 +215,15 @@ def _noise(rows: pd.DataFrame, metric: str) -> NDArray[np.float64]:
     pooled = np.sqrt(sum(float(((block - block.mean()) ** 2).sum()) for block in logs if len(block) > 1) / freedom)
     between = pooled / np.sqrt([max(len(block), 1) for block in logs])
     return np.asarray(np.fmax(within, between), dtype=np.float64)
+
+
+def _repeated(widths: NDArray[np.float64], ratio: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Spread of the logarithm between rows of the same widths, pooled: what each row is noisy by; NaN without any."""
+    _, same = np.unique(widths, axis=0, return_inverse=True)
+    spread = pd.Series(np.log(ratio)).groupby(same.reshape(-1))
+    freedom = len(ratio) - spread.ngroups
+    pooled = np.sqrt(((spread.transform("mean") - np.log(ratio)) ** 2).sum() / freedom) if freedom else np.nan
+    return np.full(len(ratio), pooled)
 
 
 def _logarithms(cell: object) -> NDArray[np.float64]:

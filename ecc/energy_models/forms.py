@@ -1,0 +1,82 @@
+"""Forms: the kinds of cost model that can be fitted to a profile, by name, the simplest first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from ecc.core.errors import InputError
+from ecc.core.table import OperatorTable
+from ecc.energy_models import bilinear
+from ecc.energy_models.bilinear import BilinearCost
+from ecc.energy_models.fitted import FittedCost
+from ecc.energy_models.samples import Samples
+
+__all__ = ["AUTO", "FORMS", "Form", "Options", "demand_form"]
+
+AUTO = "auto"
+"""Instead of a form: the one that held-out error speaks for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How forms are fitted; each takes what concerns it.
+
+    Attributes:
+        operators: Operator profile of the same device and runtime; None where there is none.
+        robust: Let rows count less that disagree with what the others say.
+        seed: Of whatever a form draws at random.
+    """
+
+    operators: OperatorTable | None = None
+    robust: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A kind of cost model.
+
+    Attributes:
+        cost: Its class, which also reads it from files.
+        fit: Fits it to rows that are already checked; InputError where they cannot carry it.
+        summary: What it is, in a few words.
+        needs_operators: Whether it is made of an operator profile.
+    """
+
+    cost: type[FittedCost]
+    fit: Callable[[Samples, Options], FittedCost]
+    summary: str
+    needs_operators: bool = False
+
+
+FORMS: Mapping[str, Form] = MappingProxyType(
+    {
+        "bilinear": Form(
+            BilinearCost,
+            lambda samples, options: bilinear.fit_samples(samples),
+            "constant + products of the widths that a layer reads and writes",
+        ),
+    }
+)
+"""The fitted forms by name; of two that predict equally well the earlier one is preferred."""
+
+
+def demand_form(name: str, options: Options) -> None:
+    """Refuse a form that does not exist, or whose operator profile is missing or not asked for.
+
+    Raises:
+        InputError: If so.
+    """
+    if name not in (AUTO, *FORMS):
+        raise InputError(f"cost model form {name!r} is unknown; choose from {', '.join((AUTO, *FORMS))}")
+    if name == AUTO:
+        return
+    if FORMS[name].needs_operators and options.operators is None:
+        raise InputError(
+            f"form {name} is composed of what operators cost on the device: profile them with "
+            "`ecc profile --operators` and give the store with --operators (operators=... in Python)"
+        )
+    if options.operators is not None and not FORMS[name].needs_operators:
+        raise InputError(f"form {name} makes no use of an operator profile; leave it out, or choose another form")
