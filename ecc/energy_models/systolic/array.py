@@ -100,7 +100,7 @@ class SystolicArray:
             raise InputError(f"SystolicArray(frequency_hz=...) must be in Hz, at most 1e12, got {frequency!r:.80}")
 
     def _demand_energies(self) -> None:
-        if self.unit not in UNITS:
+        if self.unit not in list(UNITS):  # a list: what comes from TOML may have no hash
             raise InputError(f"SystolicArray(unit=...) must be one of {', '.join(UNITS)}, got {self.unit!r:.80}")
         most = _MOST_JOULES if self.unit == "J" else _MOST_UNITS
         for name in _ENERGIES:
