@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ecc.api.compressing import Compression
+    from ecc.api.fitting import fit, judge
     from ecc.api.keeping import Source, load
-    from ecc.api.verbs import compress, fit, front, profile, verify
+    from ecc.api.verbs import compress, front, profile, verify
     from ecc.core.budget import Budget
     from ecc.core.cost import CostModel
     from ecc.core.errors import EccError, InputError, Interrupted, MeterError, UnavailableError
     from ecc.core.table import ProfileTable
     from ecc.energy_models.bilinear import BilinearCost
     from ecc.energy_models.counting import CountCost
-    from ecc.energy_models.judging import Fit, judge
+    from ecc.energy_models.judging import Fit
     from ecc.fronts import Front
     from ecc.network.graph import WidthGraph
     from ecc.network.manifest import SlimManifest, rebuild
@@ -64,9 +65,9 @@ _HOME = {
     "Verification": "ecc.verification",
     "WidthGraph": "ecc.network.graph",
     "compress": "ecc.api.verbs",
-    "fit": "ecc.api.verbs",
+    "fit": "ecc.api.fitting",
     "front": "ecc.api.verbs",
-    "judge": "ecc.energy_models.judging",
+    "judge": "ecc.api.fitting",
     "load": "ecc.api.keeping",
     "outline": "ecc.network.slimming",
     "profile": "ecc.api.verbs",

@@ -22,8 +22,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ecc.api.measuring import judge_best, measure_widths
+from ecc.api.measuring import measure_widths
 from ecc.core.table import ProfileTable
+from ecc.energy_models.judging import judge
 from ecc.network.blocks import aligned_steps, in_blocks
 from ecc.network.tracing import trace
 from ecc.profiler.devices import current_device
@@ -119,7 +120,7 @@ def main() -> None:
     with Store(first) as store, Store(second) as again:
         table, repeated = store.table(), repeats(store.table(), again.table())
     half = (table.rows["latency_ratio_high"] - table.rows["latency_ratio_low"]) / 2 / table.rows["latency_ratio"]
-    paired, alone = judge_best(table, "latency"), judge_best(without_pairing(table), "latency")
+    paired, alone = (judge(rows, "latency", form="bilinear") for rows in (table, without_pairing(table)))
     found = {
         "network": arguments.network,
         "rows": len(table),

@@ -9,11 +9,12 @@ from torch import nn
 
 from ecc.api.compressing import compress
 from ecc.api.constraints import constraints_of, graph_of_costs
-from ecc.api.measuring import judge_best, measure_widths
+from ecc.api.measuring import measure_widths
 from ecc.api.recipe import METHODS, Recipe
 from ecc.core.budget import Budget
 from ecc.core.errors import InputError, Interrupted, UnavailableError
 from ecc.data.loading import load_data
+from ecc.energy_models.judging import judge
 from ecc.network.equality import zero_then_remove
 from ecc.network.tracing import trace
 from ecc.profiler.window import Window
@@ -41,7 +42,7 @@ def latency():
     model, graph = network()
     window = Window(device_warm_up_s=0.2, pairs=6, burst=2, blocks=2, max_blocks=2, max_s=5.0)
     result = measure_widths(model, graph, INPUTS, samples=14, step=4, window=window, network="small")
-    return judge_best(result.table, "latency").cost
+    return judge(result.table, "latency", form="bilinear").cost
 
 
 def compressed(*budgets, method="uniform", costs=(), **settings):

@@ -18,11 +18,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import nn
 
-from ecc.api.measuring import judge_best, measure_widths
+from ecc.api.measuring import measure_widths
 from ecc.core.errors import InputError
 from ecc.core.table import ProfileTable
 from ecc.core.widths import WidthSpace
-from ecc.energy_models.judging import Fit
+from ecc.energy_models.judging import Fit, judge
 from ecc.energy_models.leverage import choose_rows
 from ecc.energy_models.samples import Samples
 from ecc.network.graph import WidthGraph
@@ -32,6 +32,7 @@ from ecc.profiler.protocol import ProfileResult
 
 __all__ = ["Adaptation", "Batch", "Chooser", "measure", "measure_adaptively"]
 
+_FORM = "bilinear"  # whose leverage says where to measure; and quick to judge after each batch
 _START = 50  # rows of the plan that come first
 _DRAWN, _CHOSEN = 10, 10  # of each further batch
 _CANDIDATES = 1000
@@ -45,7 +46,7 @@ class Batch:
 
     Attributes:
         rows: Configurations so far.
-        mape: Held-out error of the best form, over the random rows alone.
+        mape: Held-out error of a bilinear model, over the random rows alone.
         noise_floor: What a perfect model would show; NaN where that is unknown.
         chosen_by: ``plan``, or ``plan and leverage``.
     """
@@ -175,7 +176,7 @@ class Chooser:
         planned = plan(table.space, self.samples, layers=table.layers, seed=self.seed, around=self.around)
         rows = _rows_of(table, planned[: _START + batch * _DRAWN], batch * _CHOSEN)
         known = replace(table, widths=table.widths[rows], rows=table.rows.iloc[rows].reset_index(drop=True))
-        fit = judge_best(known, self.metric, seed=self.seed)
+        fit = judge(known, self.metric, form=_FORM, seed=self.seed)
         chosen_by = "plan and leverage" if batch else "plan"
         self.batches.append(Batch(len(rows), fit.holdout["mape"], fit.noise_floor, chosen_by))
         errors = fit.residuals["relative_error"].abs()

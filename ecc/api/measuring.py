@@ -1,4 +1,4 @@
-"""profile and fit: the parts named, put together."""
+"""profile: the parts named, put together."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ from ecc.core.errors import InputError
 from ecc.core.meter import Meter
 from ecc.core.problem import Progress
 from ecc.core.table import ProfileTable
-from ecc.energy_models.judging import FORMS, Fit, judge
 from ecc.network.blocks import aligned_steps, in_blocks
 from ecc.network.graph import WidthGraph
 from ecc.profiler.design import Point, plan
 from ecc.profiler.devices import current_device
 from ecc.profiler.gauges import gauge_for
-from ecc.profiler.operators import holds_operators
 from ecc.profiler.protocol import ProfileResult, profile
 from ecc.profiler.runtimes import runtime_named
 from ecc.profiler.store import Store
 from ecc.profiler.window import Window
 
-__all__ = ["judge_best", "measure_widths"]
+__all__ = ["measure_widths"]
 
 
 def measure_widths(
@@ -89,18 +87,3 @@ def measure_widths(
         wait=wait,
         more=more,
     )
-
-
-def judge_best(table: ProfileTable, metric: str, *, form: str = "auto", seed: int = 0) -> Fit:
-    """Fit the form of that name, or with ``auto`` the one of least held-out error.
-
-    Raises:
-        InputError: If there is no such form, or the rows cannot carry a fit.
-    """
-    if holds_operators(table.space):
-        raise InputError(
-            "the store holds operators, not widths of a network, which is what a cost model is fitted to; "
-            "profile a network with `ecc profile MODEL`"
-        )
-    names = tuple(FORMS) if form == "auto" else (form,)
-    return min((judge(table, metric, form=name, seed=seed) for name in names), key=lambda fit: fit.holdout["mape"])

@@ -15,7 +15,6 @@ from ecc.api.compressing import compress as compress_traced
 from ecc.api.fronts import front_of
 from ecc.api.keeping import Loaded, load
 from ecc.api.keeping import verify as verify_loaded
-from ecc.api.measuring import judge_best
 from ecc.api.recipe import Recipe
 from ecc.core.budget import Budget
 from ecc.core.cost import CostModel
@@ -28,7 +27,7 @@ from ecc.network.tracing import trace
 from ecc.profiler.store import Store
 from ecc.verification import Verification
 
-__all__ = ["compress", "fit", "front", "profile", "verify"]
+__all__ = ["compress", "front", "profile", "verify"]
 
 
 def profile(
@@ -93,20 +92,6 @@ def profile(
         wait=wait,
     )
     return result.table
-
-
-def fit(table: ProfileTable | str | Path, metric: str = "latency", *, form: str = "auto", seed: int = 0) -> CostModel:
-    """The cost model of a profile; ``ecc.judge`` gives its held-out error too.
-
-    Args:
-        table: A profile, or the file of a store.
-    Raises:
-        InputError: If the metric was not measured or the rows cannot carry a fit.
-    """
-    if not isinstance(table, ProfileTable):
-        with Store(table) as store:
-            table = store.table()
-    return judge_best(table, metric, form=form, seed=seed).cost
 
 
 def compress(

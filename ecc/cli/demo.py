@@ -16,14 +16,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ecc.api.compressing import compress
+from ecc.api.fitting import judge
 from ecc.api.fronts import front_of
 from ecc.api.keeping import Source
-from ecc.api.measuring import judge_best, measure_widths
+from ecc.api.measuring import measure_widths
 from ecc.api.recipe import METHODS, Recipe
 from ecc.artefact import Artefact
 from ecc.artefact import read as read_artefact
 from ecc.cli.command import Command, Outcome
-from ecc.cli.measuring import fit_text
+from ecc.cli.fitting import fit_text
 from ecc.cli.progress import ProgressLine
 from ecc.cli.text import percent
 from ecc.core.budget import Budget
@@ -181,7 +182,7 @@ class _Demo:
                 seed=self.seed,
                 progress=self.progress,
             )
-            fit = judge_best(result.table, metric, seed=self.seed)
+            fit = judge(result.table, metric, seed=self.seed, progress=self.progress)
             fits.append(fit)
             fit.cost.save(self.out / f"cost-{metric}.json")
             self.progress.say(fit_text(fit, str(self.out / f"cost-{metric}.json")))

@@ -29,7 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "devices": ("ecc.cli.measuring", "What can be measured here, and for what cannot, why."),
         "graph": ("ecc.cli.graph", "The width graph: which channels are coupled, as a table and as a map."),
         "profile": ("ecc.cli.measuring", "Measure random widths of a network on a device."),
-        "fit": ("ecc.cli.measuring", "Fit a cost model to a profile and judge it on rows it has not seen."),
+        "fit": ("ecc.cli.fitting", "Fit a cost model to a profile and judge it on rows it has not seen."),
         "compress": ("ecc.cli.compression", "Prune a trained network to its budgets and verify them on the device."),
         "verify": ("ecc.cli.compression", "Load an artefact, measure it, and say whether each budget holds."),
         "front": ("ecc.cli.results", "Compare finished compressions: table, plot, hypervolume."),

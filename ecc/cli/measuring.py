@@ -1,4 +1,4 @@
-"""devices, profile, fit: from a network and a device to a cost model."""
+"""devices and profile: what can be measured here, and the costs of a network's widths."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ecc.api.adaptive import Adaptation, measure
-from ecc.api.measuring import judge_best
 from ecc.cli.arguments import add_choice, add_input, add_model, example_inputs, the_model
 from ecc.cli.command import Command, Outcome
 from ecc.cli.operators import add_operators, demand_model, measured_operators, operators_text, operators_value
 from ecc.cli.progress import ProgressLine
 from ecc.cli.text import percent, quantity, table
 from ecc.core.errors import InputError
-from ecc.energy_models.judging import FORMS, Fit
 from ecc.network.tracing import trace
 from ecc.profiler.devices import list_devices
 from ecc.profiler.meters import ENERGY_SOURCES, METRICS
 from ecc.profiler.protocol import ProfileResult
 from ecc.profiler.runtimes import RUNTIMES
-from ecc.profiler.store import Store
 
 __all__ = ["COMMANDS"]
 
@@ -196,42 +193,6 @@ def _precision(noise: float) -> str:
     return f"ratios known to ±{percent(noise)}" if math.isfinite(noise) else "how well ratios are known is not clear"
 
 
-def _fit_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", metavar="STORE", help="profile store")
-    parser.add_argument("--metric", choices=METRICS, default="latency", help="what to model (default latency)")
-    parser.add_argument("--form", choices=("auto", *FORMS), default="auto", help="auto: least held-out error")
-    parser.add_argument("--max-error", type=float, metavar="SHARE", help="exit with 1 if the held-out MAPE is above")
-    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="cost model, JSON")
-
-
-def _fit(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
-    if arguments.max_error is not None and not arguments.max_error > 0:
-        raise InputError(f"--max-error must be a positive share such as 0.05, got {arguments.max_error}")
-    with Store(arguments.store) as store:
-        profiled = store.table()
-    fit = judge_best(profiled, arguments.metric, form=arguments.form, seed=arguments.seed)
-    fit.cost.save(arguments.out)
-    short = arguments.max_error is not None and fit.holdout["mape"] > arguments.max_error
-    value = fit.to_json() | {"cost": arguments.out, "max_error": arguments.max_error}
-    return Outcome(value, fit_text(fit, arguments.out, arguments.max_error), exit_code=int(short))
-
-
-def fit_text(fit: Fit, out: str, max_error: float | None = None) -> str:
-    """What a fit is worth, for people."""
-    floor = "unknown" if fit.noise_floor != fit.noise_floor else percent(fit.noise_floor)
-    held = fit.holdout
-    lines = [
-        f"{fit.form} {fit.cost.metric} model of {fit.samples} rows: held-out error {percent(held['mape'])} (mean), "
-        f"{percent(held['p95'])} (95th percentile), {percent(held['worst'])} (worst)",
-        f"noise floor {floor} (what a perfect model would show); MACs alone {percent(fit.macs_only)}; "
-        f"95 % intervals cover {percent(fit.interval_coverage)}",
-        f"written to {out}",
-    ]
-    if max_error is not None and held["mape"] > max_error:
-        lines.append(f"the held-out error is above --max-error {percent(max_error)}; profile more samples")
-    return "\n".join(lines)
-
-
 COMMANDS = (
     Command("devices", "ecc devices --check", _devices_arguments, _devices),
     Command(
@@ -239,11 +200,5 @@ COMMANDS = (
         "ecc profile zoo:resnet20 --input 1x3x32x32 --samples 200 --store resnet20.db",
         _profile_arguments,
         _profile,
-    ),
-    Command(
-        "fit",
-        "ecc fit resnet20.db --metric latency -o latency.json",
-        _fit_arguments,
-        _fit,
     ),
 )

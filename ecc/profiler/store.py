@@ -234,6 +234,18 @@ class Store:
         sources = [str(run.environment["energy"]) for run in self.runs() if run.environment.get("energy")]
         return sources[-1] if sources else ""
 
+    def origins(self) -> list[str]:
+        """What its rows were measured on, in words: one entry, unless stores were mixed."""
+        found = self._database.read(
+            "SELECT DISTINCT networks.name, networks.fingerprint, networks.input_shape, devices.name, "
+            "devices.fingerprint, runtime, threads FROM runs JOIN networks ON networks.id = runs.network "
+            "JOIN devices ON devices.id = runs.device WHERE runs.id IN (SELECT run FROM rows)"
+        )
+        return [
+            f"{name} ({str(of)[:8]}) with input {shape} on {device} ({str(where)[:8]}), {runtime}, {threads} thread(s)"
+            for name, of, shape, device, where, runtime, threads in found
+        ]
+
     def last_run(self) -> int | None:
         """Number of the newest run; None while there is none."""
         return self._database.read("SELECT max(id) FROM runs")[0][0]  # type: ignore[no-any-return]

@@ -1,0 +1,106 @@
+"""fit and judge: from a profile to a cost model, and to what it is worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ecc.core.errors import InputError
+from ecc.core.problem import Progress
+from ecc.core.table import OperatorTable, ProfileTable
+from ecc.energy_models.fitted import FittedCost
+from ecc.energy_models.forms import AUTO, Options, demand_form
+from ecc.energy_models.judging import Fit
+from ecc.energy_models.judging import judge as judge_table
+from ecc.profiler.operators import read_operators
+from ecc.profiler.store import Store
+
+__all__ = ["fit", "judge"]
+
+
+def fit(
+    table: ProfileTable | str | Path,
+    metric: str = "latency",
+    *,
+    form: str = AUTO,
+    operators: OperatorTable | str | Path | None = None,
+    robust: bool = False,
+    extrapolate: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> FittedCost:
+    """The cost model of a profile; ``ecc.judge`` gives its held-out error too.
+
+    Args:
+        table: A profile, or the file of a store.
+        metric: One that was measured.
+        form: ``bilinear``, ``staircase``, ``additive`` or ``mlp``; with ``auto`` held-out error decides.
+        operators: Operator profile of the same device, or the file of its store; for the form ``additive``.
+        robust: Let rows count less that disagree with what the others say.
+        extrapolate: Let the model be asked for widths outside those that were profiled.
+        seed: Of the folds and of whatever a form draws at random.
+
+    Raises:
+        InputError: If the form is unknown, the metric was not measured or the rows cannot carry a fit.
+    """
+    found = judge(
+        table,
+        metric,
+        form=form,
+        operators=operators,
+        robust=robust,
+        extrapolate=extrapolate,
+        seed=seed,
+        progress=progress,
+    )
+    return found.cost
+
+
+def judge(
+    table: ProfileTable | str | Path,
+    metric: str = "latency",
+    *,
+    form: str = AUTO,
+    operators: OperatorTable | str | Path | None = None,
+    robust: bool = False,
+    extrapolate: bool = False,
+    seed: int = 0,
+    holdout: float = 0.2,
+    progress: Progress | None = None,
+) -> Fit:
+    """Fit a cost model and find its error on rows that it was not fitted to; arguments as of ``fit``.
+
+    Args:
+        holdout: Share of the random rows that each fold holds out, in [0.1, 1/3].
+
+    Raises:
+        InputError: As of ``fit``, or if the share is out of range.
+    """
+    known = read_operators(operators) if isinstance(operators, str | Path) else operators
+    demand_form(form, Options(operators=known))
+    return judge_table(
+        table if isinstance(table, ProfileTable) else _profile_in(table),
+        metric,
+        form=form,
+        operators=known,
+        robust=robust,
+        extrapolate=extrapolate,
+        seed=seed,
+        holdout=holdout,
+        progress=progress,
+    )
+
+
+def _profile_in(path: str | Path) -> ProfileTable:
+    """The rows of a store.
+
+    Raises:
+        InputError: If there are none, or if they were measured on different things.
+    """
+    with Store(path) as store:
+        origins = store.origins()
+        if len(origins) > 1:
+            raise InputError(
+                f"profile store {str(path)!r} mixes rows of several origins ({'; '.join(origins[:3])}); "
+                "keep each in a store of its own"
+            )
+        return store.table()

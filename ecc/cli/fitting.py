@@ -1,0 +1,101 @@
+"""fit: from a profile to a cost model, judged on rows that it has not seen."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ecc.api.fitting import judge
+from ecc.cli.command import Command, Outcome
+from ecc.cli.progress import ProgressLine
+from ecc.cli.text import percent, quantity, table
+from ecc.core.errors import InputError
+from ecc.energy_models.forms import AUTO, FORMS
+from ecc.energy_models.judging import Fit
+from ecc.profiler.meters import METRICS
+
+__all__ = ["COMMANDS", "fit_text"]
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", metavar="STORE", help="profile store")
+    parser.add_argument("--metric", choices=METRICS, default="latency", help="what to model (default latency)")
+    forms = "; ".join(f"{name}: {form.summary}" for name, form in FORMS.items())
+    parser.add_argument(
+        "--form", choices=(AUTO, *FORMS), default=AUTO, help=f"{AUTO}: what held-out error speaks for; {forms}"
+    )
+    parser.add_argument("--robust", action="store_true", help="let rows count less that disagree with the others")
+    parser.add_argument(
+        "--extrapolate", action="store_true", help="let the model be asked for widths outside those profiled"
+    )
+    parser.add_argument("--max-error", type=float, metavar="SHARE", help="exit with 1 if the held-out MAPE is above")
+    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="cost model, JSON")
+
+
+def _fit(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
+    if arguments.max_error is not None and not arguments.max_error > 0:
+        raise InputError(f"--max-error must be a positive share such as 0.05, got {arguments.max_error}")
+    _demand_place(arguments.out)
+    fit = judge(
+        arguments.store,
+        arguments.metric,
+        form=arguments.form,
+        robust=arguments.robust,
+        extrapolate=arguments.extrapolate,
+        seed=arguments.seed,
+        progress=progress,
+    )
+    fit.cost.save(arguments.out)
+    short = arguments.max_error is not None and fit.holdout["mape"] > arguments.max_error
+    value = fit.to_json() | {"cost": arguments.out, "max_error": arguments.max_error}
+    return Outcome(value, fit_text(fit, arguments.out, arguments.max_error), exit_code=int(short))
+
+
+def _demand_place(path: str) -> None:
+    """Refuse a path that no file can be written to, before anything is fitted."""
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"{path!r} is a folder; give the name of a file")
+    if not target.absolute().parent.is_dir():
+        raise InputError(f"{path!r} cannot be written: there is no folder {str(target.parent)!r}; choose another path")
+
+
+def fit_text(fit: Fit, out: str, max_error: float | None = None) -> str:
+    """What a fit is worth, for people."""
+    cost, held = fit.cost, fit.holdout
+    floor = "unknown" if fit.noise_floor != fit.noise_floor else percent(fit.noise_floor)
+    lines = [
+        f"{fit.form} model of {cost.metric}, {fit.samples} rows, dense {quantity(cost.dense, cost.metric)}",
+        f"held-out error {percent(held['mape'])} (mean), {percent(held['p95'])} (95th percentile), "
+        f"{percent(held['worst'])} (worst); {percent(held['within_10pct'])} of the rows within 10 %",
+        f"noise floor {floor} (what a perfect model would show); MACs alone {percent(fit.macs_only)}; "
+        f"95 % intervals cover {percent(fit.interval_coverage)}",
+        *_forms(fit),
+        f"written to {out}",
+    ]
+    if max_error is not None and held["mape"] > max_error:
+        lines.append(f"the held-out error is above --max-error {percent(max_error)}; profile more samples")
+    return "\n".join(lines)
+
+
+def _forms(fit: Fit) -> list[str]:
+    """All forms beside each other, where there was a choice."""
+    if len(fit.forms) < 2:
+        return []
+    rows = [
+        [each.form, percent(each.mape), f"± {percent(each.standard_error or 0.0)}", f"in {each.chosen_in}"]
+        if each.mape is not None
+        else [each.form, "", "", f"left out: {each.left_out}"]
+        for each in fit.forms
+    ]
+    return [table(["form", "held out", "standard error", "chosen, of the folds"], rows), fit.chosen_because]
+
+
+COMMANDS = (
+    Command(
+        "fit",
+        "ecc fit resnet20.db --metric latency -o latency.json",
+        _arguments,
+        _fit,
+    ),
+)
