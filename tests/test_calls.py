@@ -102,12 +102,3 @@ def test_a_grouped_convolution_with_one_channel_per_group_left_is_depthwise():
     call = OperatorCall("", Operator("grouped", groups=4, channels_in=8, channels_out=8), (("channels_in", half),))
     assert call.at({"a": 0.5}).kind == "depthwise"
     assert replace(call, sides=()).at({"a": 0.5}).kind == "grouped"
-
-
-def test_activations_of_a_chain_live_until_they_are_read():
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8 * 36, 10))
-    graph = trace(model, torch.zeros(2, 3, 8, 8))
-    found = [(each.nbytes, each.first, each.last) for each in graph.activations]
-    # the input until the convolution; its output, worked on in place and viewed, until the linear layer; the output
-    assert found == [(4 * 2 * 3 * 64, -1, 0), (4 * 2 * 8 * 36, 0, 2), (4 * 2 * 10, 2, 3)]
-    assert [bool(each.sides) for each in graph.activations] == [False, True, False]

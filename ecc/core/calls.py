@@ -1,4 +1,4 @@
-"""Calls: the operators of one forward, and how their shapes and the memory they need follow the widths.
+"""Calls: the operators of one forward, and how their shapes follow the widths.
 
 A call is an operator at dense widths and a side for each of its numbers that gets smaller with the widths, so that the
 operators of any smaller network are known without building it. Layers are what cost is fitted to; calls are what cost
@@ -7,16 +7,14 @@ is composed of.
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ecc.core.layers import Side
 from ecc.core.operators import COLUMNS, Operator, convolution_kind
 
-__all__ = ["Activation", "OperatorCall", "activations_without", "calls_without"]
+__all__ = ["OperatorCall", "calls_without"]
 
 _PAIRS = ("padding", "strides", "dilations")
 
@@ -87,37 +85,6 @@ class OperatorCall:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Activation:
-    """A piece of memory that a forward takes for a while; views, and what is worked on in place, share one.
-
-    Attributes:
-        nbytes: At dense widths, for the batch that was traced.
-        sides: Whose fractions its size is multiplied by.
-        uses: Steps of the forward at which it is made, read or changed, rising. Steps are all operators that run, those
-            that are no calls among them, counted from 0; −1 is when the inputs are given, and the number of steps when
-            the outputs are taken.
-    """
-
-    nbytes: int
-    sides: tuple[Side, ...]
-    uses: tuple[int, ...]
-
-    @property
-    def first(self) -> int:
-        """The step that makes it."""
-        return self.uses[0]
-
-    @property
-    def last(self) -> int:
-        """The last step that needs it."""
-        return self.uses[-1]
-
-    def at(self, relative: Mapping[str, float]) -> int:
-        """Its bytes at relative widths in (0, 1]; a group that is not named counts as dense."""
-        return round(self.nbytes * math.prod(side.fraction(relative) for side in self.sides))
-
-
 def calls_without(calls: Sequence[OperatorCall], gone: Callable[[str], str]) -> tuple[OperatorCall, ...]:
     """The calls that are left when modules go that give back what they get; what they gave is read from before them.
 
@@ -127,7 +94,7 @@ def calls_without(calls: Sequence[OperatorCall], gone: Callable[[str], str]) -> 
     sources: list[tuple[int, ...]] = []  # of each call, what a reader of it reads in terms of calls that stay
     entries: dict[str, dict[int, None]] = {}  # what each removed module gets
     number: dict[int, int] = {-1: -1}
-    left = []
+    left: list[OperatorCall] = []
     for i, call in enumerate(calls):
         read = tuple(dict.fromkeys(each for n in call.inputs for each in ((-1,) if n < 0 else sources[n])))
         block = gone(call.module)
@@ -141,27 +108,3 @@ def calls_without(calls: Sequence[OperatorCall], gone: Callable[[str], str]) -> 
             left.append(replace(call, inputs=tuple(number[n] for n in read)))
             sources.append((i,))
     return tuple(left)
-
-
-def activations_without(
-    activations: Sequence[Activation], gone: Sequence[bool], same: Collection[tuple[int, int]]
-) -> tuple[tuple[Activation, ...], tuple[int, ...]]:
-    """The memory that is left when steps go, and of each activation its number among those left; −1 if it goes too.
-
-    Args:
-        gone: Whether each step goes.
-        same: Pairs of activations that become one, the one that is made earlier first.
-    """
-    home = list(range(len(activations)))
-    for first, second in sorted(same):
-        home[second] = home[first]
-    stays = [-1, *(step for step, goes in enumerate(gone) if not goes), len(gone)]
-    kept = set(stays)
-    uses: dict[int, set[int]] = {}
-    for i, each in enumerate(activations):
-        mine = {bisect_left(stays, step) - 1 for step in each.uses if step in kept}
-        uses.setdefault(home[i], set()).update(mine)
-    left = [i for i, steps in uses.items() if steps]
-    number = {i: n for n, i in enumerate(left)}
-    found = tuple(replace(activations[i], uses=tuple(sorted(uses[i]))) for i in left)
-    return found, tuple(number.get(home[i], -1) for i in range(len(activations)))

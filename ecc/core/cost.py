@@ -19,6 +19,7 @@ METRICS: Mapping[str, str] = {
     "energy": "J",
     "macs": "MAC",
     "params": "parameters",
+    "memory": "B",
 }
 """The metrics that a budget can be set on, and their units."""
 

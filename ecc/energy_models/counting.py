@@ -1,4 +1,4 @@
-"""Counts: MACs and parameters as exact functions of the widths, behind the protocol of a cost model."""
+"""Counts: MACs, parameters and bytes of memory as exact functions of the widths, behind the protocol of a cost model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,14 +16,18 @@ from ecc.core.cost import METRICS, as_vector
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields
 from ecc.core.layers import Layer, Side, SumOfProducts
+from ecc.core.memory import Activation, Peak
 from ecc.core.widths import Widths, WidthSpace
 from ecc.energy_models.cost_files import as_side, metric_of, objects, refuse_large, space_of, write_cost
 from ecc.network.graph import TensorAxes
 
 __all__ = ["COUNTED", "CountCost", "Countable"]
 
-COUNTED = ("macs", "params")
+COUNTED = ("macs", "params", "memory")
 """The metrics that are counted instead of measured."""
+
+_MOST_AXES = 64
+_MOST_BYTES = 1 << 62
 
 
 class Countable(Protocol):
@@ -41,6 +45,14 @@ class Countable(Protocol):
     def parameters(self) -> Mapping[str, TensorAxes]:
         """Shape and sides of every parameter."""
 
+    @property
+    def buffers(self) -> Mapping[str, TensorAxes]:
+        """Shape and sides of every buffer."""
+
+    @property
+    def activations(self) -> tuple[Activation, ...]:
+        """What a forward keeps in memory meanwhile."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Counted:
@@ -49,14 +61,20 @@ class _Counted:
     space: WidthSpace
     layers: tuple[Layer, ...]
     parameters: Mapping[str, TensorAxes]
+    buffers: Mapping[str, TensorAxes]
+    activations: tuple[Activation, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class CountCost:
-    """The number of multiply-accumulates or parameters of a network; exact, needs no device.
+    """The multiply-accumulates, parameters or bytes of memory of a network; exact, needs no device.
+
+    Memory is that of parameters and buffers and, at the peak, of inputs, outputs and what lies between, each from the
+    operator that makes it to the last one that needs it, for the batch that was traced. Its gradient is that of the
+    instant of the peak, evenly of several instants alike: a subgradient where one takes over from another.
 
     Attributes:
-        metric: ``macs`` or ``params``.
+        metric: ``macs``, ``params`` or ``memory``.
         graph: What is counted.
     """
 
@@ -88,20 +106,43 @@ class CountCost:
         return float(self({}))
 
     @cached_property
+    def _held(self) -> Mapping[str, TensorAxes]:
+        """The tensors that count whatever is run."""
+        if self.metric == "macs":
+            return {}
+        return {**self.graph.parameters, **(self.graph.buffers if self.metric == "memory" else {})}
+
+    @cached_property
+    def _activations(self) -> tuple[Activation, ...]:
+        return self.graph.activations if self.metric == "memory" else ()
+
+    @cached_property
     def _products(self) -> tuple[SumOfProducts, Tensor]:
-        """The products that are counted, and the dense count of each."""
+        """The products that are counted, the activations behind the others, and the dense count of each."""
         products: list[tuple[Sequence[Side], int]]
+        products = [(axes.sides, math.prod(axes.shape) * self._each(axes)) for axes in self._held.values()]
         if self.metric == "macs":
             products = [((layer.reads, layer.writes), layer.macs) for layer in self.graph.layers if layer.macs]
-        else:
-            products = [(axes.sides, math.prod(axes.shape)) for axes in self.graph.parameters.values()]
+        products += [(each.sides, each.nbytes) for each in self._activations]
         sides, counts = [sides for sides, _ in products], [float(count) for _, count in products]
         return SumOfProducts(self.space, sides), torch.tensor(counts, dtype=torch.float64)
+
+    def _each(self, axes: TensorAxes) -> int:
+        """What an element counts."""
+        return axes.itemsize if self.metric == "memory" else 1
+
+    @cached_property
+    def _peak(self) -> Peak:
+        return Peak(self._activations)
 
     def __call__(self, widths: Widths | Tensor) -> Tensor:
         """The count at widths (a mapping, or channels of shape (…, n_groups)): shape (…), float64, differentiable."""
         products, counts = self._products
-        total: Tensor = products(as_vector(self.space, widths)) @ counts
+        found = products(as_vector(self.space, widths)) * counts
+        rest = len(counts) - len(self._activations)
+        total: Tensor = found[..., :rest].sum(-1)
+        if self._activations:
+            total = total + self._peak(found[..., rest:])
         return total if isinstance(widths, Tensor) else total.round()  # a count is whole where the widths are
 
     def interval(self, widths: Widths | Tensor, level: float = 0.95) -> tuple[Tensor, Tensor]:
@@ -112,17 +153,31 @@ class CountCost:
     def save(self, path: str | Path) -> None:
         """Write the count as JSON."""
         layers = self.graph.layers if self.metric == "macs" else ()
-        parameters = self.graph.parameters if self.metric == "params" else {}
-        document = {
+        document: dict[str, Any] = {
             "metric": self.metric,
             "unit": self.unit,
             "space": self.space.to_json(),
             "layers": [layer.to_json() for layer in layers if layer.macs],
             "parameters": [
-                {"name": name, "shape": list(axes.shape), "sides": [side.to_json() for side in axes.sides]}
-                for name, axes in parameters.items()
+                {
+                    "name": name,
+                    "shape": list(axes.shape),
+                    "sides": [side.to_json() for side in axes.sides],
+                    "itemsize": self._each(axes),
+                }
+                for name, axes in self._held.items()
             ],
         }
+        if self.metric == "memory":
+            document["activations"] = [
+                {
+                    "bytes": each.nbytes,
+                    "sides": [side.to_json() for side in each.sides],
+                    "first": each.first + 1,  # from 1, and 0 for an input of the network
+                    "last": each.last + 1,
+                }
+                for each in self._activations
+            ]
         write_cost(path, "count", document)
 
     @classmethod
@@ -131,8 +186,11 @@ class CountCost:
         metric, space = metric_of(fields, COUNTED), space_of(fields)
         layers = tuple(_layer(each, space) for each in objects(fields, "layers"))
         parameters = dict(_parameter(each, space) for each in objects(fields, "parameters"))
-        refuse_large([(layer.reads, layer.writes) for layer in layers] + [axes.sides for axes in parameters.values()])
-        return cls(metric, _Counted(space, layers, parameters))
+        given = objects(fields, "activations") if metric == "memory" else []
+        activations = tuple(_activation(each, space) for each in given)
+        tensors = [axes.sides for axes in parameters.values()]
+        refuse_large([(layer.reads, layer.writes) for layer in layers] + tensors + [each.sides for each in activations])
+        return cls(metric, _Counted(space, layers, parameters, {}, activations))
 
 
 def _layer(fields: Fields, space: WidthSpace) -> Layer:
@@ -144,8 +202,17 @@ def _layer(fields: Fields, space: WidthSpace) -> Layer:
 def _parameter(fields: Fields, space: WidthSpace) -> tuple[str, TensorAxes]:
     shape = fields.wholes("shape")
     sides = tuple(as_side(value, space, foreign=True) for value in fields.items("sides"))
-    if len(shape) != len(sides) or len(shape) > 8 or math.prod(shape) > 1 << 62:
+    itemsize = fields.whole("itemsize", 1) if "itemsize" in fields else 1
+    if len(shape) != len(sides) or len(shape) > _MOST_AXES or math.prod((*shape, itemsize)) > _MOST_BYTES:
         raise InputError(
             f"cost model: parameter {fields.text('name')!r} must have one side per axis and a possible size"
         )
-    return fields.text("name"), TensorAxes(shape, sides)
+    return fields.text("name"), TensorAxes(shape, sides, itemsize)
+
+
+def _activation(fields: Fields, space: WidthSpace) -> Activation:
+    sides = tuple(as_side(value, space, foreign=True) for value in fields.items("sides"))
+    nbytes, first, last = fields.whole("bytes", 1), fields.whole("first"), fields.whole("last")
+    if len(sides) > _MOST_AXES or nbytes > _MOST_BYTES or last < first:
+        raise InputError("cost model: an activation must have a possible size, and end no earlier than it begins")
+    return Activation(nbytes, sides, (first - 1, last - 1))

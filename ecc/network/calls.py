@@ -1,4 +1,4 @@
-"""The operators that a forward runs, with the sides that their shapes follow, and the memory that it needs.
+"""The operators that a forward runs, with the sides that their shapes follow.
 
 The labels of a record tell the size of every tensor at any widths, so each operator is written down dense and at a few
 widths drawn at random; a number of its shape follows the side, or the product of two, that gives it at all of them.
@@ -7,7 +7,7 @@ widths drawn at random; a number of its shape follows the side, or the product o
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from ecc.core.calls import Activation, OperatorCall
+from ecc.core.calls import OperatorCall
 from ecc.core.layers import Side
 from ecc.core.operators import COLUMNS, CONVOLUTIONS, Operator
 from ecc.core.widths import WidthGroup
 from ecc.network.axes import Propagation
 from ecc.network.capture import Capture, is_item, live
 from ecc.network.channels import Labels
-from ecc.network.nesting import tensors_in
 from ecc.network.opaque import Opaque
 from ecc.network.operator_rules import translate
 from ecc.network.values import Value, values_in
@@ -37,8 +36,8 @@ SideOf = Callable[[Labels | None], Side]
 
 def find_calls(
     captured: Capture, propagation: Propagation, groups: Sequence[WidthGroup], side_of: SideOf
-) -> tuple[tuple[OperatorCall, ...], tuple[Activation, ...]]:
-    """The operators of a record in order, and the tensors that it keeps meanwhile.
+) -> tuple[OperatorCall, ...]:
+    """The operators of a record in order.
 
     Args:
         propagation: Of the record.
@@ -63,26 +62,18 @@ class _Finder:
         self._sources: dict[fx.Node, tuple[int, ...]] = {}
         self._slim: list[dict[fx.Node, Any]] = [{} for _ in self._points]
 
-    def find(self) -> tuple[tuple[OperatorCall, ...], tuple[Activation, ...]]:
-        memory = _Memory(self._sides)
+    def find(self) -> tuple[OperatorCall, ...]:
         for node in self._nodes:
             if node.op == "call_function" and not is_item(node):
                 read = [source for source in node.all_input_nodes if source not in self._parameters]
-                before = len(self._calls)
                 self._call(node, tuple(dict.fromkeys(number for each in read for number in self._sources[each])))
-                memory.read(read, self._values, max(before, len(self._calls) - 1))
-                memory.make(node, self._values, before if len(self._calls) > before else before - 1)
-            elif node.op == "output":
-                memory.read(node.all_input_nodes, self._values, len(self._calls))
             elif node.op == "placeholder":
                 self._sources[node] = () if node in self._parameters else (-1,)
-                if node not in self._parameters:
-                    memory.make(node, self._values, -1)
-            else:
+            elif node.op != "output":
                 self._sources[node] = tuple(
                     dict.fromkeys(number for each in node.all_input_nodes for number in self._sources[each])
                 )
-        return tuple(self._calls), memory.activations()
+        return tuple(self._calls)
 
     def _call(self, node: fx.Node, inputs: tuple[int, ...]) -> None:
         """Append the operators of a node."""
@@ -141,40 +132,6 @@ class _Finder:
         found = [side for value in values_in(tensors) for side in self._sides(value)]
         single = [side for side in dict.fromkeys(found) if side.groups]
         return [*single, *(_product(first, second) for first, second in itertools.combinations(single, 2))]
-
-
-class _Memory:
-    """Collects the lives of tensors that share no memory."""
-
-    def __init__(self, sides: Callable[[Value], list[Side]]) -> None:
-        self._sides = sides
-        self._size: dict[int, tuple[int, tuple[Side, ...]]] = {}
-        self._first: dict[int, int] = {}
-        self._last: dict[int, int] = {}
-
-    def make(self, node: fx.Node, values: Mapping[fx.Node, Any], now: int) -> None:
-        """A node gives tensors: new ones, or views of those that are there."""
-        for tensor, value in zip(tensors_in(node.meta.get("val")), values_in([values.get(node)]), strict=False):
-            if value.constant:
-                continue
-            if value.storage not in self._first:
-                sides = tuple(side for side in self._sides(value) if side.groups)
-                self._size[value.storage] = (tensor.numel() * tensor.element_size(), sides)
-                self._first[value.storage] = now
-            self._last[value.storage] = max(now, self._last.get(value.storage, now))
-
-    def read(self, nodes: Iterable[fx.Node], values: Mapping[fx.Node, Any], now: int) -> None:
-        """A call reads what these nodes gave."""
-        for value in values_in([values.get(node) for node in nodes]):
-            if value.storage in self._last:
-                self._last[value.storage] = max(now, self._last[value.storage])
-
-    def activations(self) -> tuple[Activation, ...]:
-        return tuple(
-            Activation(*self._size[storage], first, self._last[storage])
-            for storage, first in self._first.items()
-            if self._size[storage][0]
-        )
 
 
 def _points(groups: Sequence[WidthGroup]) -> list[dict[str, float]]:

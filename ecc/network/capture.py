@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ecc.network.attention import narrow_all
+from ecc.network.lives import Life, find_lives, is_step
 from ecc.network.nesting import bind, map_tensors, tensors_in
 from ecc.network.opaque import Opaque, TensorSpec, leaves_in, opaque
 from ecc.network.shapes import shaped
@@ -71,6 +72,8 @@ class Capture:
         calls: Calls of modules in the order in which they return.
         opaque: Modules that it does not follow inside.
         on_meta: Whether it was recorded on the meta device, not on fake tensors.
+        lives: The memory that it takes, in the order in which it is taken, without what only idle operators use.
+        steps: Path of the module whose forward made each of the operators that the lives count by.
     """
 
     graph: fx.Graph
@@ -80,6 +83,8 @@ class Capture:
     calls: tuple[ModuleCall, ...]
     opaque: tuple[Opaque, ...] = ()
     on_meta: bool = False
+    lives: tuple[Life, ...] = ()
+    steps: tuple[str, ...] = ()
 
 
 def run(module: nn.Module, inputs: Any, *, gradients: bool = False) -> list[Tensor]:
@@ -155,12 +160,18 @@ def _record(
     with whole_operators(), _module_calls(module, recorder), recorder:
         output = torch.func.functional_call(module, state, args, kwargs)
     recorder.graph.output(tuple(recorder.node(tensor) for tensor in tensors_in(output)))
-    calls, constants = _without_copies(recorder.graph, recorder.calls), recorder.constants
-    on_meta = recorder.device is not None
-    return Capture(recorder.graph, tuple(named), recorder.modules, constants, calls, tuple(skipped), on_meta)
+    lives = find_lives(list(recorder.graph.nodes), len(named))
+    steps = tuple(recorder.modules[node] for node in recorder.graph.nodes if is_step(node))
+    calls, lives = _without_copies(recorder.graph, recorder.calls, lives)
+    record = Capture(recorder.graph, tuple(named), recorder.modules, recorder.constants, calls, tuple(skipped))
+    needed = set(live(record))
+    lives = tuple(life for life in lives if life.node in needed)
+    return replace(record, on_meta=recorder.device is not None, lives=lives, steps=steps)
 
 
-def _without_copies(graph: fx.Graph, calls: Sequence[ModuleCall]) -> tuple[ModuleCall, ...]:
+def _without_copies(
+    graph: fx.Graph, calls: Sequence[ModuleCall], lives: Sequence[Life]
+) -> tuple[tuple[ModuleCall, ...], tuple[Life, ...]]:
     """Take calls of ``contiguous`` out of a graph: PyTorch runs it or not as the sizes happen to be.
 
     Those stay whose result is changed in place, because then it matters whether it is a copy.
@@ -177,7 +188,10 @@ def _without_copies(graph: fx.Graph, calls: Sequence[ModuleCall]) -> tuple[Modul
     def kept(nodes: tuple[fx.Node, ...]) -> tuple[fx.Node, ...]:
         return tuple(source.get(node, node) for node in nodes)
 
-    return tuple(replace(call, inputs=kept(call.inputs), outputs=kept(call.outputs)) for call in calls)
+    return (
+        tuple(replace(call, inputs=kept(call.inputs), outputs=kept(call.outputs)) for call in calls),
+        tuple(replace(life, node=source.get(life.node, life.node)) for life in lives),  # a copy is as large
+    )
 
 
 def _replace_forward(module: nn.Module, part: Opaque, recorder: _Recorder, state: Mapping[str, Tensor]) -> None:

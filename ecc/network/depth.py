@@ -19,9 +19,11 @@ from ecc.core.layers import Layer
 from ecc.network.capture import Capture, ModuleCall, capture, operator_name
 from ecc.network.copying import copy_sharing
 from ecc.network.graph import Block, WidthGraph, holder
+from ecc.network.lives import storages
 from ecc.network.matching import matched_tensors
+from ecc.network.memory import holding
 from ecc.network.replay import same_argument, same_constant
-from ecc.network.zeros import Certain, Known, bounds, carriers, changed, deduce, storages
+from ecc.network.zeros import Certain, Known, bounds, carriers, changed, deduce
 
 __all__ = ["Skip", "find_blocks", "remove", "replace_blocks", "shortened", "silence"]
 
@@ -53,7 +55,7 @@ def find_blocks(
     _refuse_changed_inputs(record, [residual for residual in residuals if not residual.reason])
     if check:
         _try(model, captured, inputs, [residual for residual in residuals if not residual.reason])
-    return _described(residuals, graph)
+    return _described(residuals, graph, captured)
 
 
 def shortened(model: nn.Module, graph: WidthGraph, names: Collection[str]) -> nn.Module:
@@ -371,7 +373,7 @@ def _compare(dense: Capture, short: Capture, residuals: Iterable[_Residual], ins
     return ""
 
 
-def _described(residuals: Sequence[_Residual], graph: WidthGraph) -> tuple[Block, ...]:
+def _described(residuals: Sequence[_Residual], graph: WidthGraph, captured: Capture) -> tuple[Block, ...]:
     paths = {residual.path for residual in residuals}
     layers: dict[str, list[Layer]] = {path: [] for path in paths}
     groups: dict[str, list[str]] = {path: [] for path in paths}
@@ -395,6 +397,7 @@ def _described(residuals: Sequence[_Residual], graph: WidthGraph) -> tuple[Block
             macs=sum(layer.macs for layer in layers[residual.path]),
             params=params[residual.path],
             single=residual.call.single,
+            through=(holding(captured, residual.entry), holding(captured, residual.output)),
         )
         for residual in residuals
     )

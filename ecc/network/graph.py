@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ecc.core.calls import Activation, OperatorCall
+from ecc.core.calls import OperatorCall, calls_without
 from ecc.core.errors import InputError
 from ecc.core.layers import Layer, Side
+from ecc.core.memory import Activation, Peak, activations_without
 from ecc.core.widths import WidthGroup, Widths, WidthSpace
 from ecc.network.directions import Direction
 from ecc.network.nesting import map_tensors
@@ -64,15 +65,17 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True)
 class TensorAxes:
-    """A parameter's dense shape and the side of each axis.
+    """The dense shape of a parameter or a buffer and the side of each axis.
 
     Attributes:
         shape: Dense sizes.
         sides: One per axis; the number of elements left is the product of size × fraction.
+        itemsize: Bytes of an element.
     """
 
     shape: tuple[int, ...]
     sides: tuple[Side, ...]
+    itemsize: int = 4
 
     def count(self, relative: Mapping[str, float]) -> int:
         """Elements left at relative widths."""
@@ -130,6 +133,7 @@ class Block:
         macs: Multiply-accumulates of one example that go with it when dense.
         params: Parameters that go with it when dense.
         single: Whether it is called with one positional argument and no other, so that ``nn.Identity`` can replace it.
+        through: Numbers of the activations that hold what it gets and what it gives; −1 where none does.
     """
 
     name: str
@@ -140,6 +144,7 @@ class Block:
     macs: int
     params: int
     single: bool = True
+    through: tuple[int, int] = (-1, -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +166,8 @@ class WidthGraph:
         arguments: The example inputs without values, if they are more than a tuple or a dict of tensors; else None.
         calls: The operators that the forward runs, in order of execution, for the batch that was traced.
         activations: What it keeps in memory meanwhile.
+        buffers: Shape and sides of every buffer (each shared one once).
+        steps: Path of the module whose forward makes each of the steps that activations count by.
     """
 
     groups: tuple[WidthGroup, ...]
@@ -177,6 +184,8 @@ class WidthGraph:
     arguments: Any = None
     calls: tuple[OperatorCall, ...] = ()
     activations: tuple[Activation, ...] = ()
+    buffers: Mapping[str, TensorAxes] = field(default_factory=dict)
+    steps: tuple[str, ...] = ()
 
     def example(
         self, *, seed: int = 0, device: torch.device | str = "cpu", batch: int | None = None
@@ -274,6 +283,39 @@ class WidthGraph:
         relative = left.relative(widths or {})
         return sum(axes.count(relative) for axes in left.parameters.values())
 
+    def memory(self, widths: Widths | None = None, *, removed: Collection[str] = ()) -> int:
+        """Bytes of weights, buffers and, at the peak, activations, for the batch that was traced.
+
+        Raises:
+            InputError: If a width or a block is not admissible.
+        """
+        return self.memory_weights(widths, removed=removed) + self.memory_activations(widths, removed=removed)
+
+    def memory_weights(self, widths: Widths | None = None, *, removed: Collection[str] = ()) -> int:
+        """Bytes of parameters and buffers at widths (dense when None), without those of the removed blocks.
+
+        Raises:
+            InputError: If a width or a block is not admissible.
+        """
+        left = self.without(removed, widths or {})
+        relative = left.relative(widths or {})
+        held = (*left.parameters.values(), *left.buffers.values())
+        return sum(axes.count(relative) * axes.itemsize for axes in held)
+
+    def memory_activations(self, widths: Widths | None = None, *, removed: Collection[str] = ()) -> int:
+        """The most bytes that inputs, outputs and what lies between take at a time, for the batch that was traced.
+
+        Each is there from the operator that makes it to the last one that needs it. What operators take for
+        themselves while they run is not known here, nor what modules do that cannot be followed inside.
+
+        Raises:
+            InputError: If a width or a block is not admissible.
+        """
+        left = self.without(removed, widths or {})
+        relative = left.relative(widths or {})
+        sizes = torch.tensor([each.at(relative) for each in left.activations], dtype=torch.int64)
+        return int(Peak(left.activations)(sizes))
+
     def without(self, blocks: Collection[str], widths: Collection[str] = ()) -> WidthGraph:
         """The graph of the network without some residual blocks; groups that only these hold go with them.
 
@@ -291,6 +333,9 @@ class WidthGraph:
         def stays(name: str) -> bool:
             return not holder(name, gone)
 
+        passed = {block.through for block in self.blocks if block.name in gone and -1 not in block.through}
+        steps = [not stays(path) for path in self.steps]
+        activations, number = activations_without(self.activations, steps, passed)
         groups = []
         for group in self.groups:
             slots = tuple(slot for slot in group.slots if stays(slot.tensor))
@@ -307,7 +352,11 @@ class WidthGraph:
             rescales=tuple(rescale for rescale in self.rescales if stays(rescale.tensor)),
             directions=tuple(direction for direction in self.directions if stays(direction.scale)),
             renormalised=tuple(filter(stays, self.renormalised)),
-            blocks=tuple(block for block in self.blocks if stays(block.name)),
+            blocks=tuple(_renumbered(block, number) for block in self.blocks if stays(block.name)),
+            calls=calls_without(self.calls, lambda path: holder(path, gone)),
+            activations=activations,
+            buffers={name: axes for name, axes in self.buffers.items() if stays(name)},
+            steps=tuple(filter(stays, self.steps)),
         )
 
     def removable(self, names: Collection[str]) -> list[Block]:
@@ -377,6 +426,9 @@ class WidthGraph:
             ],
             "macs": self.macs(),
             "params": self.params(),
+            "memory": self.memory(),
+            "memory_weights": self.memory_weights(),
+            "memory_activations": self.memory_activations(),
             "fingerprint": self.fingerprint,
             "notes": list(self.notes),
             "blocks": [
@@ -397,6 +449,12 @@ class WidthGraph:
             f"WidthGraph({len(self.prunable)} prunable of {len(self.groups)} groups, "
             f"{len(self.layers)} layers, {self.macs():,} MACs, {self.params():,} parameters)"
         )
+
+
+def _renumbered(block: Block, number: Sequence[int]) -> Block:
+    """A block whose activations are numbered anew."""
+    first, last = (i if i < 0 else number[i] for i in block.through)
+    return replace(block, through=(first, last))
 
 
 def holder(name: str, paths: Collection[str]) -> str:

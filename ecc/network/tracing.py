@@ -29,6 +29,7 @@ from ecc.network.following import follow
 from ecc.network.graph import InputSpec, SizeAttribute, TensorAxes, WidthGraph
 from ecc.network.grouping import Grouping, group_channels
 from ecc.network.hooks import unobserved
+from ecc.network.memory import find_activations
 from ecc.network.nesting import bind, map_tensors, tensors_in
 from ecc.network.replay import Replay
 from ecc.network.sizes import Shared, shared_sizes, tie_sizes
@@ -146,14 +147,11 @@ class _Tracer:
         declare(propagation, self.declared)
         tie_sizes(propagation.ledger, shared)
         grouping, specs = group_channels(propagation), _specs(self.inputs)
-        calls, activations = find_calls(self.captured, propagation, grouping.groups, grouping.side_of)
         found = WidthGraph(
             groups=choose(model, grouping.groups, self.include, self.exclude),
             layers=grouping.layers,
-            parameters={
-                name: TensorAxes(tuple(parameter.shape), grouping.sides[name])
-                for name, parameter in model.named_parameters()
-            },
+            parameters={name: _axes(parameter, grouping.sides[name]) for name, parameter in model.named_parameters()},
+            buffers={name: _axes(buffer, grouping.sides[name]) for name, buffer in model.named_buffers()},
             input_shapes=tuple(spec.shape for spec in specs),
             notes=tuple(dict.fromkeys((*propagation.ledger.notes, *_notes(self.captured)))),
             inputs=specs,
@@ -162,8 +160,9 @@ class _Tracer:
             rescales=tuple(part for fold, side in grouping.folds if fold.certain for part in rescaled(fold, side)),
             directions=propagation.directions,
             renormalised=tuple(propagation.ledger.renormalised),
-            calls=calls,
-            activations=activations,
+            calls=find_calls(self.captured, propagation, grouping.groups, grouping.side_of),
+            activations=find_activations(self.captured, propagation.values, grouping.side_of),
+            steps=self.captured.steps,
         )
         if not self.check:
             return found, found, grouping
@@ -189,6 +188,10 @@ def _training(
             reason = str(error)
     note = f"{idle} has no use in eval mode and train mode is not followed, so it keeps its size there ({reason})"
     return None, note if reason else ""
+
+
+def _axes(tensor: Tensor, sides: tuple[Side, ...]) -> TensorAxes:
+    return TensorAxes(tuple(tensor.shape), sides, tensor.element_size())
 
 
 def _twice(tensor: Tensor) -> Tensor:

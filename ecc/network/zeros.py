@@ -16,10 +16,10 @@ from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
 from ecc.network.capture import is_item, mutates, operator_name
-from ecc.network.nesting import tensors_in
+from ecc.network.lives import storages
 from ecc.network.replay import named_arguments
 
-__all__ = ["Certain", "bounds", "carriers", "changed", "deduce", "storages"]
+__all__ = ["Certain", "bounds", "carriers", "changed", "deduce"]
 
 
 class Certain(Enum):
@@ -110,15 +110,6 @@ def bounds(node: fx.Node) -> tuple[float, float]:
             break
         node = source
     return -torch.inf, torch.inf
-
-
-def storages(node: fx.Node) -> set[int]:
-    """Of the tensors that a node made: views have that of what they look at."""
-    found = set()
-    for tensor in tensors_in(node.meta.get("val")):
-        if tensor.layout is torch.strided:
-            found.add(tensor.untyped_storage()._cdata)
-    return found
 
 
 def changed(node: fx.Node) -> set[int]:
