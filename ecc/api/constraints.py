@@ -10,11 +10,13 @@ from ecc.core.budget import Budget
 from ecc.core.cost import CostModel
 from ecc.core.errors import InputError
 from ecc.core.problem import Constraint
+from ecc.core.widths import WidthSpace
 from ecc.energy_models.counting import COUNTED, CountCost
+from ecc.energy_models.fitted import FittedCost
 from ecc.network.blocks import in_blocks
 from ecc.network.graph import WidthGraph
 
-__all__ = ["constraints_of", "demand_prunable", "graph_of_costs"]
+__all__ = ["constraints_of", "demand_prunable", "floor_of", "graph_of_costs"]
 
 
 def demand_prunable(graph: WidthGraph) -> None:
@@ -55,10 +57,17 @@ def constraints_of(graph: WidthGraph, budgets: Sequence[Budget], costs: Sequence
                 )
             cost = CountCost(budget.metric, graph)
         _refuse_foreign(cost, graph)
-        found.append(_reachable(Constraint(cost, budget.absolute(cost.dense))))
+        found.append(Constraint(cost, budget.absolute(cost.dense)))
     if unused := [metric for metric in by_metric if metric not in metrics]:
         raise InputError(f"the cost model of {unused[0]} has no budget; give {unused[0]}=LIMIT or leave the model out")
+    _refuse_unreachable(graph.space, found)
     return tuple(found)
+
+
+def floor_of(space: WidthSpace, costs: Sequence[CostModel]) -> dict[str, int]:
+    """Fewest channels per group at which every cost model says something: one unit, or what was profiled."""
+    floors = [space.smallest, *(cost.floor for cost in costs if isinstance(cost, FittedCost))]
+    return {name: max(floor[name] for floor in floors) for name in space.names}
 
 
 def graph_of_costs(graph: WidthGraph, model: nn.Module, costs: Sequence[CostModel]) -> WidthGraph:
@@ -89,13 +98,18 @@ def _refuse_foreign(cost: CostModel, graph: WidthGraph) -> None:
         )
 
 
-def _reachable(limit: Constraint) -> Constraint:
-    cost = limit.cost
-    least = float(cost(cost.space.smallest))
-    if least > limit.limit:
-        share = f"{least / cost.dense:.3g} of dense"
+def _refuse_unreachable(space: WidthSpace, limits: Sequence[Constraint]) -> None:
+    floor = floor_of(space, [limit.cost for limit in limits])
+    for limit in limits:
+        cost, least = limit.cost, float(limit.cost(floor))
+        if least <= limit.limit:
+            continue
+        if floor == space.smallest:
+            what, mend = "admissible network, one unit in every group,", "give a limit above that"
+        else:
+            what = "widths that were profiled"
+            mend = "give a limit above that, profile smaller widths, or fit with --extrapolate (extrapolate=True)"
         raise InputError(
-            f"budget {cost.metric} ≤ {limit.limit / cost.dense:.3g} of dense cannot be reached: the smallest "
-            f"admissible network, one unit in every group, still needs {share}; give a limit above that"
+            f"budget {cost.metric} ≤ {limit.limit / cost.dense:.3g} of dense cannot be reached: the smallest {what} "
+            f"still need{'s' if floor == space.smallest else ''} {least / cost.dense:.3g} of dense; {mend}"
         )
-    return limit

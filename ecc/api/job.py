@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from ecc.api.constraints import floor_of
 from ecc.api.recipe import Recipe
 from ecc.api.result import Compression
 from ecc.api.ruler import Ruler
@@ -133,7 +134,13 @@ class Job:
         return tuple(result)
 
     def _problem(self, model: nn.Module, limits: Sequence[Constraint]) -> Problem:
-        return Problem(model, self.graph.prunable, self.graph.space, self.task, tuple(limits), self.recipe.seed)
+        graph, seed = self.graph, self.recipe.seed
+        return Problem(model, graph.prunable, graph.space, self.task, tuple(limits), seed, self._floor)
+
+    @property
+    def _floor(self) -> dict[str, int]:
+        """The fewest channels at which every cost model says something."""
+        return floor_of(self.graph.space, [limit.cost for limit in self.limits])
 
     def _widths(self, dense: nn.Module, ruler: Ruler | str) -> tuple[Solution, int]:
         """Choose widths, measure, correct; the solution and the number of rounds. What was saved is not done again."""
@@ -148,8 +155,8 @@ class Job:
     def _identity(self, dense: nn.Module) -> str:
         """What a saved state depends on."""
         weights = sum(float(parameter.detach().double().abs().sum()) for parameter in dense.parameters())
-        smallest = self.graph.space.smallest
-        limits = tuple((limit.cost.metric, limit.limit, float(limit.cost(smallest))) for limit in self.limits)
+        floor = self._floor
+        limits = tuple((limit.cost.metric, limit.limit, float(limit.cost(floor))) for limit in self.limits)
         return repr((self.recipe, self.graph.fingerprint, limits, weights))
 
     def _saved(self, name: str, job: str) -> dict[str, Any] | None:
@@ -254,7 +261,7 @@ class Job:
 
     def _scaled(self, limit: Constraint, factor: float) -> Constraint:
         """The limit times the factor, but no lower than the smallest network needs."""
-        least = float(limit.cost(self.graph.space.smallest))
+        least = float(limit.cost(self._floor))
         return Constraint(limit.cost, max(limit.limit * factor, least))
 
     def _tune(self, dense: nn.Module, compact: nn.Module, spent: int, kept: Checkpoint | None) -> pd.DataFrame:

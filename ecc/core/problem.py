@@ -7,7 +7,7 @@ device or a file; progress and checkpoints go through the ``Progress`` and ``Che
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ecc.core.cost import CostModel
 from ecc.core.errors import InputError
-from ecc.core.widths import Kept, WidthGroup, WidthSpace
+from ecc.core.widths import Kept, WidthGroup, Widths, WidthSpace
 
 __all__ = [
     "Batches",
@@ -70,6 +70,7 @@ class Problem:
         task: Data, loss and score.
         constraints: All must hold at the solution's widths.
         seed: Of every random choice.
+        least: Fewest channels of a group that a solver may keep; one unit where a group is not named.
     """
 
     model: nn.Module
@@ -78,6 +79,7 @@ class Problem:
     task: Task
     constraints: tuple[Constraint, ...]
     seed: int = 0
+    least: Widths = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if tuple(group.name for group in self.groups) != self.space.names:
@@ -90,6 +92,7 @@ class Problem:
                     f"the {constraint.cost.metric} cost model belongs to another network: its groups differ; "
                     "profile and fit this network"
                 )
+        self.space.vector(self.least)  # refuses what is not admissible
 
 
 class Status(Enum):

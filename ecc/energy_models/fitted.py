@@ -72,6 +72,9 @@ class FittedCost(ABC):
             raise InputError(f"{name}(calibration=...) must be sorted")
         if self.profiled is not None and len(self.profiled) != len(self.space):
             raise InputError(f"{name}(profiled=...) must hold one pair per group")
+        for (least, most), dense in zip(self.profiled or (), self.space.dense, strict=bool(self.profiled)):
+            if not 1 <= least <= most <= dense:
+                raise InputError(f"{name}(profiled=...) must hold 1 ≤ least ≤ most ≤ {dense}, got {least} and {most}")
 
     @abstractmethod
     def evaluate(self, widths: Tensor) -> Tensor:
@@ -139,6 +142,14 @@ class FittedCost(ABC):
     def extrapolates(self, widths: Widths | Tensor) -> bool:
         """Whether any width lies outside those that were profiled, so that the interval promises nothing."""
         return bool(self._outside(as_vector(self.space, widths)).any())
+
+    @property
+    def floor(self) -> dict[str, int]:
+        """The smallest admissible widths that may be asked for: one unit, or the fewest channels profiled."""
+        if self.profiled is None or self.extrapolate:
+            return self.space.smallest
+        lows = [-(-max(low, step) // step) * step for (low, _), step in zip(self.profiled, self.space.step, strict=True)]
+        return dict(zip(self.space.names, lows, strict=True))
 
     def _outside(self, vector: Tensor) -> Tensor:
         """Which widths were not profiled, shape (…, n_groups)."""

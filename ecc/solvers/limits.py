@@ -28,7 +28,7 @@ class Limits:
     """The constraints of a problem, for vectors of units kept per group.
 
     Args:
-        problem: Its constraints and groups.
+        problem: Its constraints and groups, and the fewest channels that it allows.
         min_fraction: Least fraction of each group's units; at least one unit is always kept.
 
     Attributes:
@@ -46,7 +46,9 @@ class Limits:
         self._constraints = problem.constraints
         self._step = torch.tensor(space.step, dtype=torch.float64)
         self.dense = torch.tensor(space.dense, dtype=torch.float64) / self._step
-        self.lowest = (self.dense * min_fraction - 1e-9).ceil().clamp(min=1)
+        least = torch.from_numpy(space.vector({**space.smallest, **problem.least})).to(torch.float64) / self._step
+        self.lowest = torch.maximum((self.dense * min_fraction - 1e-9).ceil().clamp(min=1), least)
+        self._floor = "one unit in every group" if bool((least <= 1).all()) else "the least that its costs are known at"
         seen: list[str] = []
         self.names: list[str] = []
         for constraint in problem.constraints:
@@ -103,7 +105,7 @@ class Limits:
             if value <= limit * _ROUNDING:
                 continue
             metric, unit, dense = constraint.cost.metric, METRICS[constraint.cost.metric], constraint.cost.dense
-            floor = f"at least {min_fraction:.3g} of every group" if min_fraction else "one unit in every group"
+            floor = f"at least {min_fraction:.3g} of every group" if min_fraction else self._floor
             raise InputError(
                 f"budget {metric} ≤ {limit:.4g} {unit} ({limit / dense:.3g} of dense) cannot be reached: the smallest "
                 f"admissible network ({floor}) still needs {value:.4g} {unit} ({value / dense:.3g} of dense); "
