@@ -1,0 +1,157 @@
+"""The energy of a network with the weights that it has, layer by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from ecc.core.errors import InputError
+from ecc.energy_models.systolic.account import LayerEnergy, layer_energy
+from ecc.energy_models.systolic.array import DATAFLOWS, Dataflow, SystolicArray
+from ecc.energy_models.systolic.dataflow import execute
+from ecc.energy_models.systolic.indices import NO_INDEX, SparseIndex
+from ecc.energy_models.systolic.layers import LeftOut, SystolicLayer, layers_of
+from ecc.network.graph import WidthGraph
+
+__all__ = ["SystolicEnergy", "systolic_energy", "weight_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class SystolicEnergy:
+    """What one forward of a network takes on an array, for the batch that was traced.
+
+    Attributes:
+        array: The accelerator.
+        layers: What each layer takes, in order of execution.
+        relaxed_dense: The relaxed energy with all weights and inputs kept, which budgets are fractions of.
+        left_out: What else the network multiplies.
+    """
+
+    array: SystolicArray
+    layers: tuple[LayerEnergy, ...]
+    relaxed_dense: float
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """Of all energies."""
+        return self.array.unit
+
+    @property
+    def total(self) -> float:
+        """The energy of all layers."""
+        return math.fsum(each.total for each in self.layers)
+
+    @property
+    def relaxed_total(self) -> float:
+        """The relaxed energy of all layers; never below ``total``."""
+        return math.fsum(each.relaxed for each in self.layers)
+
+    @property
+    def floor(self) -> float:
+        """What is left with all weights zero, as a fraction of ``relaxed_dense``."""
+        return math.fsum(each.fixed for each in self.layers) / self.relaxed_dense
+
+    @property
+    def nonzeros(self) -> int:
+        """Weights that are not zero; those of a layer that is used twice count twice."""
+        return sum(each.nonzeros for each in self.layers)
+
+    @property
+    def assumed_dense(self) -> tuple[str, ...]:
+        """Names of the layers whose weights could not be looked at."""
+        return tuple(each.layer.name for each in self.layers if not each.known)
+
+    def cycles(self, dataflow: Dataflow | None = None) -> tuple[int, ...]:
+        """Cycles of each layer, dense, by a dataflow (the array's own when None)."""
+        array = replace(self.array, dataflow=dataflow or self.array.dataflow)
+        return tuple(execute([each.layer.operator], array).cycles * each.layer.repeats for each in self.layers)
+
+    def __str__(self) -> str:
+        """The total and what it is of."""
+        return f"{self.total:.5g} {self.unit} on {self.array.name}, {len(self.layers)} layers"
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value."""
+        cycles = {dataflow: self.cycles(dataflow) for dataflow in DATAFLOWS}
+        frequency = self.array.frequency_hz
+        return {
+            "total": self.total,
+            "unit": self.unit,
+            "relaxed_total": self.relaxed_total,
+            "relaxed_dense": self.relaxed_dense,
+            "floor": self.floor,
+            "nonzeros": self.nonzeros,
+            "cycles": {dataflow: sum(each) for dataflow, each in cycles.items()},
+            "seconds": None
+            if frequency is None
+            else {dataflow: sum(each) / frequency for dataflow, each in cycles.items()},
+            "array": self.array.to_json(),
+            "layers": [
+                each.to_json() | {"cycles": {dataflow: cycles[dataflow][i] for dataflow in DATAFLOWS}}
+                for i, each in enumerate(self.layers)
+            ],
+            "left_out": [
+                {"name": each.name, "kind": each.kind, "macs": each.macs, "reason": each.reason}
+                for each in self.left_out
+            ],
+            "assumed_dense": list(self.assumed_dense),
+        }
+
+
+def systolic_energy(
+    model: nn.Module,
+    graph: WidthGraph,
+    array: SystolicArray | None = None,
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    index: SparseIndex = NO_INDEX,
+) -> SystolicEnergy:
+    """The energy of a network's convolutions and matrix products by the weights that it has now.
+
+    Args:
+        model: Its weights that are zero are not fetched.
+        graph: Of the model; the batch is the one that was traced.
+        array: The accelerator; Eyeriss when None.
+        masks: By layer, which inputs are kept (those that are not zero): shape (channels, height, width) for a
+            convolution, (channels,) else; the same for all examples.
+        index: What it takes to say which weights are kept; nothing by default, as in the paper.
+
+    Raises:
+        InputError: If nothing can be counted, a mask is of no layer or of another shape, or the cache of inputs cannot
+            hold the rows that a kernel needs.
+    """
+    array = SystolicArray() if array is None else array
+    layers, left_out = layers_of(graph)
+    if not layers:
+        raise InputError("the network has no convolution and no linear layer; a systolic array has nothing to do in it")
+    masks = masks or {}
+    for name in masks:
+        if name not in {layer.name for layer in layers}:
+            raise InputError(f"masks: there is no layer {name!r}; the layers are {', '.join(_few(layers))}")
+    found = tuple(
+        layer_energy(layer, array, weight=weight_of(model, layer), mask=masks.get(layer.name), index=index)
+        for layer in layers
+    )
+    dense = (layer_energy(layer, array, index=index) for layer in layers)
+    return SystolicEnergy(array, found, math.fsum(each.relaxed for each in dense), left_out)
+
+
+def weight_of(model: nn.Module, layer: SystolicLayer) -> Tensor | None:
+    """The weights of a layer as they are now; None where they cannot be found or have no values."""
+    path, _, name = layer.weight.rpartition(".")
+    try:
+        found = getattr(model.get_submodule(path), name, None) if name else None
+    except AttributeError:
+        found = None
+    if not isinstance(found, Tensor) or found.numel() != layer.size or found.is_meta:
+        return None
+    return found.detach()
+
+
+def _few(layers: tuple[SystolicLayer, ...]) -> list[str]:
+    return [layer.name for layer in layers[:6]] + (["…"] if len(layers) > 6 else [])
