@@ -31,6 +31,14 @@ READ = {
     "params=1.5M": Budget("params", 1.5e6, relative=False),
     "params=90k": Budget("params", 90e3, relative=False),
     "params=90000 params": Budget("params", 90e3, relative=False),
+    "memory=50%": Budget("memory", 0.5),
+    "memory<=900000 B": Budget("memory", 9e5, relative=False),
+    "memory=2MB": Budget("memory", 2e6, relative=False),
+    "memory=1.5 kB": Budget("memory", 1500, relative=False),
+    "memory=2MiB": Budget("memory", 2 << 20, relative=False),
+    "memory=1.5KiB": Budget("memory", 1536, relative=False),
+    "memory=1GiB": Budget("memory", 1 << 30, relative=False),
+    "memory=1TB": Budget("memory", 1e12, relative=False),
 }
 
 
@@ -57,6 +65,12 @@ REFUSED = {
     "latency==0.5": "'=0.5' is not a number",
     "latency=0.5 0.6": "'0.5 0.6' is not a number",
     "latency=1_000ms": "unit '_000ms' does not measure latency",
+    "memory=2mB": "unit 'mB' does not measure memory; did you mean MB?",
+    "memory=2KB": "unit 'KB' does not measure memory; did you mean kB?",
+    "memory=2kib": "unit 'kib' does not measure memory; did you mean KiB?",
+    "memory=2Mb": "unit 'Mb' does not measure memory; did you mean MB?",
+    "memory=2M": "unit 'M' does not measure memory; give a fraction of dense (0.6, 60%) or an absolute value (2MB)",
+    "memory=2bits": "unit 'bits' does not measure memory",
     "latency=0,5": "unit ',5' does not measure latency",
     "latency=1.2.3": "unit '.3' does not measure latency",
     "latency=5mJ": "unit 'mJ' does not measure latency",

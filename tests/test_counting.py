@@ -71,7 +71,7 @@ def test_saved_count_is_the_same_count(graph, metric, tmp_path):
 
 
 def test_other_metrics_are_not_counted(graph):
-    with pytest.raises(InputError, match="must be one of macs, params, got 'latency'"):
+    with pytest.raises(InputError, match="must be one of macs, params, memory, got 'latency'"):
         CountCost("latency", graph)
 
 

@@ -14,7 +14,7 @@ from ecc.fronts import Front, Point
 
 __all__ = ["AXES", "front_of"]
 
-AXES: tuple[str, ...] = ("latency", "energy", "macs", "params", "bytes")
+AXES: tuple[str, ...] = ("latency", "energy", "macs", "params", "memory", "bytes")
 """What the x axis of a front can be."""
 
 _UNITS: Mapping[str, str] = {**METRICS, "bytes": "B"}

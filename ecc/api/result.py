@@ -60,13 +60,15 @@ class Compression:
 
     @property
     def counts(self) -> dict[str, int]:
-        """MACs of one example and parameters, of the compact and of the dense network."""
-        macs, params = self.graph.macs, self.graph.params
+        """MACs of one example, parameters and bytes of memory, of the compact and of the dense network."""
+        macs, params, memory = self.graph.macs, self.graph.params, self.graph.memory
         return {
             "macs": macs(self.widths),
             "params": params(self.widths),
+            "memory": memory(self.widths),
             "macs_dense": macs(),
             "params_dense": params(),
+            "memory_dense": memory(),
         }
 
     @property

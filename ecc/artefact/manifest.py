@@ -74,7 +74,7 @@ class Manifest:
         widths: Channels kept per prunable group.
         kept: Unit indices kept; a group that is not named keeps all of its units.
         budgets: How each budget ended.
-        counts: ``macs`` and ``params`` of the result, ``macs_dense`` and ``params_dense`` of the dense network.
+        counts: ``macs``, ``params`` and ``memory`` (bytes) of the result, ``macs_dense`` … of the dense network.
         accuracy_dense: Score of the dense network on the test data, in [0, 1]; None when it was not computed.
         accuracy: Score of the result; None when it was not computed.
         nonzero_fraction: Parameters left as a fraction of dense.

@@ -46,7 +46,7 @@ def _compress_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="METRIC=LIMIT",
         action="append",
         required=True,
-        help="latency=0.6, latency=5ms, energy=12mJ, macs=1.2GMAC, params=50%%; may be repeated",
+        help="latency=0.6, latency=5ms, energy=12mJ, macs=1.2GMAC, params=50%%, memory=2MB; may be repeated",
     )
     parser.add_argument(
         "--cost", metavar="COST.json", action="append", default=[], help="cost model of a measured metric; repeatable"

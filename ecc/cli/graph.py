@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ecc.cli.progress import ProgressLine
 from ecc.cli.text import percent, quantity, table
 from ecc.core.errors import InputError
 from ecc.core.fields import parse_object
+from ecc.core.widths import Widths
 from ecc.network.graph import Block, WidthGraph
 from ecc.network.tracing import trace
 from ecc.report.tracks import macs_shares
@@ -40,14 +41,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--widths",
         metavar="WIDTHS",
-        help="count MACs and parameters at these widths: GROUP=N,GROUP=N… or a JSON file of them",
+        help="count MACs, parameters and memory at these widths: GROUP=N,GROUP=N… or a JSON file of them",
     )
     parser.add_argument(
         "--remove",
         metavar="BLOCK",
         action="append",
         default=[],
-        help="count MACs and parameters without this residual block; repeatable",
+        help="count MACs, parameters and memory without this residual block; repeatable",
     )
     parser.add_argument("--html", metavar="FILE", help="also write a page with a map of the groups")
 
@@ -74,10 +75,10 @@ def _graph(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     text += ["", *graph.notes, f"{loaded.name}: {_total(graph)}"]
     widths = {} if arguments.widths is None else _widths(arguments.widths, graph)
     if widths or arguments.remove:
-        macs, params = (count(widths, removed=arguments.remove) for count in (graph.macs, graph.params))
-        value["at"] = {"widths": widths, "removed": arguments.remove, "macs": macs, "params": params}
-        left = f"{percent(macs / max(graph.macs(), 1))} and {percent(params / max(graph.params(), 1))} of dense"
-        text.append(f"then left: {quantity(macs, 'macs')}, {params:,} parameters ({left})")
+        counts = _counts(graph, widths, arguments.remove)
+        value["at"] = {"widths": widths, "removed": arguments.remove, **counts}
+        left = [percent(counts[name] / max(value[name], 1)) for name in ("macs", "params", "memory")]
+        text.append(f"then left: {_shown(counts)}: {left[0]}, {left[1]} and {left[2]} of dense")
     if arguments.html is not None:
         page = write_widths(graph, loaded.name, arguments.html, widths, removed=arguments.remove)
         value["page"] = str(page)
@@ -131,7 +132,28 @@ def _total(graph: WidthGraph) -> str:
     return (
         f"{len(graph.prunable)} of {len(graph.groups)} groups prunable, "
         + (f"{removable} of {len(graph.blocks)} blocks removable, " if graph.blocks else "")
-        + f"{quantity(graph.macs(), 'macs')}, {graph.params():,} parameters"
+        + _shown(_counts(graph))
+    )
+
+
+def _counts(graph: WidthGraph, widths: Widths | None = None, removed: Sequence[str] = ()) -> dict[str, int]:
+    counters: dict[str, Callable[..., int]] = {
+        "macs": graph.macs,
+        "params": graph.params,
+        "memory": graph.memory,
+        "memory_weights": graph.memory_weights,
+        "memory_activations": graph.memory_activations,
+    }
+    return {name: count(widths, removed=removed) for name, count in counters.items()}
+
+
+def _shown(counts: Mapping[str, int]) -> str:
+    weights, activations, memory = (
+        quantity(counts[name], "memory") for name in ("memory_weights", "memory_activations", "memory")
+    )
+    return (
+        f"{quantity(counts['macs'], 'macs')}, {counts['params']:,} parameters, "
+        f"{memory} of memory ({weights} weights, {activations} activations)"
     )
 
 

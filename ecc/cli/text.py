@@ -9,14 +9,15 @@ from ecc.core.cost import METRICS
 __all__ = ["percent", "quantity", "table"]
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
+_UNITS = {"macs": METRICS["macs"], "memory": METRICS["memory"], "bytes": "B"}
 
 
 def quantity(value: float, metric: str) -> str:
-    """A value of a metric with its unit: ms and mJ, MMAC."""
+    """A value of a metric with its unit: ms and mJ, MMAC, MB."""
     if metric in ("latency", "energy"):
         return f"{value * 1e3:.4g} m{METRICS[metric]}"
     scale, prefix = next(((s, p) for s, p in _PREFIXES if abs(value) >= s), (1.0, ""))
-    unit = METRICS[metric] if metric == "macs" else ""
+    unit = _UNITS.get(metric, "")
     return f"{value / scale:.4g} {prefix}{unit}".rstrip()
 
 

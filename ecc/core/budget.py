@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ecc.core.cost import METRICS
@@ -25,7 +26,12 @@ _PREFIX = {
     "T": 1e12,
 }
 _UNITS = {"latency": ("s",), "energy": ("J",), "macs": ("MAC", "MACs"), "params": ("", "params")}
-_EXAMPLE = {"latency": "5ms", "energy": "12mJ", "macs": "1.2GMAC", "params": "1.5M"}
+_BYTES = {"B": 1} | {  # whole ones, by thousands (SI) or by 1024 (IEC)
+    f"{prefix}{suffix}": base**power
+    for base, prefixes, suffix in ((1000, "kMGT", "B"), (1024, "KMGT", "iB"))
+    for power, prefix in enumerate(prefixes, 1)
+}
+_EXAMPLE = {"latency": "5ms", "energy": "12mJ", "macs": "1.2GMAC", "params": "1.5M", "memory": "2MB"}
 _LIMIT = re.compile(r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*(|[^\d\s]\S*)")  # a number and perhaps a unit
 
 
@@ -56,7 +62,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """Read ``METRIC=LIMIT`` or ``METRIC<=LIMIT``; LIMIT is ``0.6``, ``60%``, ``5ms``, ``12mJ``, ``1.2GMAC``.
+        """Read ``METRIC=LIMIT`` or ``METRIC<=LIMIT``; LIMIT is ``0.6``, ``60%``, ``5ms``, ``12mJ``, ``1.2GMAC``, ``2MiB``.
 
         A number without a unit is a fraction of dense. Spaces are free; counts may be written out (``90000 params``).
 
@@ -76,9 +82,11 @@ class Budget:
         number, unit = float(match[1]), match[2]
         if unit in ("", "%"):
             return cls(metric, number / 100 if unit else number)
-        scales = {prefix + base: scale for base in _UNITS[metric] for prefix, scale in _PREFIX.items()}
+        scales = _scales(metric)
         if unit not in scales:
-            raise InputError(f"{where}: unit {unit[:60]!r} does not measure {metric}; give {expected}")
+            like = [known for known in scales if len(unit) > 1 and known.lower() == unit.lower()]
+            hint = f"did you mean {' or '.join(like)}?" if like else f"give {expected}"
+            raise InputError(f"{where}: unit {unit[:60]!r} does not measure {metric}; {hint}")
         return cls(metric, number * scales[unit], relative=False)
 
     def absolute(self, dense: float) -> float:
@@ -100,3 +108,10 @@ class Budget:
     def __str__(self) -> str:
         shown = f"{self.limit:.3g} of dense" if self.relative else f"{self.limit:.4g} {METRICS[self.metric]}"
         return f"{self.metric} ≤ {shown}"
+
+
+def _scales(metric: str) -> Mapping[str, float]:
+    """The units that measure a metric, and what they are in its own."""
+    if metric == "memory":
+        return _BYTES
+    return {prefix + base: scale for base in _UNITS[metric] for prefix, scale in _PREFIX.items()}

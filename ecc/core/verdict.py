@@ -118,7 +118,7 @@ class BudgetCheck:
 
     @classmethod
     def of_count(cls, budget: Budget, *, dense: float, value: float) -> BudgetCheck:
-        """Judge a budget on MACs or parameters, which are exact."""
+        """Judge a budget on MACs, parameters or memory, which are exact."""
         limit = budget.limit * dense if budget.relative else budget.limit
         met = value <= limit
         return cls(

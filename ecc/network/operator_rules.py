@@ -210,7 +210,7 @@ def _moved(call: _Call) -> list[Operator]:
     """Free where the new shape is a view of the old one, else a copy."""
     try:
         call.tensors[0].view(call.out)
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # the latter of fake tensors
         return [Operator("copy", **_shape(call.out))]
     return []
 
