@@ -143,7 +143,7 @@ def test_a_page_fetches_nothing_and_runs_nothing(fit: Fit) -> None:
         if "url(" in value:
             assert "url(#" in value
     assert "@import" not in html
-    assert html.count("<svg") == len(pictures(full(fit))) == 5
+    assert html.count("<svg") == len(pictures(full(fit))) == 6
 
 
 def test_hostile_names_stay_text(fit: Fit) -> None:
@@ -243,20 +243,6 @@ def test_a_front_of_many_methods_and_of_one_point_is_drawn() -> None:
     assert alone.axes[0].get_xlabel() == "latency"
     assert to_png(alone).startswith(b"\x89PNG")
     assert len(set(COLOURS)) == len(set(MARKERS)) == len(COLOURS) == len(MARKERS)
-
-
-def test_residuals_are_the_held_out_rows_in_units(fit: Fit) -> None:
-    left, right = figures.residuals(fit).axes
-    assert (left.get_xlabel(), left.get_ylabel()) == ("measured latency (ms)", "predicted latency (ms)")
-    measured = fit.residuals["measured"] * fit.cost.dense * 1e3
-    assert left.lines[-1].get_xdata() == pytest.approx(measured)
-    assert right.lines[-1].get_ydata() == pytest.approx(100 * fit.residuals["relative_error"])
-
-
-def test_the_learning_curve_ends_at_the_held_out_error(fit: Fit) -> None:
-    (ax,) = figures.learning_curve(fit).axes
-    assert ax.lines[0].get_ydata()[-1] == pytest.approx(100 * fit.holdout["mape"])  # type: ignore[index]
-    assert ax.lines[1].get_ydata()[0] == pytest.approx(100 * fit.noise_floor)  # type: ignore[index]
 
 
 def test_history_shows_what_the_frame_holds_and_no_more() -> None:

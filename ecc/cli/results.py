@@ -11,12 +11,11 @@ from typing import Any
 from ecc.api.fronts import AXES, front_of
 from ecc.artefact import inspect as inspect_artefact
 from ecc.cli.command import Command, Outcome
+from ecc.cli.costs import cost_text, inspect_cost
 from ecc.cli.progress import ProgressLine
 from ecc.cli.stores import add_exports, exports_given, inspect_store, store_text
 from ecc.cli.text import percent, quantity, table
 from ecc.core.errors import InputError
-from ecc.energy_models.cost_files import read_cost
-from ecc.energy_models.loading import load as load_cost
 from ecc.report.saving import write_front
 
 __all__ = ["COMMANDS"]
@@ -59,10 +58,9 @@ def _inspect(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         return Outcome(value, store_text(path, value))
     if path.is_dir():
         value = inspect_artefact(path)
-    else:
-        load_cost(path)  # refuses what is none
-        value = _cost(path)
-    return Outcome(value, _summary(value))
+        return Outcome(value, _summary(value))
+    value = inspect_cost(path)
+    return Outcome(value, cost_text(value))
 
 
 def _summary(value: Mapping[str, Any]) -> str:
@@ -83,12 +81,6 @@ def _is_database(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(6) == b"SQLite"
-
-
-def _cost(path: Path) -> dict[str, object]:
-    form, _ = read_cost(path)
-    document: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
-    return {**document, "form": form}
 
 
 COMMANDS = (

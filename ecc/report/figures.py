@@ -14,11 +14,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ecc.core.cost import METRICS
 from ecc.core.widths import Widths
-from ecc.energy_models.judging import Fit
 from ecc.fronts import Front, Point
 from ecc.report.style import COLOURS, INK, MARKERS, MUTED, TRACK, axis_label, canvas, plain, scale
 
-__all__ = ["DENSE", "front", "history", "learning_curve", "residuals", "widths"]
+__all__ = ["DENSE", "front", "history", "widths"]
 
 DENSE = "dense"
 """The method name of the uncompressed network among a front's points."""
@@ -135,57 +134,6 @@ def _history_panel(ax: Axes, frame: pd.DataFrame, names: Sequence[str]) -> None:
     ax.set_xlim(0.5, len(frame) + 0.5)
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def residuals(fit: Fit) -> Figure:
-    """Predicted against measured on held-out rows, and the relative residuals beside the noise floor."""
-    measured = fit.residuals["measured"].to_numpy(dtype=float) * fit.cost.dense
-    predicted = fit.residuals["predicted"].to_numpy(dtype=float) * fit.cost.dense
-    factor, unit = scale(fit.cost.unit, [*measured, *predicted])
-    label = axis_label(fit.cost.metric, unit)
-    measured, predicted = measured * factor, predicted * factor
-    cloud: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 4, "color": COLOURS[0], "alpha": 0.6}
-    with canvas(_WIDTH_IN, 3.7, 1, 2) as (figure, (left, right)):
-        ends = np.array([min(measured.min(), predicted.min()), max(measured.max(), predicted.max())])
-        left.fill_between(ends, ends * 0.9, ends * 1.1, color=TRACK, linewidth=0, label="within ±10 %")
-        left.plot(ends, ends, color=MUTED, linewidth=1)
-        left.plot(measured, predicted, **cloud)
-        left.set_ylabel(f"predicted {label}")
-        left.set_title("predicted and measured")
-        left.legend(loc="upper left")
-
-        right.axhline(0, color=MUTED, linewidth=1)
-        if np.isfinite(fit.noise_floor):
-            floor = 100 * fit.noise_floor
-            right.axhspan(-floor, floor, color=COLOURS[4], alpha=0.3, linewidth=0, label=f"noise floor, {floor:.1f} %")
-            right.legend(loc="best")
-        right.plot(measured, 100 * (predicted / measured - 1), **cloud)
-        right.set_ylabel("error, % of measured")
-        right.set_title("relative error")
-        for ax in (left, right):
-            ax.set_xlabel(f"measured {label}")
-    return figure
-
-
-def learning_curve(fit: Fit) -> Figure:
-    """Held-out error over the number of rows fitted to, beside the noise floor that no model can beat."""
-    samples = [samples for samples, _ in fit.learning_curve]
-    with canvas(_WIDTH_IN / 2, 3.2) as (figure, (ax,)):
-        ax.plot(
-            samples,
-            [100 * mape for _, mape in fit.learning_curve],
-            color=COLOURS[0],
-            marker="o",
-            label="held-out error",
-        )
-        if np.isfinite(fit.noise_floor):
-            ax.axhline(100 * fit.noise_floor, color=COLOURS[4], linestyle="--", label="noise floor")
-        ax.set_ylim(bottom=0)
-        ax.set_xlabel("configurations measured")
-        ax.set_ylabel("mean absolute error, %")
-        ax.set_title("how much measuring is enough")
-        ax.legend()
-    return figure
 
 
 def front(front: Front) -> Figure:

@@ -15,7 +15,7 @@ from ecc.core.verdict import BudgetCheck
 from ecc.core.widths import Widths
 from ecc.energy_models.judging import Fit
 from ecc.fronts import Front
-from ecc.report import figures
+from ecc.report import figures, fit_figures
 from ecc.report.style import quantity, to_png, to_svg
 from ecc.report.templates import fill
 
@@ -95,9 +95,10 @@ def _draw(report: Report) -> dict[str, Figure]:
     if report.history is not None and len(report.history):
         drawn["history"] = figures.history(report.history)
     for fit in report.fits:
-        drawn[f"residuals-{fit.cost.metric}"] = figures.residuals(fit)
+        drawn[f"agreement-{fit.cost.metric}"] = fit_figures.agreement(fit)
+        drawn[f"errors-{fit.cost.metric}"] = fit_figures.errors_by_size(fit)
         if len(fit.learning_curve) > 1:
-            drawn[f"learning-curve-{fit.cost.metric}"] = figures.learning_curve(fit)
+            drawn[f"learning-curve-{fit.cost.metric}"] = fit_figures.learning_curve(fit)
     return drawn
 
 

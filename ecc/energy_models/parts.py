@@ -1,0 +1,93 @@
+"""What a cost at dense widths is made of, and what a cost model says of itself, whatever its form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ecc.core.cost import CostModel
+from ecc.energy_models.counting import CountCost
+from ecc.energy_models.fitted import FittedCost, conformal_quantile
+
+__all__ = ["describe", "parts_of"]
+
+_ALIKE = 1e-6  # of sums that should be the same
+_FEW, _SHORT = 32, 8  # entries of a setting that is shown: of a mapping, of a list
+
+
+def parts_of(cost: CostModel) -> dict[str, float]:
+    """The parts whose sum the cost is at dense widths, by name, the largest first; empty where a form has none.
+
+    The parts of a fitted sum are its terms, in s or J; those of a count are layers or tensors.
+    """
+    if isinstance(cost, CountCost):
+        parts = _counted(cost)
+    elif isinstance(cost, FittedCost):
+        parts = cost.coefficients
+        if not math.isclose(math.fsum(parts.values()), float(cost({})), rel_tol=_ALIKE):
+            return {}  # numbers that say something else, such as the settings of a network
+    else:
+        return {}
+    return dict(sorted(parts.items(), key=lambda part: -part[1]))
+
+
+def _counted(cost: CountCost) -> dict[str, float]:
+    """Multiply-accumulates by layer, or parameters by tensor."""
+    if cost.metric == "macs":
+        return {layer.name: float(layer.macs) for layer in cost.graph.layers if layer.macs}
+    return {name: float(math.prod(axes.shape)) for name, axes in cost.graph.parameters.items()}
+
+
+def describe(form: str, cost: CostModel) -> dict[str, Any]:
+    """What a cost model is, whom it belongs to and how good it is, as a JSON value.
+
+    What a form or a file does not tell is absent. Groups say between which widths the model was profiled, and parts
+    what each costs at dense widths.
+
+    Args:
+        form: As its file names it.
+    """
+    parts = parts_of(cost)
+    value: dict[str, Any] = {
+        "kind": "cost model",
+        "form": form,
+        "metric": cost.metric,
+        "dense": cost.dense,
+    }
+    if isinstance(cost, FittedCost):
+        value |= _fitted(cost)
+    if cost.provenance is not None:
+        value["provenance"] = cost.provenance.to_json()
+    bounds = cost.profiled if isinstance(cost, FittedCost) else None
+    value["groups"] = {
+        name: {"dense": dense, "step": step} | ({"profiled": list(bounds[i])} if bounds else {})
+        for i, (name, dense, step) in enumerate(zip(cost.space.names, cost.space.dense, cost.space.step, strict=True))
+    }
+    return value | ({"parts": parts} if parts else {})
+
+
+def _fitted(cost: FittedCost) -> dict[str, Any]:
+    """What only a model that comes from a profile has."""
+    value: dict[str, Any] = {
+        "unit": cost.unit,
+        "dense_interval": list(cost.reference[1:]),
+        "predicted_dense": float(cost({})),
+        "samples": cost.samples,
+        "extrapolate": cost.extrapolate,
+    }
+    if cost.holdout is not None:
+        value["holdout"] = dict(cost.holdout)
+    if cost.calibration:
+        value["interval_95"] = math.expm1(conformal_quantile(cost.calibration, 0.95))
+    settings = {name: member for name, member in cost.members().items() if _is_short(member)}
+    return value | ({"settings": settings} if settings else {})
+
+
+def _is_short(member: Any, depth: int = 2) -> bool:
+    """A member of a file that people can read: a number, a text, or a few of them."""
+    if isinstance(member, Mapping):
+        return depth > 0 and len(member) <= _FEW and all(_is_short(each, depth - 1) for each in member.values())
+    if isinstance(member, list | tuple):
+        return depth > 0 and len(member) <= _SHORT and all(_is_short(each, 0) for each in member)
+    return isinstance(member, bool | int | float | str)

@@ -1,0 +1,199 @@
+"""The page of a judged cost model: what was fitted, how far to trust it, what the cost is made of, and the odd rows.
+
+Nothing is fetched and nothing is scripted; all text is escaped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from scipy import stats
+
+from ecc.core.table import ProfileTable
+from ecc.energy_models.fitted import conformal_quantile
+from ecc.energy_models.forms import FORMS
+from ecc.energy_models.judging import Fit
+from ecc.energy_models.parts import describe, parts_of
+from ecc.report import fit_figures
+from ecc.report.files import write_file
+from ecc.report.style import quantity, to_svg
+from ecc.report.templates import fill
+
+__all__ = ["fit_pictures", "render_fit", "write_fit"]
+
+_BARS = 24  # of the parts that are drawn
+_LISTED = 300  # of the parts that are listed
+_WORST = 12  # rows
+_NARROWEST = 3  # groups of a row that are named
+_ENDING = 30  # characters of their names
+_HARD = "\u00a0"  # a space at which no line ends
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of the dense network's cost."""
+
+    name: str
+    value: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row of the profile as the page lists it; widths and flags are empty where the rows are not at hand."""
+
+    number: int
+    measured: float
+    predicted: float
+    error: float
+    noise: float
+    left: str
+    narrowest: str
+    flags: str
+    purpose: str
+
+
+def fit_pictures(fit: Fit) -> dict[str, Figure]:
+    """The figures of the page, by name; those that a fit has no values for are left out."""
+    figures = {
+        "agreement": fit_figures.agreement(fit),
+        "distribution": fit_figures.distribution(fit),
+        "within": fit_figures.within(fit),
+        "errors-by-size": fit_figures.errors_by_size(fit),
+        "errors-by-row": fit_figures.errors_by_row(fit),
+    }
+    if len(fit.learning_curve) > 1:
+        figures["learning-curve"] = fit_figures.learning_curve(fit)
+    if parts := _parts(fit):
+        bars = [(part.name, part.value, part.share) for part in parts[:_BARS]]
+        figures["shares"] = fit_figures.shares(bars, fit.cost.unit)
+    return figures
+
+
+def render_fit(fit: Fit, table: ProfileTable | None = None) -> str:
+    """The page as HTML text; it opens from disk and needs no network.
+
+    Args:
+        table: The profile that was fitted; without it, odd rows are listed without their widths and flags.
+    """
+    parts = _parts(fit)
+    reach = conformal_quantile(fit.cost.calibration, 0.95)
+    about, place = describe(fit.form, fit.cost), fit.cost.provenance
+    worst = fit.residuals["relative_error"].abs().sort_values(ascending=False, kind="stable").index[:_WORST]
+    return fill(
+        "fit.html",
+        {"percent": _percent, "points": _points, "quantity": _quantity, "signed": _signed},
+        fit=fit,
+        cost=fit.cost,
+        place=place,
+        title=f"{fit.cost.metric.capitalize()} of {place.network if place else 'a network'}",
+        about=about,
+        summaries={name: form.summary for name, form in FORMS.items()},
+        figures={name: Markup(to_svg(figure)) for name, figure in fit_pictures(fit).items()},
+        interval=(math.expm1(-reach), math.expm1(reach)),
+        covered=_binomial(fit.interval_coverage, len(fit.residuals)),
+        parts=parts[:_LISTED],
+        undrawn=_rest(parts[_BARS:]),
+        unlisted=_rest(parts[_LISTED:]),
+        worst=[_row(fit, int(number), table) for number in worst],
+        settings={name: _words(value) for name, value in about.get("settings", {}).items() if name != "constant"},
+        purposes=_purposes(table),
+        folds=sum(candidate.chosen_in for candidate in fit.forms),
+    )
+
+
+def write_fit(fit: Fit, path: str | Path, table: ProfileTable | None = None) -> Path:
+    """Write the page of ``render_fit``; returns its path.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    return write_file(path, render_fit(fit, table).encode())
+
+
+def _parts(fit: Fit) -> list[_Part]:
+    """The parts of the dense network's cost that cost something, the largest first."""
+    parts = parts_of(fit.cost)
+    total = math.fsum(parts.values())
+    return [_Part(name, value, value / total) for name, value in parts.items() if value > 0]
+
+
+def _rest(parts: Sequence[_Part]) -> tuple[int, float]:
+    """How many parts are left out, and their share."""
+    return len(parts), math.fsum(part.share for part in parts)
+
+
+def _row(fit: Fit, number: int, table: ProfileTable | None) -> _Row:
+    """A row that was held out, by its number in the profile."""
+    names = ["measured", "predicted", "relative_error", "noise"]
+    measured, predicted, error, noise = fit.residuals.loc[[number], names].to_numpy(dtype=float)[0].tolist()
+    left, narrowest, flags, purpose = "", "", "", ""
+    if table is not None:
+        widths, dense = table.widths[number], np.array(table.space.dense)
+        left = f"{int(widths.sum())} of {int(dense.sum())}"
+        order = np.argsort(widths / dense, kind="stable")[:_NARROWEST]
+        narrowest = ", ".join(f"{_ending(table.space.names[i])} {widths[i]}/{dense[i]}" for i in order)
+        values = table.rows.iloc[number]
+        flags, purpose = (str(values[name]) if name in table.rows else "" for name in ("flags", "purpose"))
+    return _Row(
+        number,
+        measured * fit.cost.dense,
+        predicted * fit.cost.dense,
+        error,
+        noise,
+        left=left,
+        narrowest=narrowest,
+        flags=flags,
+        purpose=purpose,
+    )
+
+
+def _purposes(table: ProfileTable | None) -> Mapping[str, int]:
+    """Rows by why they were measured; empty where that is not known."""
+    if table is None or "purpose" not in table.rows:
+        return {}
+    return {str(name): int(count) for name, count in table.rows["purpose"].value_counts().items()}
+
+
+def _binomial(share: float, rows: int) -> tuple[float, float]:
+    """The 95 % interval of a share of so many rows (Clopper and Pearson)."""
+    found = stats.binomtest(round(share * rows), rows).proportion_ci(0.95)
+    return float(found.low), float(found.high)
+
+
+def _ending(name: str) -> str:
+    """The end of a long name, which tells groups apart."""
+    return name if len(name) <= _ENDING else f"…{name[1 - _ENDING :]}"
+
+
+def _words(value: Any) -> str:
+    """A setting as text."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_words(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return " × ".join(_words(each) for each in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _quantity(value: float, unit: str) -> str:
+    return quantity(value, unit).replace(" ", _HARD)
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "unknown" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}{_HARD}%"
+
+
+def _signed(value: float) -> str:
+    return f"{100 * value:+.1f}{_HARD}%".replace("-", "−")
+
+
+def _points(value: float | None) -> str:
+    """A standard error of a share."""
+    return "" if value is None else f"± {100 * value:.2f}{_HARD}%".replace(" ", _HARD)
