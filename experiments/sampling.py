@@ -51,8 +51,17 @@ def chain() -> Hardware:
     groups = tuple(WidthGroup(name, width, 1, True, "", (), (name,)) for name, width in zip(names, inner, strict=True))
     sides = [Side(((1.0, names),)) for names in ((), *((name,) for name in names), ())]
     channels = (3, *inner, 512)
+    positions = (0, *inner, 0)  # along sides that a group lies on
     layers = tuple(
-        Layer(f"conv{j + 1}", "conv", sides[j], sides[j + 1], pixels[j] * 9 * channels[j] * channels[j + 1])
+        Layer(
+            f"conv{j + 1}",
+            "conv",
+            sides[j],
+            sides[j + 1],
+            pixels[j] * 9 * channels[j] * channels[j + 1],
+            positions[j],
+            positions[j + 1],
+        )
         for j in range(8)
     )
     sizes = [(pixels[j], channels[j + 1], 9 * channels[j]) for j in range(8)]
