@@ -17,6 +17,7 @@ from cli_toy import PROCESS, run, workplace
 from ecc.api.recipe import METHODS, Recipe
 from ecc.cli.main import COMMANDS
 from ecc.cli.progress import ProgressLine
+from ecc.report.style import quantity
 
 BUDGET = {"metric", "limit", "dense", "predicted", "measured", "met"}
 
@@ -131,6 +132,18 @@ def test_graph_counts_at_given_widths(tmp_path):
     assert "then left: " in run(f"graph {NET} --widths inner=4").out
 
 
+def test_graph_counts_bytes_of_memory():
+    value = run(f"graph {NET} --json --widths inner=4").value
+    norm, head = 4 * 16 * 4 + 8, 2570 * 4  # its statistics and how often it took them; 256 × 10 weights and 10 biases
+    plane = 64 * 4  # bytes of a channel
+    assert value["memory_weights"] == 4 * (9 * 16 + 2 * (9 * 256 + 16)) + norm + head
+    assert value["memory_activations"] == 3 * 16 * plane  # shortcut, branch, and what is made of both
+    assert value["memory"] == value["memory_weights"] + value["memory_activations"]
+    assert value["at"]["memory_weights"] == 4 * (9 * 16 + 2 * 9 * 64 + 4 + 16) + norm + head
+    assert value["at"]["memory"] == value["at"]["memory_weights"] + value["at"]["memory_activations"]
+    assert "kB of memory (" in run(f"graph {NET}").out
+
+
 def test_graph_counts_without_a_block():
     value = run("graph net.py:deep --input 1x1x8x8 --json").value
     (block,) = (block for block in value["blocks"] if block["removable"])
@@ -138,6 +151,8 @@ def test_graph_counts_without_a_block():
     assert less["at"]["macs"] == value["macs"] - block["macs"]
     assert less["at"]["params"] == value["params"] - block["params"]
     assert less["at"]["removed"] == [block["name"]]
+    assert less["at"]["memory_weights"] == value["memory_weights"] - 4 * block["params"]
+    assert less["at"]["memory_activations"] < value["memory_activations"]
 
 
 def test_graph_draws_a_page(tmp_path):
@@ -226,7 +241,21 @@ def test_latency_budget_is_measured_and_the_exit_code_is_the_verdict(profiled, m
     assert [point["method"] for point in front["points"]] == ["dense", "magnitude"]
 
 
-@pytest.mark.parametrize("axis", ["macs", "params", "bytes"])
+def test_budgets_on_memory_counts_and_time_hold_together(profiled, monkeypatch):
+    monkeypatch.setattr("ecc.cli.compression.Recipe", partial(Recipe, measure_s=2.0, rounds=2))
+    budgets = "--budget memory=0.7 --budget latency=0.95 --budget macs=20kMAC --cost cost.json"
+    said = run(f"compress {TRAINED} {budgets} --method magnitude --epochs 2 --out mixed --json")
+    memory, latency, macs = said.value["budgets"]
+    assert (memory["unit"], memory["met"], macs["met"]) == ("B", True, True)
+    assert memory["measured"] == int(memory["measured"]) <= 0.7 * memory["dense"]
+    assert said.code == int(not latency["met"])
+    again = run("verify mixed --json --quiet").value["budgets"][0]
+    assert (again["measured"], again["met"]) == (memory["measured"], True)
+    assert " kB ≤ " in run("verify mixed --quiet").out
+    assert quantity(memory["measured"], "B") in Path("mixed/report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("axis", ["macs", "params", "memory", "bytes"])
 def test_front_compares_what_was_compressed(halves, axis, tmp_path):
     said = run("front", *halves, f"--x {axis} --out {tmp_path / 'front.html'} --json")
     assert said.code == 0

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from cli_toy import NETWORK
+from memory_oracle import held_bytes, peak_bytes
 from torch import nn
 
 from ecc.api.compressing import compress
@@ -66,6 +67,16 @@ def test_counts_are_within_their_budgets_and_those_of_the_network_itself(method)
     assert result.counts["macs"] == graph.macs() <= 0.5 * network()[1].macs()
     assert result.counts["params"] == graph.params() == sum(p.numel() for p in result.model.parameters())
     assert result.nonzero_fraction == result.counts["params"] / result.counts["params_dense"] <= 0.6
+
+
+@pytest.mark.parametrize("budgets", [("memory=0.6",), ("memory=250kB", "macs=0.7")], ids=" ".join)
+@pytest.mark.parametrize("method", METHODS)
+def test_memory_is_within_its_budget_and_that_of_the_network_itself(method, budgets):
+    result = compressed(*budgets, method=method)
+    assert result.met is True
+    found = held_bytes(result.model) + peak_bytes(result.model.eval(), INPUTS)
+    assert result.counts["memory"] == result.budgets[0].measured == found <= result.budgets[0].limit
+    assert " kB ≤ " in str(result.budgets[0])
 
 
 def test_absolute_budget_holds():

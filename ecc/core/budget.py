@@ -62,7 +62,8 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """Read ``METRIC=LIMIT`` or ``METRIC<=LIMIT``; LIMIT is ``0.6``, ``60%``, ``5ms``, ``12mJ``, ``1.2GMAC``, ``2MiB``.
+        """Read ``METRIC=LIMIT`` or ``METRIC<=LIMIT``; LIMIT is ``0.6``, ``60%``, ``5ms``, ``12mJ``, ``1.2GMAC``,
+        ``2MiB``.
 
         A number without a unit is a fraction of dense. Spaces are free; counts may be written out (``90000 params``).
 

@@ -1,4 +1,4 @@
-"""Counts: MACs, parameters and bytes of memory as exact functions of the widths, behind the protocol of a cost model."""
+"""Counts: MACs, parameters and bytes of memory as exact functions of the widths, each a cost model."""
 
 from __future__ import annotations
 
