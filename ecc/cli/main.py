@@ -30,6 +30,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "graph": ("ecc.cli.graph", "The width graph: which channels are coupled, as a table and as a map."),
         "profile": ("ecc.cli.measuring", "Measure random widths of a network on a device."),
         "fit": ("ecc.cli.fitting", "Fit a cost model to a profile and judge it on rows it has not seen."),
+        "systolic": (
+            "ecc.cli.systolic",
+            "What a network takes on a systolic array, layer by layer; nothing is measured.",
+        ),
         "compress": ("ecc.cli.compression", "Prune a trained network to its budgets and verify them on the device."),
         "verify": ("ecc.cli.compression", "Load an artefact, measure it, and say whether each budget holds."),
         "front": ("ecc.cli.results", "Compare finished compressions: table, plot, hypervolume."),
