@@ -14,7 +14,7 @@ from ecc.core.layers import Layer, Side, SumOfProducts
 from ecc.core.widths import WidthSpace
 from ecc.energy_models.bilinear import BilinearCost, fit
 from ecc.energy_models.fitted import conformal_quantile
-from ecc.energy_models.least_squares import relative_nnls, shrunken_nnls
+from ecc.energy_models.least_squares import gram_nnls, relative_nnls, robust_weights, shrunken_nnls
 from ecc.energy_models.loading import load
 from ecc.energy_models.samples import Samples
 from ecc.energy_models.terms import terms_of
@@ -140,26 +140,142 @@ def test_interior_optimum_equals_weighted_least_squares_of_statsmodels():
     assert relative_nnls(features, target) == pytest.approx(answer.params, rel=1e-8)
 
 
+def smallest(objective, start):
+    """The least value of a function of numbers ≥ 0, and where."""
+    found = optimize.minimize(
+        objective, start, bounds=[(1e-12, None)] * len(start), method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-9}
+    )
+    return found.fun, found.x
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1.0, 20.0], ids="ridge={}".format)
 @pytest.mark.parametrize("rows", [4, 30], ids="rows={}".format)
-def test_shrunken_fit_is_the_minimum_of_its_objective(rows):
+def test_shrunken_fit_is_the_minimum_of_its_objective(rows, ridge):
     generator = np.random.default_rng(rows)
     features = np.column_stack([np.ones(rows), generator.uniform(0.1, 1, (rows, 8))])
     macs = np.array([0.0, 5, 4, 3, 2, 1, 0, 0, 0])
     target = generator.uniform(0.2, 1, rows)
     weights = generator.uniform(0.3, 1, rows)
-    found = shrunken_nnls(features, target, weights, macs, noise=0.05)
-    base, slope = relative_nnls(np.column_stack([np.ones(rows), features @ (macs / 15)]), target)
+    found = shrunken_nnls(features, target, weights, macs, noise=0.05, ridge=ridge)
+
+    def error(a, columns):
+        return (weights**2 * np.log(columns @ a / target) ** 2).sum()
+
+    two = np.column_stack([np.ones(rows), features @ (macs / 15)])
+    _, (base, slope) = smallest(lambda a: error(a, two), np.array([0.1, 0.5]))
     prior = slope * macs / 15 + np.eye(9)[0] * base
     spread = np.maximum(prior, 1 / 9)
 
     def objective(a):
-        fitted = (weights**2 * (features @ a / target - 1) ** 2).sum() + 9 * (a.sum() - 1) ** 2
-        return fitted + 0.05**2 * (((a - prior) / spread) ** 2).sum()
+        return error(a, features) + 9 * (a.sum() - 1) ** 2 + ridge * 0.05**2 * (((a - prior) / spread) ** 2).sum()
 
-    start = np.full(9, 0.1)
-    best = optimize.minimize(objective, start, bounds=[(0, None)] * 9, method="L-BFGS-B", options={"ftol": 1e-15})
+    best, _ = smallest(objective, np.full(9, 0.1))
     assert (found >= 0).all()
-    assert objective(found) <= best.fun * (1 + 1e-9)
+    assert objective(found) <= best * (1 + 1e-6)
+
+
+def test_noise_that_is_a_factor_does_not_make_the_fit_low():
+    rest = simulated_profile(300, noise=0.0, seed=99)
+    truth = made_up_cost(rest.widths / 64) * 0.004
+    costs = [fit(simulated_profile(300, noise=0.15, seed=seed), "latency") for seed in range(3)]
+    bias = [np.log(cost(torch.from_numpy(rest.widths)).numpy() / truth) for cost in costs]
+    assert abs(np.mean(bias)) < 0.01  # weights 1 / measured² make it -1.5 σ² = -0.034
+
+
+def spoilt_profile(rows=120, share=0.15, seed=0):
+    """A profile, a share of whose rows read up to ten times too high or too low."""
+    table = simulated_profile(rows, noise=0.02, seed=seed)
+    generator = np.random.default_rng(seed)
+    bad = generator.choice(rows, int(share * rows), replace=False)
+    ratio = table.rows["latency_ratio"].to_numpy().copy()
+    ratio[bad] *= np.exp(generator.choice([-2.0, -0.5, 0.5, 1.0, 2.3], len(bad)))
+    changes = {
+        f"latency_ratio{end}": ratio * np.exp(z * 0.02) for end, z in (("", 0), ("_low", -1.96), ("_high", 1.96))
+    }
+    return replace(table, rows=table.rows.assign(**changes)), bad
+
+
+def error_of(cost):
+    rest = simulated_profile(200, noise=0.0, seed=99)
+    truth = made_up_cost(rest.widths / 64) * 0.004
+    return float(np.abs(cost(torch.from_numpy(rest.widths)).numpy() / truth - 1).mean())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_outliers_do_not_move_a_robust_fit(seed):
+    table, bad = spoilt_profile(seed=seed)
+    others = np.setdiff1d(np.arange(len(table)), bad)
+    clean = replace(table, rows=table.rows.iloc[others], widths=table.widths[others])
+    robust, plain, told = fit(table, "latency", robust=True), fit(table, "latency"), fit(clean, "latency")
+    assert error_of(plain) > 0.05
+    assert error_of(robust) < error_of(told) + 0.002
+
+
+def test_robust_fit_of_clean_rows_is_nearly_the_plain_one():
+    table = simulated_profile(150, noise=0.03)
+    assert error_of(fit(table, "latency", robust=True)) < 1.2 * error_of(fit(table, "latency"))
+
+
+def test_robust_fit_is_as_good_as_hubers_regression_of_scikit_learn():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    generator = np.random.default_rng(1)
+    features = np.column_stack([np.ones(200), generator.uniform(0.1, 1, (200, 5))])
+    shares = np.array([0.1, 0.3, 0.2, 0.2, 0.1, 0.1])
+    target = features @ shares * np.exp(generator.normal(0, 0.03, 200))
+    target[:30] *= 5
+    ours = shrunken_nnls(features, target, np.ones(200), np.zeros(6), noise=0.03, robust=True)
+    scale = (features @ shares)[:, None]  # what the relative error is relative to, known to the peer only
+    peer = linear_model.HuberRegressor(fit_intercept=False, alpha=0.0, max_iter=1000)
+    theirs = peer.fit(features / scale, target / scale[:, 0]).coef_
+    assert np.abs(features @ ours / scale[:, 0] - 1).mean() < np.abs(features @ theirs / scale[:, 0] - 1).mean()
+
+
+def test_rows_that_agree_all_count_and_outliers_count_nothing():
+    generator = np.random.default_rng(2)
+    features = np.column_stack([np.ones(100), generator.uniform(0.1, 1, (100, 3))])
+    target = features @ np.array([0.1, 0.4, 0.3, 0.2]) * np.exp(generator.normal(0, 0.02, 100))
+    target[[3, 50]] *= [0.3, 4.0]
+    trusted = robust_weights(features, target, np.ones(100), np.zeros(4), noise=0.02)
+    assert (trusted[[3, 50]] == 0).all()
+    assert np.median(trusted) > 0.9
+
+
+def test_more_ridge_holds_coefficients_nearer_to_the_macs():
+    table = simulated_profile(30, noise=0.08)
+    samples = Samples.of(table, "latency")
+    shares = terms_of(samples.space, samples.layers).macs
+    away = []
+    for ridge in (0.0, 1.0, 100.0, 1e6):
+        cost = fit(table, "latency", ridge=ridge)
+        values = np.array([term.value for term in cost.terms])
+        away.append(float(np.abs(values / values.sum() - shares / shares.sum()).sum()))
+    assert away == sorted(away, reverse=True)
+    assert away[-1] < 0.02
+
+
+@pytest.mark.parametrize("argument", [{"noise": -0.1}, {"ridge": -1.0}, {"ridge": float("nan")}])
+def test_strength_that_is_no_strength_is_refused(argument):
+    with pytest.raises(InputError, match=r"fit\((noise|ridge)=...\) must be a finite number ≥ 0"):
+        fit(simulated_profile(), "latency", **argument)
+
+
+def quadratic_programs():
+    """Random non-negative least squares, some with columns that are nearly the same."""
+    generator = np.random.default_rng(5)
+    for width in (1, 2, 7, 40):
+        for _ in range(5):
+            matrix = generator.normal(0.3, 1, (2 * width + 3, width))
+            matrix[:, -1] = matrix[:, 0] + 1e-3 * matrix[:, -1]
+            yield matrix, generator.normal(0.2, 1, len(matrix))
+
+
+def test_least_squares_from_the_gram_matrix_are_those_of_scipy():
+    for matrix, aim in quadratic_programs():
+        ours = gram_nnls(matrix.T @ matrix, matrix.T @ aim)
+        theirs, _ = optimize.nnls(matrix, aim)
+        assert ours == pytest.approx(theirs, abs=1e-6)
+        again = gram_nnls(matrix.T @ matrix, matrix.T @ aim, np.ones(matrix.shape[1], dtype=bool))
+        assert again == pytest.approx(ours, abs=1e-9)
 
 
 def test_coefficients_are_named_not_negative_and_in_seconds():
@@ -364,7 +480,7 @@ def test_rows_that_cannot_carry_a_fit_are_refused():
     ratio = table.rows["latency_ratio"].to_numpy().copy()
     cases = {
         "energy of made up was not measured on simulated device": (table, "energy"),
-        "the profile holds 9 rows, a fit needs at least 10": (
+        "the profile holds 9 rows of latency, a fit needs at least 10": (
             replace(table, rows=table.rows[:9], widths=table.widths[:9]),
             "latency",
         ),

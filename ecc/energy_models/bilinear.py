@@ -3,7 +3,7 @@ r"""The bilinear cost model of ECC (Yang, Zhu, Liu: CVPR 2019), on the real grap
 .. math:: E(w) = c + \sum_j a_j\, r_j(w)\, s_j(w), \qquad c, a_j \ge 0
 
 with r and s the kept fractions of what layer j reads and writes, and one linear term per distinct side. Coefficients
-are non-negative least squares in *relative* error on ratios to the dense network, so that neither the unit nor the size
+are non-negative least squares of the *logarithm* of ratios to the dense network, so that neither the unit nor the size
 of the network matters; the dense network's own value turns ratios into seconds or joules.
 """
 
@@ -26,7 +26,7 @@ from ecc.core.table import ProfileTable
 from ecc.core.widths import WidthSpace
 from ecc.energy_models.cost_files import as_side, objects, refuse_large
 from ecc.energy_models.fitted import FittedCost, ground_of
-from ecc.energy_models.least_squares import shrunken_nnls
+from ecc.energy_models.least_squares import check_strengths, row_weights, shrunken_nnls
 from ecc.energy_models.samples import Samples
 from ecc.energy_models.terms import Term, terms_of
 
@@ -86,9 +86,7 @@ class BilinearCost(FittedCost):
             for j, layer in enumerate(layers)
         )
         total = constant + sum(coefficients)
-        return cls(
-            metric=metric, space=space, reference=(total, total, total), constant=float(constant), terms=terms
-        )
+        return cls(metric=metric, space=space, reference=(total, total, total), constant=float(constant), terms=terms)
 
     @property
     def coefficients(self) -> dict[str, float]:
@@ -135,29 +133,33 @@ def _term(fields: Fields, space: WidthSpace) -> Term:
     return Term(fields.text("name"), sides, fields.number("value"))
 
 
-def fit(table: ProfileTable, metric: str, *, noise: float = 0.03) -> BilinearCost:
+def fit(
+    table: ProfileTable, metric: str, *, noise: float = 0.03, ridge: float = 1.0, robust: bool = False
+) -> BilinearCost:
     """Fit a bilinear model to all rows of a profile; ``judging.judge`` also says how good it is.
 
     Args:
         noise: Relative error to expect even of a row measured without noise, because no form is perfect. Rows that are
             noisier than this count less, and few rows are drawn towards a MACs-only model (``shrunken_nnls``). 0 is
             plain non-negative least squares.
+        ridge: Strength of that pull; 1 is what the noise says, 0 is none, more holds coefficients nearer to MACs.
+        robust: Whether rows far from what the others say count less, up to nothing (``robust_weights``).
 
     Raises:
-        InputError: If the rows cannot carry a fit; see Samples.of.
+        InputError: If the rows cannot carry a fit, see Samples.of; or if an argument is negative or not finite.
     """
-    return fit_samples(Samples.of(table, metric), noise=noise)
+    return fit_samples(Samples.of(table, metric), noise=noise, ridge=ridge, robust=robust)
 
 
-def fit_samples(samples: Samples, *, noise: float = 0.03) -> BilinearCost:
-    """Fit a bilinear model to rows that are already checked."""
+def fit_samples(samples: Samples, *, noise: float = 0.03, ridge: float = 1.0, robust: bool = False) -> BilinearCost:
+    """Fit a bilinear model to rows that are already checked; arguments as of ``fit``."""
+    check_strengths(noise, ridge)
     products = terms_of(samples.space, samples.layers)
     evaluate = SumOfProducts(samples.space, products.factors)
     features = np.column_stack([np.ones(len(samples)), evaluate(torch.tensor(samples.widths)).numpy()])
     macs = np.concatenate([[products.fixed_macs], products.macs])
-    spread = np.hypot(noise, np.nan_to_num(samples.noise))  # what the form cannot express, and what the row cannot know
-    weights = np.divide(noise, spread, out=np.ones(len(samples)), where=spread > 0) if noise else np.ones(len(samples))
-    shares = shrunken_nnls(features, samples.ratio, weights, macs, noise=noise)
+    weights = row_weights(samples.noise, noise)
+    shares = shrunken_nnls(features, samples.ratio, weights, macs, noise=noise, ridge=ridge, robust=robust)
     dense = samples.reference[0]
     return BilinearCost(
         **ground_of(samples), constant=float(shares[0]) * dense, terms=products.with_values(shares[1:] * dense)

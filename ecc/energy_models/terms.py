@@ -9,7 +9,7 @@ concatenations are represented exactly.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ecc.core.layers import Layer, Side
 from ecc.core.widths import WidthSpace
 
-__all__ = ["Term", "TermSet", "terms_of"]
+__all__ = ["Term", "TermSet", "distinct", "name_of", "simplest_sides", "terms_of", "without_groups_outside"]
 
 Factors = tuple[Side, ...]
 
@@ -69,43 +69,49 @@ def terms_of(space: WidthSpace, layers: Sequence[Layer]) -> TermSet:
     """
     macs: dict[Factors, float] = {}
     for layer in layers:
-        reads, writes = (_factors(space, side) for side in (layer.reads, layer.writes))
+        reads, writes = (simplest_sides(space, side) for side in (layer.reads, layer.writes))
         product = tuple(sorted(reads + writes, key=_order))
         if layer.macs:
             macs[product] = macs.get(product, 0.0) + layer.macs
         for alone in (reads, writes):
             macs.setdefault(alone, 0.0)
     fixed = macs.pop((), 0.0)
-    return TermSet(_names(macs), tuple(macs), np.array(list(macs.values()), dtype=np.float64), fixed)
+    names = distinct(" × ".join(name_of(side) for side in factors) for factors in macs)
+    return TermSet(names, tuple(macs), np.array(list(macs.values()), dtype=np.float64), fixed)
 
 
-def _factors(space: WidthSpace, side: Side) -> Factors:
+def simplest_sides(space: WidthSpace, side: Side) -> Factors:
     """The side as a sorted product of simplest sides: one per group, or one sum; none when it is constant."""
+    whole = without_groups_outside(space, side)
+    if len(whole.parts) == 1:
+        return tuple(Side(((1.0, (name,)),)) for name in whole.parts[0][1])
+    return (whole,)
+
+
+def without_groups_outside(space: WidthSpace, side: Side) -> Side:
+    """The side with each distinct product of groups once, in order; groups outside ``space`` count as dense."""
     shares: dict[tuple[str, ...], list[float]] = {}
     for share, groups in side.parts:
         shares.setdefault(tuple(sorted(name for name in groups if name in space.names)), []).append(share)
-    parts = tuple(sorted((round(math.fsum(values), 12), groups) for groups, values in shares.items()))
-    if len(parts) == 1:
-        return tuple(Side(((1.0, (name,)),)) for name in parts[0][1])
-    return (Side(parts),)
+    return Side(tuple(sorted((round(math.fsum(values), 12), groups) for groups, values in shares.items())))
 
 
 def _order(side: Side) -> tuple[tuple[float, tuple[str, ...]], ...]:
     return side.parts
 
 
-def _names(products: Mapping[Factors, float]) -> tuple[str, ...]:
-    """A readable name per product; equal ones (sums that differ only in shares) are numbered."""
-    names: list[str] = []
+def distinct(names: Iterable[str]) -> tuple[str, ...]:
+    """The names, equal ones (sums that differ only in shares) numbered."""
+    found: list[str] = []
     seen: dict[str, int] = {}
-    for factors in products:
-        name = " × ".join(_side_name(side) for side in factors)
+    for name in names:
         seen[name] = seen.get(name, 0) + 1
-        names.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
-    return tuple(names)
+        found.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
+    return tuple(found)
 
 
-def _side_name(side: Side) -> str:
+def name_of(side: Side) -> str:
+    """A readable name of a side."""
     parts = ["·".join(groups) or "fixed" for _, groups in side.parts]
     if len(parts) == 1:
         return parts[0]

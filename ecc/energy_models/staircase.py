@@ -1,0 +1,203 @@
+r"""The staircase cost model: the bilinear form on hardware that works in tiles.
+
+.. math:: E(w) = c + \sum_j a_j\, \frac{\lceil r_j / g \rceil}{\lceil R_j / g \rceil}\,
+          \frac{\lceil s_j / h \rceil}{\lceil S_j / h \rceil}, \qquad c, a_j \ge 0
+
+with r_j of R_j positions that layer j reads, s_j of S_j that it writes, tiles of g and h positions that are chosen per
+kind of layer (``step_choice``; 1 is no tiles), and linear terms as in the bilinear form. On an output-stationary
+systolic array with the right tiles the form is exact. The value is the staircase; its gradient, which would be zero
+nearly everywhere, is that of the chords between the edges of its steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ecc.core.cost import as_vector
+from ecc.core.errors import InputError
+from ecc.core.fields import Fields
+from ecc.core.table import ProfileTable
+from ecc.core.widths import Widths, WidthSpace
+from ecc.energy_models.cost_files import as_side, objects, refuse_large
+from ecc.energy_models.fitted import FittedCost, ground_of
+from ecc.energy_models.least_squares import check_strengths, row_weights, shrunken_nnls
+from ecc.energy_models.samples import Samples
+from ecc.energy_models.step_choice import choose_steps
+from ecc.energy_models.stepped import SteppedProducts, SteppedSide, SteppedTerm, Steps, stepped_terms
+
+__all__ = ["StaircaseCost", "fit", "fit_samples"]
+
+_MOST_KINDS = 64
+_LARGEST_STEP = 1 << 20
+_MOST_POSITIONS = 1 << 31
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StaircaseCost(FittedCost):
+    """A metric as constant + Σ coefficient × product of stepped sides; see FittedCost for what it rests on.
+
+    Attributes:
+        constant: What remains at zero width, in s or J.
+        terms: Products and their coefficients, in s or J at dense widths.
+        steps: Per kind of layer, positions per tile along what it reads and what it writes; kinds without are left out.
+    """
+
+    form = "staircase"
+
+    constant: float
+    terms: tuple[SteppedTerm, ...]
+    steps: Steps
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        values = (self.constant, *(term.value for term in self.terms))
+        if not all(math.isfinite(value) and value >= 0 for value in values) or not sum(values) > 0:
+            raise InputError("StaircaseCost: coefficients must be finite, not negative and not all zero")
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """The constant and each term's cost at dense widths, in s or J, by name."""
+        return {"constant": self.constant, **{term.name: term.value for term in self.terms}}
+
+    @cached_property
+    def _products(self) -> tuple[SteppedProducts, Tensor]:
+        """The terms that cost something, and their coefficients."""
+        active = [term for term in self.terms if term.value > 0]
+        values = torch.tensor([term.value for term in active], dtype=torch.float64)
+        return SteppedProducts(self.space, [term.sides for term in active]), values
+
+    def evaluate(self, widths: Tensor) -> Tensor:
+        """The staircase at channels of shape (…, n_groups): shape (…), float64; its gradient is that of ``smooth``."""
+        products, values = self._products
+        with torch.no_grad():
+            total: Tensor = self.constant + products.exact(widths) @ values
+        if not (torch.is_grad_enabled() and widths.requires_grad):
+            return total
+        smooth = products.smooth(widths) @ values
+        return total + (smooth - smooth.detach())  # the difference is exactly 0
+
+    def smooth(self, widths: Widths | Tensor) -> Tensor:
+        """The stand-in without steps, at widths as of a call: shape (…), float64, continuous and differentiable.
+
+        Equal to the value where every side is whole tiles, and at the dense widths.
+        """
+        products, values = self._products
+        total: Tensor = self.constant + products.smooth(as_vector(self.space, widths)) @ values
+        return total
+
+    def members(self) -> dict[str, Any]:
+        """The constant, the steps and the terms."""
+        return {
+            "constant": self.constant,
+            "steps": {kind: list(pair) for kind, pair in self.steps.items()},
+            "terms": [
+                {
+                    "name": term.name,
+                    "value": term.value,
+                    "sides": [
+                        {"parts": each.side.to_json(), "positions": each.positions, "step": each.step}
+                        for each in term.sides
+                    ],
+                }
+                for term in self.terms
+            ],
+        }
+
+    @classmethod
+    def read(cls, fields: Fields, ground: Mapping[str, Any]) -> Self:
+        """The inverse of ``members``."""
+        terms = tuple(_term(each, ground["space"]) for each in objects(fields, "terms"))
+        refuse_large([[each.side for each in term.sides] for term in terms])
+        if len({term.name for term in terms} | {"constant"}) != len(terms) + 1:
+            raise InputError("cost model: two terms have the same name")
+        return cls(**ground, constant=fields.number("constant"), terms=terms, steps=_steps(fields.inner("steps")))
+
+
+def _steps(fields: Fields) -> Steps:
+    steps: dict[str, tuple[int, int]] = {}
+    for kind in fields:
+        pair = fields.wholes(kind, 1)
+        if len(pair) != 2 or max(pair) > _LARGEST_STEP or len(steps) >= _MOST_KINDS:
+            raise InputError(f"cost model: the steps of kind {kind!r:.80} must be two whole numbers of sensible size")
+        steps[kind] = (pair[0], pair[1])
+    return MappingProxyType(steps)
+
+
+def _term(fields: Fields, space: WidthSpace) -> SteppedTerm:
+    sides = tuple(_side(Fields(value, "cost model: a side"), space) for value in fields.items("sides"))
+    if not 0 < len(sides) <= 64:
+        raise InputError(f"cost model: term {fields.text('name')!r} must have between 1 and 64 sides")
+    return SteppedTerm(fields.text("name"), sides, fields.number("value"))
+
+
+def _side(fields: Fields, space: WidthSpace) -> SteppedSide:
+    positions, step = fields.whole("positions"), fields.whole("step", 1)
+    if positions > _MOST_POSITIONS or step > _LARGEST_STEP or (step > 1 and positions <= step):
+        raise InputError(f"cost model: a side of {positions} positions cannot have steps of {step}")
+    return SteppedSide(as_side(fields.items("parts"), space), positions, step)
+
+
+def fit(
+    table: ProfileTable,
+    metric: str,
+    *,
+    noise: float = 0.03,
+    ridge: float = 1.0,
+    robust: bool = False,
+    steps: Steps | None = None,
+) -> StaircaseCost:
+    """Fit a staircase model to all rows of a profile; ``judging.judge`` also says how good it is.
+
+    Args:
+        noise: Relative error to expect even of a row measured without noise; as of ``bilinear.fit``, as are ``ridge``
+            and ``robust``.
+        steps: Per kind of layer, positions per tile along what it reads and what it writes; chosen from the rows if
+            None, and with {} the model is the bilinear one.
+
+    Raises:
+        InputError: If the rows cannot carry a fit, see Samples.of; or if an argument is negative or not finite.
+    """
+    return fit_samples(Samples.of(table, metric), noise=noise, ridge=ridge, robust=robust, steps=steps)
+
+
+def fit_samples(
+    samples: Samples, *, noise: float = 0.03, ridge: float = 1.0, robust: bool = False, steps: Steps | None = None
+) -> StaircaseCost:
+    """Fit a staircase model to rows that are already checked; arguments as of ``fit``."""
+    check_strengths(noise, ridge)
+    if steps is None:
+        steps = choose_steps(samples, noise=noise, ridge=ridge, robust=robust)
+    _check_steps(steps, samples)
+    products = stepped_terms(samples.space, samples.layers, steps)
+    evaluate = SteppedProducts(samples.space, products.factors)
+    features = np.column_stack([np.ones(len(samples)), evaluate.exact(torch.tensor(samples.widths)).numpy()])
+    macs = np.concatenate([[products.fixed_macs], products.macs])
+    weights = row_weights(samples.noise, noise)
+    shares = shrunken_nnls(features, samples.ratio, weights, macs, noise=noise, ridge=ridge, robust=robust)
+    dense = samples.reference[0]
+    return StaircaseCost(
+        **ground_of(samples),
+        constant=float(shares[0]) * dense,
+        terms=products.with_values(shares[1:] * dense),
+        steps=MappingProxyType({kind: pair for kind, pair in steps.items() if max(pair) > 1}),
+    )
+
+
+def _check_steps(steps: Steps, samples: Samples) -> None:
+    kinds = {layer.kind for layer in samples.layers}
+    for kind, pair in steps.items():
+        if kind not in kinds:
+            raise InputError(
+                f"fit(steps=...): the network has no layer of kind {kind!r}, only {', '.join(sorted(kinds))}"
+            )
+        if len(pair) != 2 or not all(isinstance(step, int) and 1 <= step <= _LARGEST_STEP for step in pair):
+            raise InputError(f"fit(steps=...): kind {kind!r} needs two whole numbers ≥ 1 (reads, writes), got {pair}")
