@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from ecc.energy_models.bilinear import BilinearCost
     from ecc.energy_models.counting import CountCost
     from ecc.energy_models.judging import Fit
+    from ecc.energy_models.systolic.array import SystolicArray
+    from ecc.energy_models.systolic.energy import systolic_energy
+    from ecc.energy_models.systolic.indices import SparseIndex
+    from ecc.energy_models.systolic.prices import weight_prices
     from ecc.fronts import Front
     from ecc.network.graph import WidthGraph
     from ecc.network.manifest import SlimManifest, rebuild
@@ -59,7 +63,9 @@ _HOME = {
     "ProfileTable": "ecc.core.table",
     "SlimManifest": "ecc.network.manifest",
     "Source": "ecc.api.keeping",
+    "SparseIndex": "ecc.energy_models.systolic.indices",
     "Store": "ecc.profiler.store",
+    "SystolicArray": "ecc.energy_models.systolic.array",
     "UnavailableError": "ecc.core.errors",
     "Uniform": "ecc.solvers.baselines.uniform",
     "Verification": "ecc.verification",
@@ -75,9 +81,11 @@ _HOME = {
     "sample": "ecc.profiler.design",
     "save": "ecc.report.saving",
     "slim": "ecc.network.slimming",
+    "systolic_energy": "ecc.energy_models.systolic.energy",
     "trace": "ecc.network.tracing",
     "transfer_optimiser": "ecc.network.optimisers",
     "verify": "ecc.api.verbs",
+    "weight_prices": "ecc.energy_models.systolic.prices",
 }
 
 __all__ = [
@@ -97,7 +105,9 @@ __all__ = [
     "ProfileTable",
     "SlimManifest",
     "Source",
+    "SparseIndex",
     "Store",
+    "SystolicArray",
     "UnavailableError",
     "Uniform",
     "Verification",
@@ -113,9 +123,11 @@ __all__ = [
     "sample",
     "save",
     "slim",
+    "systolic_energy",
     "trace",
     "transfer_optimiser",
     "verify",
+    "weight_prices",
 ]
 
 
