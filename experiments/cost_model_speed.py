@@ -29,7 +29,6 @@ from ecc.network.tracing import trace
 from ecc.zoo.loading import load_model
 
 FIT_ROWS = 10_000
-ROWS = 500
 PIXELS = (1, 3, 224, 224)
 
 
@@ -57,7 +56,7 @@ def with_gradient(cost: Callable[[torch.Tensor], torch.Tensor], widths: torch.Te
 
 
 def gradient_row(hardware: Hardware, form: str) -> dict[str, Any]:
-    cost = FORMS[form].fit(rows_of(hardware, ROWS), Options())
+    cost = FORMS[form].fit(rows_of(hardware, FIT_ROWS), Options())
     widths = 0.7 * torch.tensor(hardware.graph.space.dense, dtype=torch.float64)
     with_gradient(cost, widths)  # what is computed once and kept
     size = f"{len(hardware.graph.space)} groups, {len(cost.coefficients)} coefficients"
