@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ecc.api.fitting import judge
 from ecc.cli.command import Command, Outcome
+from ecc.cli.outputs import OutputFile
 from ecc.cli.progress import ProgressLine
 from ecc.cli.text import percent, quantity, table
 from ecc.core.errors import InputError
@@ -29,7 +30,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--extrapolate", action="store_true", help="let the model be asked for widths outside those profiled"
     )
     parser.add_argument("--max-error", type=float, metavar="SHARE", help="exit with 1 if the held-out MAPE is above")
-    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="cost model, JSON")
+    parser.add_argument("-o", "--out", action=OutputFile, required=True, metavar="FILE", help="cost model, JSON")
 
 
 def _fit(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ecc.cli.arguments import add_choice, add_input, add_model, example_inputs, the_model
 from ecc.cli.command import Command, Outcome
+from ecc.cli.outputs import OutputFile
 from ecc.cli.progress import ProgressLine
 from ecc.cli.text import percent, quantity, table
 from ecc.core.errors import InputError
@@ -50,7 +51,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="count MACs, parameters and memory without this residual block; repeatable",
     )
-    parser.add_argument("--html", metavar="FILE", help="also write a page with a map of the groups")
+    parser.add_argument("--html", action=OutputFile, metavar="FILE", help="also write a page with a map of the groups")
 
 
 def _graph(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:

@@ -11,8 +11,9 @@ from ecc.api.adaptive import Adaptation, measure
 from ecc.cli.arguments import add_choice, add_input, add_model, example_inputs, the_model
 from ecc.cli.command import Command, Outcome
 from ecc.cli.operators import add_operators, demand_model, measured_operators, operators_text, operators_value
+from ecc.cli.outputs import OutputFile
 from ecc.cli.progress import ProgressLine
-from ecc.cli.text import percent, quantity, table
+from ecc.cli.text import interval, percent, precision, quantity, table
 from ecc.core.errors import InputError
 from ecc.network.tracing import trace
 from ecc.profiler.devices import list_devices
@@ -82,7 +83,9 @@ def _profile_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-seconds", type=float, metavar="S", help="with --adaptive: stop at the latest then")
     parser.add_argument("--batch", type=int, metavar="N", help="examples per run (default: as in --input, or 1)")
-    parser.add_argument("--store", required=True, metavar="FILE", help="profile store; what it holds is not redone")
+    parser.add_argument(
+        "--store", action=OutputFile, required=True, metavar="FILE", help="profile store; what it holds is not redone"
+    )
     parser.add_argument(
         "--energy-source",
         choices=ENERGY_SOURCES,
@@ -169,11 +172,10 @@ def _known(values: Sequence[float]) -> list[float | None]:
 def _profile_text(result: ProfileResult, adaptation: Adaptation | None, store: str) -> str:
     lines = [f"{len(result.table)} configurations in {store}, {result.reused} of them from before"]
     for metric, (value, low, high) in result.table.reference.items():
-        interval = f"[{quantity(low, metric)}, {quantity(high, metric)}]"
         found = result.drift[metric]
         moved = "" if found is None else f"; the dense network drifted by {percent(found.change)} meanwhile"
-        known = _precision(result.noise[metric])
-        lines.append(f"dense {metric} {quantity(value, metric)} {interval}, {known}{moved}")
+        known = precision(result.noise[metric])
+        lines.append(f"dense {metric} {quantity(value, metric)} {interval(low, high, metric)}, {known}{moved}")
     if result.idle is not None:
         lines.append(f"idle {result.idle[0]:.3g} W, not subtracted")
     if result.inside is not None:
@@ -186,11 +188,6 @@ def _profile_text(result: ProfileResult, adaptation: Adaptation | None, store: s
         lines.append(f"held-out error {track} rows; stopped because {adaptation.stopped}")
     lines += result.warnings
     return "\n".join([*lines, f"next: ecc fit {store} --metric {next(iter(result.table.reference))} -o COST.json"])
-
-
-def _precision(noise: float) -> str:
-    """How well ratios are known; one pair of each says nothing about that."""
-    return f"ratios known to ±{percent(noise)}" if math.isfinite(noise) else "how well ratios are known is not clear"
 
 
 COMMANDS = (

@@ -7,10 +7,10 @@ from typing import Any
 
 from ecc.api.operators import measure_operators
 from ecc.cli.progress import ProgressLine
-from ecc.cli.text import percent, quantity, table
+from ecc.cli.text import interval, precision, quantity, table
 from ecc.core.errors import InputError
 from ecc.core.table import OperatorTable
-from ecc.profiler.operators import OperatorProfile
+from ecc.profiler.operators import DTYPES, OperatorProfile
 
 __all__ = [
     "add_operators",
@@ -32,18 +32,23 @@ def add_operators(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="without MODEL: measure convolutions, linear layers, norms … of all sizes, once for all networks",
     )
+    parser.add_argument(
+        "--dtype", choices=tuple(DTYPES), help="with --operators: type of their numbers (default float32)"
+    )
 
 
 def demand_model(arguments: argparse.Namespace) -> None:
-    """Refuse to profile nothing.
+    """Refuse to profile nothing, and what only operators have.
 
     Raises:
-        InputError: If no MODEL is given.
+        InputError: If no MODEL is given, or the type of the numbers of operators is.
     """
     if arguments.model is None:
         raise InputError(
             "give a MODEL to profile, for example zoo:resnet20, or --operators to profile the device alone"
         )
+    if arguments.dtype is not None:
+        raise InputError("--dtype is of --operators; the numbers of a network are of the type that --input says")
 
 
 def measured_operators(arguments: argparse.Namespace, progress: ProgressLine) -> OperatorProfile:
@@ -64,6 +69,7 @@ def measured_operators(arguments: argparse.Namespace, progress: ProgressLine) ->
         runtime=arguments.runtime,
         threads=arguments.threads,
         cores=arguments.cores,
+        dtype=arguments.dtype or "float32",
         store=arguments.store,
         energy_source=arguments.energy_source,
         seed=arguments.seed,
@@ -85,9 +91,8 @@ def operators_text(found: OperatorProfile, store: str) -> str:
     if found.skipped:
         lines.append(f"{found.skipped} left out that would take too long here")
     for metric, (value, low, high) in found.table.reference.items():
-        interval = f"[{quantity(low, metric)}, {quantity(high, metric)}]"
-        known = f"ratios known to ±{percent(result.noise[metric])}"
-        lines.append(f"reference convolution {metric} {quantity(value, metric)} {interval}, {known}")
+        ends, known = interval(low, high, metric), precision(result.noise[metric])
+        lines.append(f"reference convolution {metric} {quantity(value, metric)} {ends}, {known}")
     lines += result.warnings
     return "\n".join([*lines, "", kinds_text(found.table)])
 

@@ -8,13 +8,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ecc.cli.text import percent, quantity, table
+from ecc.cli.outputs import OutputFile
+from ecc.cli.text import interval, percent, quantity, table
 from ecc.core.errors import InputError
 from ecc.core.widths import WidthSpace
 from ecc.profiler.exports import to_csv, to_parquet
 from ecc.profiler.inspection import FLAGS, describe_state
 from ecc.profiler.operator_design import REFERENCE
-from ecc.profiler.operators import holds_operators, operator_from
+from ecc.profiler.operators import Subject, holds_operators, operator_from
 from ecc.profiler.store import Store
 from ecc.report.files import write_file
 from ecc.report.profiles import write_profile
@@ -26,9 +27,11 @@ _EXPORTS = ("csv", "parquet", "html")
 
 def add_exports(parser: argparse.ArgumentParser) -> None:
     """What ``ecc inspect`` writes of a profile store."""
-    parser.add_argument("--csv", metavar="OUT", help="also export the rows of a profile store")
-    parser.add_argument("--parquet", metavar="OUT", help="the same as Parquet")
-    parser.add_argument("--html", metavar="OUT", help="also write a page of a profile store: drift, noise, flags")
+    parser.add_argument("--csv", action=OutputFile, metavar="OUT", help="also export the rows of a profile store")
+    parser.add_argument("--parquet", action=OutputFile, metavar="OUT", help="the same as Parquet")
+    parser.add_argument(
+        "--html", action=OutputFile, metavar="OUT", help="also write a page of a profile store: drift, noise, flags"
+    )
 
 
 def exports_given(arguments: argparse.Namespace) -> list[str]:
@@ -112,20 +115,15 @@ def _metrics(value: Mapping[str, Any]) -> str:
         rows.append(
             [
                 metric,
-                f"{quantity(dense, metric)} {_interval(low, high, metric)}",
+                f"{quantity(dense, metric)} {interval(low, high, metric)}",
                 "unknown" if noise is None else f"±{percent(noise)}",
                 "unknown"
                 if drift is None
                 else f"{100 * drift[0]:+.1f} % [{100 * drift[1]:+.1f}, {100 * drift[2]:+.1f}]",
             ]
         )
-    return table(["metric", "dense network", "noise of ratios", "drift of the dense network"], rows)
-
-
-def _interval(low: float | None, high: float | None, metric: str) -> str:
-    if low is None or high is None:
-        return "[unknown]"
-    return f"[{quantity(low, metric)}, {quantity(high, metric)}]"
+    reference = Subject.of(_space(value)).reference
+    return table(["metric", reference.removeprefix("the "), "noise of ratios", f"drift of {reference}"], rows)
 
 
 def _flags(value: Mapping[str, Any]) -> str:
@@ -142,7 +140,11 @@ def _slowest(value: Mapping[str, Any]) -> list[str]:
         dense = dict(zip(value["space"]["names"], value["space"]["dense"], strict=True))
         operators = _of_operators(value)
         shown = [
-            [*_ratio(row), str(operator_from(row["widths"])) if operators else _cut(row["widths"], dense), row["flags"]]
+            [
+                *_ratio(row, Subject.of(_space(value)).short),
+                str(operator_from(row["widths"])) if operators else _cut(row["widths"], dense),
+                row["flags"],
+            ]
             for row in rows
         ]
         what = "operator" if operators else "widths"
@@ -150,14 +152,18 @@ def _slowest(value: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _ratio(row: Mapping[str, Any]) -> list[str]:
+def _ratio(row: Mapping[str, Any], reference: str) -> list[str]:
     low, high = row["ratio_low"], row["ratio_high"]
     interval = "unknown" if low is None or high is None else f"[{low:.3f}, {high:.3f}]"
-    return [f"{row['ratio']:.3f} of dense", interval]
+    return [f"{row['ratio']:.3f} of {reference}", interval]
 
 
 def _of_operators(value: Mapping[str, Any]) -> bool:
-    return "space" in value and holds_operators(WidthSpace.from_json(value["space"]))
+    return "space" in value and holds_operators(_space(value))
+
+
+def _space(value: Mapping[str, Any]) -> WidthSpace:
+    return WidthSpace.from_json(value["space"])
 
 
 def _cut(widths: Mapping[str, int], dense: Mapping[str, int]) -> str:

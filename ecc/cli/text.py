@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ecc.core.cost import METRICS
 
-__all__ = ["percent", "quantity", "table"]
+__all__ = ["interval", "percent", "precision", "quantity", "table"]
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 _UNITS = {"macs": METRICS["macs"], "memory": METRICS["memory"], "bytes": "B"}
@@ -24,6 +25,18 @@ def quantity(value: float, metric: str) -> str:
 def percent(value: float) -> str:
     """A fraction as per cent."""
     return f"{100 * value:.1f} %"
+
+
+def interval(low: float | None, high: float | None, metric: str) -> str:
+    """The ends of an interval; of a single reading nothing is known."""
+    if low is None or high is None or not math.isfinite(high):
+        return "[unknown]"
+    return f"[{quantity(low, metric)}, {quantity(high, metric)}]"
+
+
+def precision(noise: float) -> str:
+    """How well ratios are known; one pair of each says nothing about that."""
+    return f"ratios known to ±{percent(noise)}" if math.isfinite(noise) else "how well ratios are known is not clear"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -36,6 +36,7 @@ from ecc.profiler.window import Window
 __all__ = [
     "DTYPES",
     "OperatorProfile",
+    "Subject",
     "holds_operators",
     "operator_from",
     "operator_table",
@@ -67,6 +68,28 @@ class OperatorProfile:
     table: OperatorTable
     result: ProfileResult
     skipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a profile is of, in words for people.
+
+    Attributes:
+        reference: What every row is measured in turn with.
+        short: The same in one word.
+        row: What a row is.
+    """
+
+    reference: str
+    short: str
+    row: str
+
+    @classmethod
+    def of(cls, space: WidthSpace) -> Subject:
+        """That of a profile over this space."""
+        if holds_operators(space):
+            return cls("the reference convolution", "reference", "operator")
+        return cls("the dense network", "dense", "configuration")
 
 
 def profile_operators(

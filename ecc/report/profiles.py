@@ -11,7 +11,10 @@ from pathlib import Path
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ecc.core.widths import WidthSpace
 from ecc.profiler.inspection import FLAGS, describe_state
+from ecc.profiler.operator_design import REFERENCE
+from ecc.profiler.operators import Subject, holds_operators, operator_from
 from ecc.profiler.store import Store
 from ecc.profiler.tables import UNITS
 from ecc.report.files import write_file
@@ -44,6 +47,7 @@ def render_profile(store: Store) -> str:
         InputError: If nothing has been measured yet, or the file is damaged.
     """
     manifest = store.inspect()
+    space = WidthSpace.from_json(manifest["space"])
     figures = {name: Markup(to_svg(figure)) for name, figure in profile_figures(store).items()}
     return fill(
         "profile.html",
@@ -54,13 +58,16 @@ def render_profile(store: Store) -> str:
             "percent": _percent,
             "signed": _signed,
             "state": describe_state,
+            "operator": lambda widths: str(operator_from(widths)),
         },
         store=manifest,
         place=manifest["provenance"],
         figures=figures,
         units=UNITS,
         flags=FLAGS,
-        dense=dict(zip(manifest["space"]["names"], manifest["space"]["dense"], strict=True)),
+        dense=space.full,
+        subject=Subject.of(space),
+        reference=str(REFERENCE) if holds_operators(space) else "",
     )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ecc.core.table import ProfileTable
 from ecc.profiler.inspection import half_widths
+from ecc.profiler.operators import Subject
 from ecc.profiler.tables import NOISY, UNITS, Visit
 from ecc.report.style import COLOURS, INK, MUTED, TRACK, axis_label, canvas, quantity, scale
 
@@ -109,8 +110,9 @@ def _reference_panel(ax: Axes, visits: Sequence[Visit], clock: _Clock, table: Pr
             label="running median" if i == 0 else None,
         )
     ax.set_ylim(bottom, top + 0.13 * (top - bottom))  # a strip for the names of runs
-    ax.set_ylabel(axis_label(f"dense {metric}", unit))
-    ax.set_title(f"the dense network, {quantity(middle, UNITS[metric])}, at each reading")
+    subject = Subject.of(table.space)
+    ax.set_ylabel(axis_label(f"{subject.short} {metric}", unit))
+    ax.set_title(f"{subject.reference}, {quantity(middle, UNITS[metric])}, at each reading")
 
 
 def _dots(ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], bottom: float, top: float, label: str) -> None:
@@ -168,7 +170,7 @@ def noise_figure(visits: Sequence[Visit], table: ProfileTable, metric: str) -> F
         _dots(left, ratio[~flagged], half[~flagged], -1.0, top, "row")
         if flagged.any():
             left.plot(ratio[flagged], shown[flagged], label="flagged row", alpha=0.85, **_FLAGGED)
-        left.set_xlabel(f"{metric}, relative to dense")
+        left.set_xlabel(f"{metric}, relative to {Subject.of(table.space).short}")
         left.set_ylabel("half of the 95 % interval, %")
         left.set_title("how well each row is known")
         left.set_ylim(0, top * 1.05)
