@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ecc.core.cost import METRICS
+from ecc.core.cost import METRICS, NORMALISED, units_of
 from ecc.core.errors import InputError
 
 __all__ = ["Budget"]
@@ -25,7 +25,7 @@ _PREFIX = {
     "G": 1e9,
     "T": 1e12,
 }
-_UNITS = {"latency": ("s",), "energy": ("J",), "macs": ("MAC", "MACs"), "params": ("", "params")}
+_UNITS = {"latency": ("s",), "energy": ("J", *NORMALISED), "macs": ("MAC", "MACs"), "params": ("", "params")}
 _BYTES = {"B": 1} | {  # whole ones, by thousands (SI) or by 1024 (IEC)
     f"{prefix}{suffix}": base**power
     for base, prefixes, suffix in ((1000, "kMGT", "B"), (1024, "KMGT", "iB"))
@@ -41,17 +41,21 @@ class Budget:
 
     Attributes:
         metric: A key of METRICS.
-        limit: A fraction of the dense network's value when ``relative``, else in the metric's SI unit.
+        limit: A fraction of the dense network's value when ``relative``, else in ``unit``.
         relative: Which of the two.
+        unit: Of an absolute limit on what an analytic model says, where that is not the unit of METRICS; else empty.
     """
 
     metric: str
     limit: float
     relative: bool = True
+    unit: str = ""
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
             raise InputError(f"budget metric {self.metric!r} is unknown; choose from {', '.join(METRICS)}")
+        if self.unit and (self.relative or self.unit not in units_of(self.metric)):
+            raise InputError(f"budget {self.metric} cannot be in {self.unit!r:.80}; it is in {METRICS[self.metric]}")
         if not math.isfinite(self.limit) or self.limit <= 0:
             raise InputError(f"budget limit of {self.metric} must be a positive number, got {self.limit}")
         if self.relative and self.limit > 1:
@@ -88,18 +92,27 @@ class Budget:
             like = [known for known in scales if len(unit) > 1 and known.lower() == unit.lower()]
             hint = f"did you mean {' or '.join(like)}?" if like else f"give {expected}"
             raise InputError(f"{where}: unit {unit[:60]!r} does not measure {metric}; {hint}")
-        return cls(metric, number * scales[unit], relative=False)
+        base = next((known for known in NORMALISED if unit.endswith(known)), "")
+        return cls(metric, number * scales[unit], relative=False, unit=base)
 
-    def absolute(self, dense: float) -> float:
-        """The limit in the metric's SI unit, given the dense network's value.
+    def absolute(self, dense: float, unit: str = "") -> float:
+        """The limit in the unit of the dense network's value.
 
+        Args:
+            dense: The dense network's value.
+            unit: Its unit; that of METRICS when empty.
         Raises:
-            InputError: If an absolute limit is above dense, so that nothing would be pruned.
+            InputError: If an absolute limit is in another unit, or above dense, so that nothing would be pruned.
         """
         if self.relative:
             return self.limit * dense
+        own, unit = self.unit or METRICS[self.metric], unit or METRICS[self.metric]
+        if own != unit:
+            raise InputError(
+                f"budget {self} is in {own}, and its cost model in {unit}; give a fraction of dense such as "
+                f"{self.metric}=0.5, or a limit in {unit}"
+            )
         if self.limit > dense:
-            unit = METRICS[self.metric]
             raise InputError(
                 f"budget {self.metric} ≤ {self.limit:.4g} {unit} is above the dense network's {dense:.4g} {unit}; "
                 "give a smaller limit"
@@ -107,7 +120,9 @@ class Budget:
         return self.limit
 
     def __str__(self) -> str:
-        shown = f"{self.limit:.3g} of dense" if self.relative else f"{self.limit:.4g} {METRICS[self.metric]}"
+        shown = (
+            f"{self.limit:.3g} of dense" if self.relative else f"{self.limit:.4g} {self.unit or METRICS[self.metric]}"
+        )
         return f"{self.metric} ≤ {shown}"
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ecc.core.table import Provenance
 from ecc.core.widths import Widths, WidthSpace
 
-__all__ = ["METRICS", "CostModel", "as_vector"]
+__all__ = ["METRICS", "NORMALISED", "CostModel", "as_vector", "units_of"]
 
 METRICS: Mapping[str, str] = {
     "latency": "s",
@@ -22,6 +22,14 @@ METRICS: Mapping[str, str] = {
     "memory": "B",
 }
 """The metrics that a budget can be set on, and their units."""
+
+NORMALISED = ("e_RF", "e_MAC")
+"""Units of energy of analytic models that know no joules: an access to a register file, a multiply-accumulate."""
+
+
+def units_of(metric: str) -> tuple[str, ...]:
+    """The units that a metric may be in, the one that it is measured in first."""
+    return (METRICS[metric], *(NORMALISED if metric == "energy" else ()))
 
 
 def as_vector(space: WidthSpace, widths: Widths | Tensor) -> Tensor:
@@ -44,7 +52,19 @@ class CostModel(Protocol):
 
     @property
     def dense(self) -> float:
-        """The metric at dense widths, in its unit of METRICS."""
+        """The metric at dense widths, in ``unit``."""
+
+    @property
+    def unit(self) -> str:
+        """Of all values; that of METRICS, but for analytic models that know no joules."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the values are certain by definition, as counts and analytic models are, and nothing is measured."""
+
+    @property
+    def source(self) -> str:
+        """The analytic model of an accelerator that values are of; empty for counts and for what was measured."""
 
     @property
     def provenance(self) -> Provenance | None:

@@ -2,7 +2,8 @@
 
 A measured budget holds when the upper end of the 95 % interval is within the limit: not when the point estimate is. The
 interval is that of the *paired* ratio to the dense network where the budget is relative, so that drift of the device
-cancels, and that of the network's own value where the budget is absolute. Counts are exact and are simply compared.
+cancels, and that of the network's own value where the budget is absolute. Counts, and what an analytic model says of an
+accelerator, are exact and simply compared; such a model is always named.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ecc.core.budget import Budget
-from ecc.core.cost import METRICS
+from ecc.core.cost import METRICS, NORMALISED, units_of
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields
 
@@ -70,6 +71,8 @@ class BudgetCheck:
         confidence: Probability that the true value is within the limit, from a normal distribution of the log ratio.
         reason: Why nothing was measured; empty otherwise.
         relative: Whether the limit was given as a fraction of dense.
+        unit: Of all values, where it is not that of METRICS; empty otherwise.
+        source: The analytic model that all values are of; empty where they are measured or counted.
     """
 
     metric: str
@@ -83,15 +86,26 @@ class BudgetCheck:
     confidence: float | None
     reason: str = ""
     relative: bool = False
+    unit: str = ""
+    source: str = ""
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
             raise InputError(f"budget metric {self.metric!r} is unknown; choose from {', '.join(METRICS)}")
+        if self.unit and (self.unit not in units_of(self.metric) or not self.source):
+            raise InputError(f"a budget on {self.metric} of {self.source or 'a device'} cannot be in {self.unit!r:.80}")
+
+    @property
+    def shown_in(self) -> str:
+        """The unit of all values."""
+        return self.unit or METRICS[self.metric]
 
     @property
     def budget(self) -> Budget:
         """What was asked for."""
-        return Budget(self.metric, self.limit / self.dense if self.relative else self.limit, self.relative)
+        if self.relative:
+            return Budget(self.metric, self.limit / self.dense)
+        return Budget(self.metric, self.limit, relative=False, unit=self.unit)
 
     @classmethod
     def of_measurement(cls, budget: Budget, measured: Measured, *, predicted: float | None = None) -> BudgetCheck:
@@ -117,21 +131,36 @@ class BudgetCheck:
         )
 
     @classmethod
-    def of_count(cls, budget: Budget, *, dense: float, value: float) -> BudgetCheck:
-        """Judge a budget on MACs, parameters or memory, which are exact."""
+    def of_count(
+        cls,
+        budget: Budget,
+        *,
+        dense: float,
+        value: float,
+        predicted: float | None = None,
+        unit: str = "",
+        source: str = "",
+    ) -> BudgetCheck:
+        """Judge a budget on what is exact: a count, or what the analytic model ``source`` says, in its ``unit``.
+
+        Args:
+            predicted: What was expected; the value itself when None.
+        """
         limit = budget.limit * dense if budget.relative else budget.limit
         met = value <= limit
         return cls(
             metric=budget.metric,
             limit=limit,
             dense=dense,
-            predicted=value,
+            predicted=value if predicted is None else predicted,
             measured=value,
             low=value,
             high=value,
             met=met,
             confidence=float(met),
             relative=budget.relative,
+            unit="" if unit == METRICS[budget.metric] else unit,
+            source=source,
         )
 
     @classmethod
@@ -156,7 +185,7 @@ class BudgetCheck:
         """The fields of the interface; what was not measured is null, with its reason."""
         return {
             "metric": self.metric,
-            "unit": METRICS[self.metric],
+            "unit": self.shown_in,
             "limit": self.limit,
             "dense": self.dense,
             "predicted": self.predicted,
@@ -167,6 +196,7 @@ class BudgetCheck:
             "confidence": self.confidence,
             "reason": self.reason,
             "relative": self.relative,
+            "source": self.source,
         }
 
     @classmethod
@@ -178,8 +208,9 @@ class BudgetCheck:
         """
         fields = Fields(value, "a budget of the manifest")
         measured, high = fields.optional_number("measured"), fields.optional_number("high")
+        metric, unit = fields.text("metric"), fields.text("unit", "")
         return cls(
-            metric=fields.text("metric"),
+            metric=metric,
             limit=fields.number("limit"),
             dense=fields.number("dense"),
             predicted=fields.optional_number("predicted"),
@@ -190,22 +221,25 @@ class BudgetCheck:
             confidence=fields.optional_number("confidence"),
             reason=fields.text("reason", ""),
             relative=bool(fields.optional_flag("relative")),
+            unit="" if unit == METRICS.get(metric) else unit,
+            source=fields.text("source", ""),
         )
 
     def __str__(self) -> str:
-        limit = _quantity(self.limit, self.limit, self.metric)
+        named = f"{self.metric} of {self.source}" if self.source else self.metric
+        limit = _quantity(self.limit, self.limit, self.shown_in)
         if self.measured is None or self.low is None or self.high is None:
             predicted = (
-                "" if self.predicted is None else f" {_quantity(self.predicted, self.limit, self.metric)} predicted"
+                "" if self.predicted is None else f" {_quantity(self.predicted, self.limit, self.shown_in)} predicted"
             )
-            return f"{self.metric}{predicted}, limit {limit}: not measured ({self.reason})"
-        value = _quantity(self.measured, self.limit, self.metric)
+            return f"{named}{predicted}, limit {limit}: not measured ({self.reason})"
+        value = _quantity(self.measured, self.limit, self.shown_in)
         sign = "≤" if self.measured <= self.limit else ">"
         if self.low == self.high:
-            return f"{self.metric} {value} {sign} {limit}: {'holds' if self.met else 'does not hold'}"
+            return f"{named} {value} {sign} {limit}: {'holds' if self.met else 'does not hold'}"
         ends = ", ".join(_number(end, self.limit) for end in (self.low, self.high))
         verdict = "holds" if self.met else "does not hold" if self.low > self.limit else "is not certain to hold"
-        return f"{self.metric} {value} [{ends}] {sign} {limit}: {verdict} ({_percent(self.confidence or 0.0)})"
+        return f"{named} {value} [{ends}] {sign} {limit}: {verdict} ({_percent(self.confidence or 0.0)})"
 
 
 def _probability_below(limit: float, value: float, low: float, high: float) -> float:
@@ -233,11 +267,13 @@ def _number(value: float, like: float) -> str:
     return f"{value / scale:.{digits}f}"
 
 
-def _quantity(value: float, like: float, metric: str) -> str:
-    """As ``_number``, with the unit."""
-    unit = "" if metric == "params" else METRICS[metric]
-    separator = "" if metric == "params" else " "
-    return f"{_number(value, like)}{separator}{_prefix(like)[1]}{unit}"
+def _quantity(value: float, like: float, unit: str) -> str:
+    """As ``_number``, with the unit; without a prefix where that would read badly."""
+    if unit in NORMALISED:
+        return f"{value:.4g} {unit}"
+    if unit == METRICS["params"]:
+        return f"{_number(value, like)}{_prefix(like)[1]}"
+    return f"{_number(value, like)} {_prefix(like)[1]}{unit}"
 
 
 def _percent(share: float) -> str:

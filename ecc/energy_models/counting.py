@@ -96,6 +96,16 @@ class CountCost:
         return METRICS[self.metric]
 
     @property
+    def exact(self) -> bool:
+        """True: a count is certain."""
+        return True
+
+    @property
+    def source(self) -> str:
+        """Empty: a count is of the network and of no accelerator."""
+        return ""
+
+    @property
     def provenance(self) -> None:
         """Nothing was measured."""
         return None

@@ -103,6 +103,16 @@ class FittedCost(ABC):
         return METRICS[self.metric]
 
     @property
+    def exact(self) -> bool:
+        """False: what was fitted is an estimate of what a device takes."""
+        return False
+
+    @property
+    def source(self) -> str:
+        """Empty: it is of a device that was measured, which ``provenance`` names."""
+        return ""
+
+    @property
     def dense(self) -> float:
         """The dense network's measured value; the fit may differ from it by its own error."""
         return self.reference[0]

@@ -100,7 +100,7 @@ class Sizes:
 def folds(size: Tensor, step: int) -> Tensor:
     """⌈size / step⌉, with the gradient of size / step: what it is on average, and exactly at multiples."""
     parts = size / step
-    return parts + (parts.ceil() - parts).detach()
+    return parts.ceil().detach() + (parts - parts.detach())
 
 
 def whole_up_to(fields: Fields, name: str, most: int, least: int = 0) -> int:
