@@ -1,7 +1,10 @@
 """ecc systolic: the fields of the interface, a page, and one sentence for each wrong input."""
 
+import doctest
 import json
+import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -182,3 +185,25 @@ def test_help_shows_an_example_that_works():
     assert said.code == 0
     assert "example: ecc systolic zoo:alexnet" in " ".join(said.out.split())
     assert json.dumps(run("systolic zoo:lenet5 --json").value["total"])
+
+
+# -- the page docs/systolic.md
+
+DOCS = (Path(__file__).parents[1] / "docs" / "systolic.md").read_text(encoding="utf-8")
+
+
+def test_the_documented_values_are_those_that_come_out():
+    test = doctest.DocTestParser().get_doctest(DOCS, {}, "systolic", "systolic.md", 0)
+    said = []
+    runner = doctest.DocTestRunner()
+    runner.run(test, out=said.append)
+    assert runner.tries > 5
+    assert runner.failures == 0, "".join(said)
+
+
+def test_the_documented_commands_and_array_work(tmp_path):
+    (line,) = re.findall(r"ecc (systolic zoo:lenet5.*)\n", DOCS)
+    assert run(line).value["array"]["name"] == "tpu-v1"
+    (own,) = re.findall(r"```toml\n(.*?)```", DOCS, flags=re.DOTALL)
+    (tmp_path / "own.toml").write_text(own)
+    assert run("systolic zoo:lenet5 --preset own.toml --json").value["unit"] == "J"
