@@ -8,10 +8,13 @@ from types import MappingProxyType
 
 from ecc.core.errors import InputError
 from ecc.core.table import OperatorTable
-from ecc.energy_models import bilinear
+from ecc.energy_models import bilinear, factored, mlp, staircase
 from ecc.energy_models.bilinear import BilinearCost
+from ecc.energy_models.factored import FactoredCost
 from ecc.energy_models.fitted import FittedCost
+from ecc.energy_models.mlp import MlpCost
 from ecc.energy_models.samples import Samples
+from ecc.energy_models.staircase import StaircaseCost
 
 __all__ = ["AUTO", "FORMS", "Form", "Options", "demand_form"]
 
@@ -55,8 +58,23 @@ FORMS: Mapping[str, Form] = MappingProxyType(
     {
         "bilinear": Form(
             BilinearCost,
-            lambda samples, options: bilinear.fit_samples(samples),
+            lambda samples, options: bilinear.fit_samples(samples, robust=options.robust),
             "constant + products of the widths that a layer reads and writes",
+        ),
+        "staircase": Form(
+            StaircaseCost,
+            lambda samples, options: staircase.fit_samples(samples, robust=options.robust),
+            "the same on hardware that works in tiles, whose sizes are found in the rows",
+        ),
+        "factored": Form(
+            FactoredCost,
+            lambda samples, options: factored.fit_samples(samples, robust=options.robust, seed=options.seed),
+            "bilinear times a factor per group, for kernels that prefer some widths",
+        ),
+        "mlp": Form(
+            MlpCost,
+            lambda samples, options: mlp.fit_samples(samples, robust=options.robust, seed=options.seed),
+            "bilinear times what small neural networks learn of its error",
         ),
     }
 )

@@ -9,14 +9,19 @@ from types import MappingProxyType
 from ecc.core.cost import CostModel
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields
-from ecc.energy_models.bilinear import BilinearCost
 from ecc.energy_models.cost_files import read_cost
 from ecc.energy_models.counting import CountCost
+from ecc.energy_models.forms import FORMS
+from ecc.energy_models.systolic.cost import SystolicCost
 
 __all__ = ["load"]
 
 _READERS: Mapping[str, Callable[[Fields], CostModel]] = MappingProxyType(
-    {"bilinear": BilinearCost.from_fields, "count": CountCost.from_fields}
+    {
+        **{name: form.cost.from_fields for name, form in FORMS.items()},
+        "count": CountCost.from_fields,
+        "systolic": SystolicCost.from_fields,
+    }
 )
 
 
