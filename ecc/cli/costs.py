@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ecc.cli.text import percent, quantity, table
+from ecc.core.cost import METRICS
 from ecc.energy_models.cost_files import read_cost
 from ecc.energy_models.loading import load
 from ecc.energy_models.parts import describe
@@ -32,34 +33,36 @@ def inspect_cost(path: Path) -> dict[str, Any]:
 
 def cost_text(value: Mapping[str, Any]) -> str:
     """The manifest for people: whose it is, how good it is, and what the dense network's cost is made of."""
-    metric = value["metric"]
-    lines = [f"{value['form']} model of {metric}: {_dense(value)}", *_place(value), *_error(value)]
+    lines = [f"{value['form']} model of {value['metric']}: {_dense(value)}", *_place(value), *_error(value)]
     lines += [f"{name}: {_short(json.dumps(each, ensure_ascii=False))}" for name, each in _settings(value).items()]
     lines.append(_groups(value))
     if parts := value.get("parts"):
         total = math.fsum(parts.values()) or 1.0
-        rows = [[_short(name), quantity(cost, metric), percent(cost / total)] for name, cost in parts.items()]
+        rows = [[_short(name), _amount(cost, value), percent(cost / total)] for name, cost in parts.items() if cost]
         lines += ["", table(["part", "dense", "share"], rows[:_MOST_PARTS])]
-        if left := list(parts.values())[_MOST_PARTS:]:
+        if left := sorted(parts.values(), reverse=True)[_MOST_PARTS : len(rows)]:
             lines.append(f"and {len(left)} more, together {percent(math.fsum(left) / total)}; --json has all")
     else:
-        lines.append("its form has no parts to tell apart")
+        lines.append("it is no sum of parts")
     return "\n".join(lines)
 
 
 def _dense(value: Mapping[str, Any]) -> str:
-    metric = value["metric"]
-    text = f"dense {quantity(value['dense'], metric)}"
-    if "dense_interval" in value:
-        low, high = value["dense_interval"]
-        text += f" [{quantity(low, metric)}, {quantity(high, metric)}]" if low < high else ""
-    return text
+    text = f"dense {_amount(value['dense'], value)}"
+    low, high = value.get("dense_interval", (0.0, 0.0))
+    return text + (f" [{_amount(low, value)}, {_amount(high, value)}]" if low < high else "")
+
+
+def _amount(cost: float, value: Mapping[str, Any]) -> str:
+    """A cost with its unit, which may be an accelerator's own."""
+    unit = value["unit"]
+    return quantity(cost, value["metric"]) if unit == METRICS[value["metric"]] else f"{cost:.5g} {unit}"
 
 
 def _place(value: Mapping[str, Any]) -> list[str]:
     """Of what, and where it was measured."""
     if "provenance" not in value:
-        return [] if "samples" not in value else ["of which network and device, the file does not say"]
+        return [] if value["exact"] else ["of which network and device, the file does not say"]
     place = value["provenance"]
     threads = f", {place['threads']} thread{'s' if place['threads'] != 1 else ''}" if place["threads"] else ""
     shape = "×".join(map(str, place["input_shape"]))
@@ -71,8 +74,10 @@ def _place(value: Mapping[str, Any]) -> list[str]:
 
 def _error(value: Mapping[str, Any]) -> list[str]:
     """How far it can be trusted."""
-    if "samples" not in value:
-        return ["exact: counted, not measured"] if "unit" not in value else []
+    if "array" in value:
+        return [f"of the systolic array {value['array']['name']}: computed, not measured"]
+    if value["exact"]:
+        return ["exact: counted, not measured"]
     held = value.get("holdout")
     if held is None:
         return [f"fitted to {value['samples']} rows, error unknown: it was not judged on rows it had not seen"]

@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ecc.core.cost import CostModel
+from ecc.core.cost import METRICS, CostModel
 from ecc.energy_models.counting import CountCost
 from ecc.energy_models.fitted import FittedCost, conformal_quantile
+from ecc.energy_models.systolic.cost import SystolicCost
 
 __all__ = ["describe", "parts_of"]
 
+_ACTIVATIONS = "activations at their peak"
 _ALIKE = 1e-6  # of sums that should be the same
 _FEW, _SHORT = 32, 8  # entries of a setting that is shown: of a mapping, of a list
 
@@ -19,10 +21,13 @@ _FEW, _SHORT = 32, 8  # entries of a setting that is shown: of a mapping, of a l
 def parts_of(cost: CostModel) -> dict[str, float]:
     """The parts whose sum the cost is at dense widths, by name, the largest first; empty where a form has none.
 
-    The parts of a fitted sum are its terms, in s or J; those of a count are layers or tensors.
+    The parts of a fitted sum are its terms, in s or J; those of a count are layers, or tensors and activations; those
+    of a systolic array are layers. In the unit of the cost.
     """
     if isinstance(cost, CountCost):
         parts = _counted(cost)
+    elif isinstance(cost, SystolicCost):
+        parts = cost.shares({})
     elif isinstance(cost, FittedCost):
         parts = cost.coefficients
         if not math.isclose(math.fsum(parts.values()), float(cost({})), rel_tol=_ALIKE):
@@ -33,10 +38,15 @@ def parts_of(cost: CostModel) -> dict[str, float]:
 
 
 def _counted(cost: CountCost) -> dict[str, float]:
-    """Multiply-accumulates by layer, or parameters by tensor."""
+    """Multiply-accumulates by layer, parameters by tensor, or bytes by tensor and of activations."""
+    graph = cost.graph
     if cost.metric == "macs":
-        return {layer.name: float(layer.macs) for layer in cost.graph.layers if layer.macs}
-    return {name: float(math.prod(axes.shape)) for name, axes in cost.graph.parameters.items()}
+        return {layer.name: float(layer.macs) for layer in graph.layers if layer.macs}
+    if cost.metric == "params":
+        return {name: float(math.prod(axes.shape)) for name, axes in graph.parameters.items()}
+    held = {**graph.parameters, **graph.buffers}
+    parts = {name: float(math.prod(axes.shape) * axes.itemsize) for name, axes in held.items()}
+    return {_ACTIVATIONS: cost.dense - math.fsum(parts.values()), **parts}
 
 
 def describe(form: str, cost: CostModel) -> dict[str, Any]:
@@ -53,8 +63,12 @@ def describe(form: str, cost: CostModel) -> dict[str, Any]:
         "kind": "cost model",
         "form": form,
         "metric": cost.metric,
+        "unit": cost.unit if isinstance(cost, FittedCost | CountCost | SystolicCost) else METRICS[cost.metric],
         "dense": cost.dense,
+        "exact": not isinstance(cost, FittedCost),
     }
+    if isinstance(cost, SystolicCost):
+        value["array"] = cost.array.to_json()
     if isinstance(cost, FittedCost):
         value |= _fitted(cost)
     if cost.provenance is not None:
@@ -70,7 +84,6 @@ def describe(form: str, cost: CostModel) -> dict[str, Any]:
 def _fitted(cost: FittedCost) -> dict[str, Any]:
     """What only a model that comes from a profile has."""
     value: dict[str, Any] = {
-        "unit": cost.unit,
         "dense_interval": list(cost.reference[1:]),
         "predicted_dense": float(cost({})),
         "samples": cost.samples,
