@@ -8,13 +8,13 @@ from ecc.core.errors import InputError
 from ecc.core.problem import Progress
 from ecc.core.table import OperatorTable, ProfileTable
 from ecc.energy_models.fitted import FittedCost
-from ecc.energy_models.forms import AUTO, Options, demand_form
+from ecc.energy_models.forms import AUTO, demand_form
 from ecc.energy_models.judging import Fit
 from ecc.energy_models.judging import judge as judge_table
 from ecc.profiler.operators import read_operators
 from ecc.profiler.store import Store
 
-__all__ = ["fit", "judge"]
+__all__ = ["fit", "judge", "read_profile"]
 
 
 def fit(
@@ -75,10 +75,10 @@ def judge(
     Raises:
         InputError: As of ``fit``, or if the share is out of range.
     """
+    demand_form(form, given=operators is not None)
     known = read_operators(operators) if isinstance(operators, str | Path) else operators
-    demand_form(form, Options(operators=known))
     return judge_table(
-        table if isinstance(table, ProfileTable) else _profile_in(table),
+        table if isinstance(table, ProfileTable) else read_profile(table),
         metric,
         form=form,
         operators=known,
@@ -90,7 +90,7 @@ def judge(
     )
 
 
-def _profile_in(path: str | Path) -> ProfileTable:
+def read_profile(path: str | Path) -> ProfileTable:
     """The rows of a store.
 
     Raises:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from ecc.api.fitting import judge
+from ecc.api.fitting import judge, read_profile
 from ecc.cli.command import Command, Outcome
 from ecc.cli.outputs import OutputFile
 from ecc.cli.progress import ProgressLine
 from ecc.cli.text import percent, quantity, table
 from ecc.core.errors import InputError
-from ecc.energy_models.forms import AUTO, FORMS
+from ecc.energy_models.forms import AUTO, FORMS, demand_form
 from ecc.energy_models.judging import Fit
 from ecc.profiler.meters import METRICS
+from ecc.report.files import demand_target
+from ecc.report.fits import write_fit
 
 __all__ = ["COMMANDS", "fit_text"]
 
@@ -25,22 +26,31 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--form", choices=(AUTO, *FORMS), default=AUTO, help=f"{AUTO}: what held-out error speaks for; {forms}"
     )
+    parser.add_argument(
+        "--operators", metavar="OPS.db", help="operator profile of the same device, which form additive is made of"
+    )
     parser.add_argument("--robust", action="store_true", help="let rows count less that disagree with the others")
     parser.add_argument(
         "--extrapolate", action="store_true", help="let the model be asked for widths outside those profiled"
     )
     parser.add_argument("--max-error", type=float, metavar="SHARE", help="exit with 1 if the held-out MAPE is above")
+    parser.add_argument("--html", metavar="PAGE", help="also write all figures of the fit as a page")
     parser.add_argument("-o", "--out", action=OutputFile, required=True, metavar="FILE", help="cost model, JSON")
 
 
 def _fit(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     if arguments.max_error is not None and not arguments.max_error > 0:
         raise InputError(f"--max-error must be a positive share such as 0.05, got {arguments.max_error}")
-    _demand_place(arguments.out)
+    demand_target(arguments.out)
+    if arguments.html is not None:
+        demand_target(arguments.html)
+    demand_form(arguments.form, given=arguments.operators is not None)
+    profiled = read_profile(arguments.store)
     fit = judge(
-        arguments.store,
+        profiled,
         arguments.metric,
         form=arguments.form,
+        operators=arguments.operators,
         robust=arguments.robust,
         extrapolate=arguments.extrapolate,
         seed=arguments.seed,
@@ -48,17 +58,9 @@ def _fit(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     )
     fit.cost.save(arguments.out)
     short = arguments.max_error is not None and fit.holdout["mape"] > arguments.max_error
-    value = fit.to_json() | {"cost": arguments.out, "max_error": arguments.max_error}
+    page = None if arguments.html is None else str(write_fit(fit, arguments.html, profiled))
+    value = fit.to_json() | {"cost": arguments.out, "page": page, "max_error": arguments.max_error}
     return Outcome(value, fit_text(fit, arguments.out, arguments.max_error), exit_code=int(short))
-
-
-def _demand_place(path: str) -> None:
-    """Refuse a path that no file can be written to, before anything is fitted."""
-    target = Path(path)
-    if target.is_dir():
-        raise InputError(f"{path!r} is a folder; give the name of a file")
-    if not target.absolute().parent.is_dir():
-        raise InputError(f"{path!r} cannot be written: there is no folder {str(target.parent)!r}; choose another path")
 
 
 def fit_text(fit: Fit, out: str, max_error: float | None = None) -> str:

@@ -158,8 +158,8 @@ class FittedCost(ABC):
         """The smallest admissible widths that may be asked for: one unit, or the fewest channels profiled."""
         if self.profiled is None or self.extrapolate:
             return self.space.smallest
-        lows = [-(-max(low, step) // step) * step for (low, _), step in zip(self.profiled, self.space.step, strict=True)]
-        return dict(zip(self.space.names, lows, strict=True))
+        bounds = zip(self.space.names, self.profiled, self.space.step, strict=True)
+        return {name: -(-low // step) * step for name, (low, _), step in bounds}
 
     def _outside(self, vector: Tensor) -> Tensor:
         """Which widths were not profiled, shape (…, n_groups)."""

@@ -8,11 +8,13 @@ from types import MappingProxyType
 
 from ecc.core.errors import InputError
 from ecc.core.table import OperatorTable
-from ecc.energy_models import bilinear, factored, mlp, staircase
+from ecc.energy_models import additive, bilinear, factored, mlp, staircase
+from ecc.energy_models.additive import AdditiveCost
 from ecc.energy_models.bilinear import BilinearCost
 from ecc.energy_models.factored import FactoredCost
 from ecc.energy_models.fitted import FittedCost
 from ecc.energy_models.mlp import MlpCost
+from ecc.energy_models.operator_costs import OperatorCosts
 from ecc.energy_models.samples import Samples
 from ecc.energy_models.staircase import StaircaseCost
 
@@ -22,17 +24,25 @@ AUTO = "auto"
 """Instead of a form: the one that held-out error speaks for."""
 
 
+_WITHOUT = (
+    "is composed of what operators cost on the device: profile them with `ecc profile --operators` and give the store "
+    "with --operators (operators=... in Python)"
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How forms are fitted; each takes what concerns it.
 
     Attributes:
         operators: Operator profile of the same device and runtime; None where there is none.
+        learnt: What was learnt from it for the metric; learnt anew for each fit where None.
         robust: Let rows count less that disagree with what the others say.
         seed: Of whatever a form draws at random.
     """
 
     operators: OperatorTable | None = None
+    learnt: OperatorCosts | None = None
     robust: bool = False
     seed: int = 0
 
@@ -52,6 +62,12 @@ class Form:
     fit: Callable[[Samples, Options], FittedCost]
     summary: str
     needs_operators: bool = False
+
+
+def _fit_additive(samples: Samples, options: Options) -> AdditiveCost:
+    if options.operators is None:
+        raise InputError(f"form additive {_WITHOUT}")
+    return additive.fit_samples(samples, options.operators, options.learnt)
 
 
 FORMS: Mapping[str, Form] = MappingProxyType(
@@ -76,13 +92,22 @@ FORMS: Mapping[str, Form] = MappingProxyType(
             lambda samples, options: mlp.fit_samples(samples, robust=options.robust, seed=options.seed),
             "bilinear times what small neural networks learn of its error",
         ),
+        "additive": Form(
+            AdditiveCost,
+            _fit_additive,
+            "the sum of what the network's operators cost alone, corrected by rows; needs --operators",
+            needs_operators=True,
+        ),
     }
 )
 """The fitted forms by name; of two that predict equally well the earlier one is preferred."""
 
 
-def demand_form(name: str, options: Options) -> None:
+def demand_form(name: str, *, given: bool) -> None:
     """Refuse a form that does not exist, or whose operator profile is missing or not asked for.
+
+    Args:
+        given: Whether there is an operator profile.
 
     Raises:
         InputError: If so.
@@ -91,10 +116,7 @@ def demand_form(name: str, options: Options) -> None:
         raise InputError(f"cost model form {name!r} is unknown; choose from {', '.join((AUTO, *FORMS))}")
     if name == AUTO:
         return
-    if FORMS[name].needs_operators and options.operators is None:
-        raise InputError(
-            f"form {name} is composed of what operators cost on the device: profile them with "
-            "`ecc profile --operators` and give the store with --operators (operators=... in Python)"
-        )
-    if options.operators is not None and not FORMS[name].needs_operators:
+    if FORMS[name].needs_operators and not given:
+        raise InputError(f"form {name} {_WITHOUT}")
+    if given and not FORMS[name].needs_operators:
         raise InputError(f"form {name} makes no use of an operator profile; leave it out, or choose another form")

@@ -28,6 +28,7 @@ from ecc.energy_models.crossing import Crossed, Folds, Predictor, cross, held_ou
 from ecc.energy_models.fitted import FittedCost, conformal_quantile
 from ecc.energy_models.forms import AUTO, FORMS, Options, demand_form
 from ecc.energy_models.least_squares import relative_nnls
+from ecc.energy_models.operator_costs import OperatorCosts
 from ecc.energy_models.samples import Samples
 
 __all__ = ["Fit", "judge"]
@@ -130,13 +131,14 @@ def judge(
         InputError: If the form is unknown or lacks its operator profile, the share is out of range, or the rows cannot
             carry a fit (see Samples.of).
     """
-    options = Options(operators=operators, robust=robust, seed=seed)
-    demand_form(form, options)
+    demand_form(form, given=operators is not None)
     if not _HOLDOUT[0] <= holdout <= _HOLDOUT[1]:
         raise InputError(f"judge(holdout=...) must be in [0.1, 1/3], got {holdout}")
-    samples = Samples.of(table, metric)
+    samples = _demand_held(Samples.of(table, metric))
+    learnt = None if operators is None else OperatorCosts.of(operators, metric)  # once for all folds
+    options = Options(operators=operators, learnt=learnt, robust=robust, seed=seed)
     generator = np.random.default_rng(seed)
-    folds = Folds.of(_demand_held(samples), max(3, round(1 / holdout)), generator)
+    folds = Folds.of(samples, max(3, round(1 / holdout)), generator)
     crossed, left_out = _cross_all(folds, form, options, progress)
     drawn, ratio = folds.drawn, samples.ratio
     errors = {name: _error(found.outer, ratio)[drawn] for name, found in crossed.items()}
