@@ -94,11 +94,20 @@ class BilinearCost(FittedCost):
         return {"constant": self.constant, **{term.name: term.value for term in self.terms}}
 
     @cached_property
+    def active_terms(self) -> tuple[Term, ...]:
+        """The terms that cost something."""
+        return tuple(term for term in self.terms if term.value > 0)
+
+    def active_products(self, widths: Tensor) -> Tensor:
+        """The products of those terms at channels of shape (…, n_groups), 1 when dense: shape (…, n_active)."""
+        products, _ = self._products
+        return products(widths)
+
+    @cached_property
     def _products(self) -> tuple[SumOfProducts, Tensor]:
-        """The terms that cost something, and their coefficients."""
-        active = [term for term in self.terms if term.value > 0]
-        values = torch.tensor([term.value for term in active], dtype=torch.float64)
-        return SumOfProducts(self.space, [term.sides for term in active]), values
+        """The products of the active terms, and their coefficients."""
+        values = torch.tensor([term.value for term in self.active_terms], dtype=torch.float64)
+        return SumOfProducts(self.space, [term.sides for term in self.active_terms]), values
 
     def evaluate(self, widths: Tensor) -> Tensor:
         """Constant and terms at channels of shape (…, n_groups): shape (…)."""

@@ -69,11 +69,20 @@ class StaircaseCost(FittedCost):
         return {"constant": self.constant, **{term.name: term.value for term in self.terms}}
 
     @cached_property
+    def active_terms(self) -> tuple[SteppedTerm, ...]:
+        """The terms that cost something."""
+        return tuple(term for term in self.terms if term.value > 0)
+
+    def active_products(self, widths: Tensor) -> Tensor:
+        """The products of those terms at channels of shape (…, n_groups), 1 when dense: shape (…, n_active)."""
+        products, _ = self._products
+        return products.exact(widths)
+
+    @cached_property
     def _products(self) -> tuple[SteppedProducts, Tensor]:
-        """The terms that cost something, and their coefficients."""
-        active = [term for term in self.terms if term.value > 0]
-        values = torch.tensor([term.value for term in active], dtype=torch.float64)
-        return SteppedProducts(self.space, [term.sides for term in active]), values
+        """The products of the active terms, and their coefficients."""
+        values = torch.tensor([term.value for term in self.active_terms], dtype=torch.float64)
+        return SteppedProducts(self.space, [term.sides for term in self.active_terms]), values
 
     def evaluate(self, widths: Tensor) -> Tensor:
         """The staircase at channels of shape (…, n_groups): shape (…), float64; its gradient is that of ``smooth``."""
