@@ -83,11 +83,18 @@ class Front:
         points: All of them.
         x: What the x axis is: a metric, ``bytes`` or a relative cost.
         unit: Of x.
+        source: The analytic model that x is of; empty where it is measured or counted.
     """
 
     points: tuple[Point, ...]
     x: str
     unit: str = ""
+    source: str = ""
+
+    @property
+    def x_name(self) -> str:
+        """What the x axis is, with the model that it is of."""
+        return f"{self.x} of {self.source}" if self.source else self.x
 
     def __post_init__(self) -> None:
         if not self.points:
@@ -119,7 +126,13 @@ class Front:
 
     def to_json(self) -> dict[str, Any]:
         """The fields of ``ecc front --json``, without the figure."""
-        return {"x": self.x, "unit": self.unit, "points": self._rows(), "hypervolume": self.hypervolume}
+        return {
+            "x": self.x,
+            "unit": self.unit,
+            "source": self.source,
+            "points": self._rows(),
+            "hypervolume": self.hypervolume,
+        }
 
     def frame(self) -> pd.DataFrame:
         """One row per point: method, x, accuracy, seed, x_low, x_high, label, dominated."""

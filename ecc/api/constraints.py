@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from ecc.api.analytic import made_for
 from ecc.core.budget import Budget
 from ecc.core.cost import CostModel
 from ecc.core.errors import InputError
@@ -43,7 +44,7 @@ def constraints_of(graph: WidthGraph, budgets: Sequence[Budget], costs: Sequence
     metrics = [budget.metric for budget in budgets]
     if len(set(metrics)) < len(metrics):
         raise InputError(f"metric {max(metrics, key=metrics.count)!r} has several budgets; give the tightest only")
-    by_metric = {cost.metric: cost for cost in costs}
+    by_metric = {cost.metric: made_for(graph, cost) for cost in costs}
     if len(by_metric) < len(costs):
         raise InputError("there are two cost models of one metric; give one per budget")
     found = []
@@ -53,11 +54,12 @@ def constraints_of(graph: WidthGraph, budgets: Sequence[Budget], costs: Sequence
             if budget.metric not in COUNTED:
                 raise InputError(
                     f"budget {budget.metric} needs a cost model of {budget.metric}: profile that metric with "
-                    "ecc profile, fit it with ecc fit, and give the file with --cost (costs=[...] in Python)"
+                    "ecc profile, fit it with ecc fit, and give the file with --cost (costs=[...] in Python), or give "
+                    "an analytic one such as --cost systolic:eyeriss"
                 )
             cost = CountCost(budget.metric, graph)
         _refuse_foreign(cost, graph)
-        found.append(Constraint(cost, budget.absolute(cost.dense)))
+        found.append(Constraint(cost, budget.absolute(cost.dense, cost.unit)))
     if unused := [metric for metric in by_metric if metric not in metrics]:
         raise InputError(f"the cost model of {unused[0]} has no budget; give {unused[0]}=LIMIT or leave the model out")
     _refuse_unreachable(graph.space, found)

@@ -34,8 +34,7 @@ def front_of(folders: Sequence[str | Path], *, x: str = "latency") -> Front:
     artefacts = [read_artefact(folder) for folder in folders]
     dense = _dense(artefacts, x)
     points = [_point(artefact, x, dense.get(_origin(artefact))) for artefact in artefacts]
-    if x in ("latency", "energy"):
-        _refuse_mixed(artefacts)
+    source, unit = _refuse_mixed(artefacts, x) if x in ("latency", "energy") else ("", _UNITS[x])
     accuracies = {_origin(a): (a.manifest.accuracy_dense, a.manifest.network) for a in artefacts}
     references = [
         Point("dense", value, accuracy, label=network)
@@ -43,7 +42,7 @@ def front_of(folders: Sequence[str | Path], *, x: str = "latency") -> Front:
         for accuracy, network in [accuracies[origin]]
         if accuracy is not None
     ]
-    return Front((*references, *points), x, _UNITS[x])
+    return Front((*references, *points), x, unit, source)
 
 
 def _origin(artefact: Artefact) -> str:
@@ -85,11 +84,24 @@ def _dense(artefacts: Sequence[Artefact], x: str) -> dict[str, float]:
     return {origin: median(found) for origin, found in values.items() if found}
 
 
-def _refuse_mixed(artefacts: Sequence[Artefact]) -> None:
-    places = {(a.manifest.device_fingerprint, a.manifest.runtime, a.manifest.threads): a for a in artefacts}
-    if len(places) > 1:
-        first, second, *_ = places.values()
+def _refuse_mixed(artefacts: Sequence[Artefact], x: str) -> tuple[str, str]:
+    """What all values on the axis are of, empty for a device, and their unit."""
+    kinds = {(check.source, check.shown_in): a for a in artefacts for check in a.manifest.budgets if check.metric == x}
+    if len(kinds) > 1:
+        (first, unit), (second, other), *_ = sorted(kinds)
         raise InputError(
-            f"artefacts {first.path} and {second.path} were measured on different devices or runtimes; "
+            f"the {x} of artefact {kinds[first, unit].path} is in {unit} of {first or 'a device'}, and that of "
+            f"{kinds[second, other].path} in {other} of {second or 'a device'}; "
             "compare those of one, or choose --x macs"
         )
+    ((source, unit),) = kinds
+    if source:
+        return source, unit
+    places = {(a.manifest.device_fingerprint, a.manifest.runtime, a.manifest.threads): a for a in artefacts}
+    if len(places) > 1:
+        one, two, *_ = places.values()
+        raise InputError(
+            f"artefacts {one.path} and {two.path} were measured on different devices or runtimes; "
+            "compare those of one, or choose --x macs"
+        )
+    return source, unit

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from ecc.api.analytic import exact_check
 from ecc.api.constraints import floor_of
 from ecc.api.recipe import Recipe
 from ecc.api.result import Compression
@@ -29,7 +30,6 @@ from ecc.core.errors import InputError
 from ecc.core.problem import Batches, Checkpoint, Constraint, Problem, Progress, Solution, Solver, Status, Task
 from ecc.core.verdict import BudgetCheck, Measured
 from ecc.core.widths import Kept
-from ecc.energy_models.counting import COUNTED
 from ecc.network.blocks import base_units
 from ecc.network.graph import WidthGraph
 from ecc.network.slimming import slim
@@ -287,8 +287,8 @@ class Job:
         checks = []
         for budget, limit in zip(self.budgets, self.limits, strict=True):
             predicted = float(limit.cost(widths))
-            if budget.metric in COUNTED:
-                checks.append(BudgetCheck.of_count(budget, dense=limit.cost.dense, value=predicted))
+            if limit.cost.exact:
+                checks.append(exact_check(budget, limit.cost, self.graph, widths, compact))
             elif budget.metric in measured:
                 checks.append(BudgetCheck.of_measurement(budget, measured[budget.metric], predicted=predicted))
             else:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ecc.api.analytic import exact_check, renewed
 from ecc.api.compressing import Compression
 from ecc.api.ruler import Ruler
 from ecc.artefact import Artefact, Manifest
@@ -271,19 +272,31 @@ def verify(
     if isinstance(ruler, Ruler):
         (measured,) = ruler.measure([loaded.model], seconds=seconds, progress=progress, seed=seed)
     reason = ruler if isinstance(ruler, str) else ""
-    checks = tuple(_check(loaded, budget, measured.get(budget.metric), reason) for budget in manifest.budgets)
+    checks = tuple(
+        _check(loaded, budget, costs.get(budget.metric), measured.get(budget.metric), reason)
+        for budget in manifest.budgets
+    )
     accuracy, why = _accuracy(loaded, data or loaded.manifest.data, data_dir)
     return Verification(checks, accuracy), why
 
 
-def _check(loaded: Loaded, old: BudgetCheck, measured: Measured | None, reason: str) -> BudgetCheck:
+def _check(
+    loaded: Loaded, old: BudgetCheck, cost: CostModel | None, measured: Measured | None, reason: str
+) -> BudgetCheck:
     """One budget of the manifest judged anew."""
     budget = old.budget
     if measured is not None:
         return BudgetCheck.of_measurement(budget, measured, predicted=old.predicted)
-    if budget.metric in COUNTED:
+    if cost is None and budget.metric in COUNTED:
         cost = CountCost(budget.metric, loaded.graph)
-        return BudgetCheck.of_count(budget, dense=cost.dense, value=float(cost(loaded.widths)))
+    if cost is not None and cost.exact:
+        own = renewed(loaded.graph, cost)
+        if (own.source, own.unit) != (old.source, old.shown_in):
+            raise InputError(
+                f"the budget on {budget.metric} is in {old.shown_in} of {old.source or 'a device'}, and the artefact's "
+                f"cost model in {own.unit} of {own.source}; the artefact was changed or damaged"
+            )
+        return exact_check(budget, own, loaded.graph, loaded.widths, loaded.model)
     return BudgetCheck.unmeasured(
         budget, dense=old.dense, predicted=old.predicted, reason=reason or "its cost model is missing"
     )

@@ -88,7 +88,7 @@ class Ruler:
 
         The reason is empty when no cost is of a kind that is measured.
         """
-        measured = [(cost, cost.provenance) for cost in costs if cost.metric in MEASURED]
+        measured = [(cost, cost.provenance) for cost in costs if cost.metric in MEASURED and not cost.exact]
         if not measured:
             return ""
         places = [place for _, place in measured if place is not None]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ecc.api.analytic import SYSTOLIC_PREFIX, systolic_costs
 from ecc.api.compressing import Compression, compress
 from ecc.api.constraints import constraints_of, graph_of_costs
 from ecc.api.keeping import Source, load, verify
@@ -26,6 +27,7 @@ from ecc.core.errors import InputError
 from ecc.core.problem import Checkpoint, Progress
 from ecc.data.values import Data
 from ecc.energy_models.loading import load as load_cost
+from ecc.energy_models.systolic.array import PRESETS, SystolicArray
 from ecc.network.tracing import trace
 from ecc.profiler.devices import current_device
 from ecc.report.saving import save
@@ -49,7 +51,12 @@ def _compress_arguments(parser: argparse.ArgumentParser) -> None:
         help="latency=0.6, latency=5ms, energy=12mJ, macs=1.2GMAC, params=50%%, memory=2MB; may be repeated",
     )
     parser.add_argument(
-        "--cost", metavar="COST.json", action="append", default=[], help="cost model of a measured metric; repeatable"
+        "--cost",
+        metavar="COST.json|systolic:ARRAY",
+        action="append",
+        default=[],
+        help=f"cost model of a measured metric, or a systolic array ({', '.join(PRESETS)}, or a TOML file) for budgets "
+        "on its energy or latency; repeatable",
     )
     parser.add_argument("--method", choices=METHODS, default=METHODS[0], help=f"default {METHODS[0]}")
     parser.add_argument("--epochs", type=int, default=20, metavar="N", help="of training in all (default 20)")
@@ -74,13 +81,21 @@ def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         seed=arguments.seed,
         device=current_device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")).torch_name,
     )
-    costs = [load_cost(path) for path in arguments.cost]
+    costs = [load_cost(path) for path in arguments.cost if not path.startswith(SYSTOLIC_PREFIX)]
+    arrays = [
+        SystolicArray.parse(text.removeprefix(SYSTOLIC_PREFIX))
+        for text in arguments.cost
+        if text.startswith(SYSTOLIC_PREFIX)
+    ]
     target = check_target(arguments.out)
     work = _work_folder(target)
     loaded, data = the_model(arguments), the_data(arguments)
     inputs = data.example(_batch(costs))
     graph = trace(loaded.module, inputs)
-    constraints_of(graph_of_costs(graph, loaded.module, costs), budgets, costs)  # refuse before any training
+    blocks = graph_of_costs(graph, loaded.module, costs)
+    for array in arrays:
+        costs += systolic_costs(blocks, array, budgets, costs)
+    constraints_of(blocks, budgets, costs)  # refuse before any training
     _pretrain(loaded.module, data, arguments.pretrain, recipe, FileCheckpoint(work / "pretrain.safetensors"), progress)
     _refuse_untrained(loaded.module, data, arguments)
     result = compress(

@@ -18,6 +18,7 @@ from ecc.cli.stores import add_exports, exports_given, inspect_store, store_text
 from ecc.cli.text import percent, quantity, table
 from ecc.core.errors import InputError
 from ecc.report.saving import write_front
+from ecc.report.style import quantity as shown
 
 __all__ = ["COMMANDS"]
 
@@ -36,11 +37,16 @@ def _front(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     found = front_of(arguments.artefacts, x=arguments.x)
     page, picture = write_front(found, arguments.out)
     rows = [
-        [point.method, quantity(point.x, found.x), percent(point.accuracy), "dominated" if dominated else ""]
+        [
+            point.method,
+            shown(point.x, found.unit) if found.source else quantity(point.x, found.x),
+            percent(point.accuracy),
+            "dominated" if dominated else "",
+        ]
         for point, dominated in zip(found.points, found.dominated, strict=True)
     ]
     volumes = ", ".join(f"{method} {volume:.4f}" for method, volume in found.hypervolume.items())
-    text = [table(["method", found.x, "accuracy", ""], rows), f"hypervolume: {volumes}", f"page: {page}"]
+    text = [table(["method", found.x_name, "accuracy", ""], rows), f"hypervolume: {volumes}", f"page: {page}"]
     return Outcome(found.to_json() | {"figure": str(picture), "page": str(page)}, "\n".join(text))
 
 

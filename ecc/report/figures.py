@@ -151,7 +151,7 @@ def front(front: Front) -> Figure:
             _scatter(ax, method, [pair for pair in points if pair[0].method == method], factor, look)
         look = {"color": INK, "marker": "*", "markersize": 13}
         _scatter(ax, DENSE, [pair for pair in points if pair[0].method == DENSE], factor, look)
-        ax.set_xlabel(axis_label(front.x, unit))
+        ax.set_xlabel(axis_label(front.x_name, unit))
         ax.set_ylabel("accuracy")
         ax.yaxis.set_major_formatter(PercentFormatter(1.0))
         ax.margins(0.08, 0.12)

@@ -9,7 +9,6 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from ecc.core.cost import METRICS
 from ecc.core.errors import InputError
 from ecc.core.verdict import BudgetCheck
 from ecc.core.widths import Widths
@@ -76,7 +75,6 @@ def render(report: Report) -> str:
         report=report,
         figures=drawn,
         DENSE=figures.DENSE,
-        UNITS=METRICS,
     )
 
 

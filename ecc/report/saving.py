@@ -84,5 +84,5 @@ def write_page(report: Report, path: str | Path) -> dict[str, Path]:
 
 def write_front(front: Front, path: str | Path) -> tuple[Path, Path]:
     """Write the page of a front; returns the page and its picture."""
-    written = write_page(Report(title=f"Accuracy against {front.x}", front=front), path)
+    written = write_page(Report(title=f"Accuracy against {front.x_name}", front=front), path)
     return written["page"], written["front"]

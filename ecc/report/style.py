@@ -18,6 +18,8 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ecc.core.cost import NORMALISED
+
 __all__ = [
     "COLOURS",
     "INK",
@@ -103,6 +105,8 @@ def quantity(value: float, unit: str) -> str:
     """A value for people, in three digits: ``2.31 ms``, ``12.4 mJ``, ``1.20 GMAC``."""
     if not math.isfinite(value):
         return "unknown" if math.isnan(value) else "∞"
+    if unit in NORMALISED:
+        return f"{value:.3g} {unit}"
     factor, shown = scale(unit, [value])
     digits = max(2 - _magnitude(value * factor), 0) if value else 0
     if unit in _COUNTED and factor == 1.0 and value == round(value):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from dataclasses import fields as attributes
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -26,9 +26,12 @@ from ecc.energy_models.systolic.layer_parts import Energies, LayerPart, layer_pa
 from ecc.energy_models.systolic.product_parts import Cycles, ProductPart, product_parts
 from ecc.network.graph import WidthGraph
 
-__all__ = ["SystolicCost"]
+__all__ = ["SYSTOLIC_METRICS", "SystolicCost", "SystolicMetric"]
 
 SystolicMetric = Literal["energy", "latency"]
+
+SYSTOLIC_METRICS: tuple[SystolicMetric, ...] = get_args(SystolicMetric)
+"""What a systolic array can be asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,14 +46,14 @@ class SystolicCost:
         products: What latency is the sum of; empty for energy.
     """
 
-    metric: str
+    metric: SystolicMetric
     array: SystolicArray
     space: WidthSpace
     layers: tuple[LayerPart, ...] = ()
     products: tuple[ProductPart, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.metric not in ("energy", "latency"):
+        if self.metric not in SYSTOLIC_METRICS:
             raise InputError(f"SystolicCost(metric=...) must be energy or latency, got {self.metric!r:.80}")
         if not (self.layers if self.metric == "energy" else self.products):
             raise InputError(f"SystolicCost has nothing that takes {self.metric}")
@@ -165,7 +168,10 @@ class SystolicCost:
         products = tuple(ProductPart.from_fields(each, space) for each in objects(fields, "products"))
         sizes = [size for layer in layers for size in layer.sizes] + [size for each in products for size in each.sizes]
         refuse_large([sides for size in sizes for sides in (size.over, size.under)])
-        cost = cls(fields.text("metric"), array, space, layers, products)
+        metric = next((each for each in SYSTOLIC_METRICS if each == fields.text("metric")), None)
+        if metric is None:
+            raise InputError(f"cost model: metric {fields.text('metric')!r:.80} is none of a systolic array")
+        cost = cls(metric, array, space, layers, products)
         if fields.text("unit") != cost.unit:
             raise InputError(f"cost model: {cost.metric} in {fields.text('unit')!r:.80} is not what its array gives")
         return cost

@@ -34,6 +34,7 @@ class SystolicLayer:
         strides: In rows and columns.
         dilations: In rows and columns.
         inputs_first: Whether the input channels come before the output channels in the shape of its weights.
+        weights_first: Whether the weights are the first matrix of a product.
         repeats: Time steps that multiply by the same weights one after the other.
     """
 
@@ -44,6 +45,7 @@ class SystolicLayer:
     strides: tuple[int, int] = (1, 1)
     dilations: tuple[int, int] = (1, 1)
     inputs_first: bool = False
+    weights_first: bool = False
     repeats: int = 1
 
     @property
@@ -215,26 +217,32 @@ def _layers(call: OperatorCall, operator: Operator, graph: WidthGraph, cells: Co
     elif operator.kind == "linear":
         yield SystolicLayer(name, operator, weight)
     elif operator.kind == "matmul" and call.weight:
-        product, inputs_first = _stored(operator, graph, call.weight)
-        yield SystolicLayer(name, product, call.weight, inputs_first=inputs_first)
+        yield _stored(name, operator, call, graph)
     elif operator.kind in RECURRENT:
         cells[call.module] += 1
         yield from _recurrent(name, operator, call, graph, cells[call.module] - 1)
 
 
-def _stored(operator: Operator, graph: WidthGraph, weight: str) -> tuple[Operator, bool]:
-    """A product as one by stored weights, and whether their inputs come first.
+def _stored(name: str, operator: Operator, call: OperatorCall, graph: WidthGraph) -> SystolicLayer:
+    """A product by stored weights, which are its second matrix or its first one, perhaps transposed.
 
-    They are the second matrix, or else the first one.
+    The shapes at dense widths tell; what fits several ways is taken as the second matrix, as it stands.
     """
-    shape = graph.parameters[weight].shape if weight in graph.parameters else ()
-    copies, rows = operator.batch * operator.groups, operator.length
-    inner, outer = operator.channels_in, operator.channels_out
+    shape = graph.parameters[call.weight].shape if call.weight in graph.parameters else ()
     if len(shape) != 2:
-        return operator, True
-    if copies == 1 and (shape == (inner, outer) or shape != (rows, inner)):
-        return Operator("linear", batch=rows, channels_in=inner, channels_out=outer), True
-    return Operator("linear", batch=copies * outer, channels_in=inner, channels_out=rows), False
+        return SystolicLayer(name, operator, call.weight, inputs_first=True)
+    dense, copies = call.operator, operator.batch * operator.groups
+    second, first = (dense.channels_in, dense.channels_out), (dense.length, dense.channels_in)
+    ways = [(second, True, False), (first, False, True), (second[::-1], False, False), (first[::-1], True, True)]
+    if copies > 1:  # each copy has a second matrix of its own, unless one was expanded
+        ways = [ways[i] for i in (1, 3, 0, 2)]
+    fitting = (way[1:] for way in ways if way[0] == shape)
+    inputs_first, weights_first = next(fitting, (True, False))
+    rows, columns = operator.length, operator.channels_out
+    if weights_first:
+        rows, columns = columns, rows
+    product = Operator("linear", batch=copies * rows, channels_in=operator.channels_in, channels_out=columns)
+    return SystolicLayer(name, product, call.weight, inputs_first=inputs_first, weights_first=weights_first)
 
 
 def _recurrent(
@@ -273,7 +281,12 @@ def _not_understood(graph: WidthGraph, layers: Sequence[SystolicLayer]) -> list[
     if math.isclose(per_example, sum(layer.macs for layer in graph.layers), rel_tol=1e-9):
         return []
     return [
-        LeftOut(layer.name, layer.kind, layer.macs * batch, "it is of a kind that this model does not know")
+        LeftOut(
+            layer.name,
+            layer.kind,
+            layer.macs * batch,
+            "it is of an unknown kind, or in a module that cannot be followed inside",
+        )
         for layer in graph.layers
         if layer.macs and not any(_inside(layer.name.partition("@")[0], module) for module in called)
     ]
