@@ -76,31 +76,45 @@ def test_recurrent_layers_are_two_products_for_each_cell():
         assert weight_of(model, layer).data_ptr() == model.get_parameter(layer.name).data_ptr()
 
 
-@pytest.mark.parametrize("case", ["second", "first", "many"])
+STORED = {  # how a matrix is stored, its shape, rows that are multiplied by it, numbers that come out
+    "second": (lambda x, matrix: x @ matrix, (4, 6), 10, 60),
+    "second, transposed": (lambda x, matrix: x @ matrix.t(), (6, 4), 10, 60),
+    "second, expanded": (lambda x, matrix: torch.bmm(x, matrix.expand(2, 4, 6)), (4, 6), 10, 60),
+    "first": (lambda x, matrix: matrix @ x, (6, 5), 8, 48),
+    "first, transposed": (lambda x, matrix: matrix.mT @ x, (5, 6), 8, 48),
+    "one for each": (lambda x, matrix: x @ matrix, (2, 4, 6), 5, 60),
+}
+
+
+@pytest.mark.parametrize("case", STORED)
 def test_stored_matrices_are_weights(case):
+    multiply, shape, rows, written = STORED[case]
+
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.matrix = nn.Parameter(torch.ones({"second": (4, 6), "first": (6, 5), "many": (3, 4, 6)}[case]))
+            self.matrix = nn.Parameter(torch.ones(shape))
 
         def forward(self, x):
-            return self.matrix @ x if case == "first" else x @ self.matrix
+            return multiply(x, self.matrix)
 
     model = Net()
-    shape = {"second": (2, 5, 4), "first": (2, 5, 4), "many": (3, 5, 4)}[case]
-    graph = trace(model, torch.zeros(shape), check=False)
+    graph = trace(model, torch.zeros(2, 5, 4), check=False)
     (layer,), left_out = layers_of(graph)
     assert not left_out
-    assert layer.weight == "matrix"
+    assert (layer.weight, layer.weights_first) == ("matrix", case.startswith("first"))
     assert layer.operator.macs == sum(call.operator.macs for call in graph.calls)
+    inputs = {"first": -1, "first, transposed": -2, "second": -2, "second, transposed": -1}.get(case, -2)
     with torch.no_grad():
-        model.matrix.view(-1)[0] = 0
+        model.matrix.select(inputs, 0).zero_()  # all that the first input channel is multiplied by
+    mask = torch.ones(layer.input_shape)
+    mask[0] = 0
     (energy,) = systolic_energy(model, graph).layers
-    assert energy.nonzeros == layer.size - 1
-    rows = {"second": 10, "first": 8, "many": 5}[case]
+    (masked,) = systolic_energy(model, graph, masks={layer.name: mask}).layers
     assert layer.examples == rows
-    assert energy.pairs == rows * (layer.size - 1)
-    assert energy.outputs == 200 * {"second": 60, "first": 48, "many": 90}[case]
+    assert energy.nonzeros == int(model.matrix.sum())
+    assert energy.pairs == masked.pairs == rows * energy.nonzeros
+    assert energy.outputs == 200 * written
 
 
 def test_signals_and_windows_keep_their_strides_and_padding():

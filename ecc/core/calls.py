@@ -29,7 +29,7 @@ class OperatorCall:
         sides: Of the operator's columns that follow the widths: pairs (column, side).
         inputs: Numbers of the calls whose outputs it reads, views looked through; −1 for an input of the network.
             Weights are not among them.
-        weight: Name of the parameter that it multiplies by; empty where there is none.
+        weight: Name of the parameter that it multiplies by, views looked through; empty where there is none.
         padding: Of a convolution or a pooling, in rows and columns of the input, on either side.
         strides: Of a convolution, in rows and columns; 1 for others.
         dilations: Of a convolution, in rows and columns; 1 for others.

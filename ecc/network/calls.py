@@ -87,7 +87,7 @@ class _Finder:
         # at some widths nothing may have to be moved
         alike = [(point, each) for point, each in zip(self._points, smaller, strict=True) if len(each) == len(made)]
         candidates = self._candidates(node)
-        weight = next((self._parameters[source] for source in node.all_input_nodes if self._is_weight(source)), "")
+        weight = self._weight(node)
         for number, operator in enumerate(made):
             self._calls.append(
                 OperatorCall(
@@ -105,8 +105,17 @@ class _Finder:
             )
         self._sources[node] = (len(self._calls) - 1,)
 
-    def _is_weight(self, node: fx.Node) -> bool:
-        return node in self._parameters and node.meta["val"].ndim > 1
+    def _weight(self, node: fx.Node) -> str:
+        """Name of the parameter that a node multiplies by, views of it looked through; empty where there is none."""
+        for source in node.all_input_nodes:
+            while source.op == "call_function" and len(source.all_input_nodes) == 1 and self._is_view(source):
+                source = source.all_input_nodes[0]
+            if source in self._parameters and source.meta["val"].ndim > 1:
+                return self._parameters[source]
+        return ""
+
+    def _is_view(self, node: fx.Node) -> bool:
+        return not is_item(node) and translate(node, lambda source: source.meta["val"]) == []
 
     def _at(self, node: fx.Node, point: int) -> Any:
         """What a node gives at a point, without values."""

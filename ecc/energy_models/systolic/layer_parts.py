@@ -185,8 +185,8 @@ def _follow(call: OperatorCall, layer: SystolicLayer, number: int) -> _Follow:
         return _Follow((read,), (written,), (written,), (side("batch"), side("length")))
     if layer.operator.kind == "matmul":
         return _Follow((*copies, read), (written,), (*copies, written), (side("length"),))
-    if layer.inputs_first:
-        return _Follow((read,), (written,), (written,), (side("length"),))
+    if not layer.weights_first:
+        return _Follow((read,), (written,), (written,), (*copies, side("length")))
     return _Follow((read,), (side("length"),), (side("length"),), (*copies, written))
 
 
