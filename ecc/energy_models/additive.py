@@ -1,18 +1,22 @@
 r"""The additive cost model: what a network's operators cost one by one, composed.
 
-.. math:: E(w) = o + \sum_j \theta_j\, e_j(w)
+.. math:: E(w) = o + \kappa B(w) + \sum_j \theta_j\, e_j(w)
 
-with e_j the cost of call j at its shape under the widths, as learnt from an operator profile; calls that the runtime
-merges into others (``fusion``) cost nothing. Without any row of the network all θ are 1 and o is 0. What a profile of
-single operators cannot know (the cost of going from one call to the next, caches that are warm or cold) is learnt from
-rows: θ has a prior whose covariance is that of the operators' own uncertainty, of a factor common to all calls and of
+with e_j the cost of call j at its shape under the widths, as learnt from an operator profile, and B the numbers in all
+weights; calls that the runtime merges into others (``fusion``) cost nothing. Without any row of any network all θ are
+1, o and κ are 0. What a profile of single operators cannot know is learnt from rows. Above all: an operator that is
+measured alone finds its weights in the nearest cache, within a network each weight comes from afar, once per inference
+(κ). θ has a prior whose covariance is that of the operators' own uncertainty, of a factor common to all calls and of
 one per kind of call, so that few rows move all calls together and many rows move each.
+
+κ and the common factor belong to the device more than to the network: what rows of one network say of them serves
+another one that was never profiled (``Correction``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, Self
@@ -20,34 +24,27 @@ from typing import Any, Protocol, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import linalg, optimize, stats
+from scipy import stats
 from torch import Tensor
 
 from ecc.core.calls import OperatorCall
 from ecc.core.cost import as_vector
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields
-from ecc.core.layers import Side, SumOfProducts
-from ecc.core.operators import COLUMNS, KINDS, Operator
+from ecc.core.operators import KINDS
 from ecc.core.table import OperatorTable, ProfileTable, Provenance
 from ecc.core.widths import Widths, WidthSpace
-from ecc.energy_models.cost_files import as_side, objects, refuse_large
+from ecc.energy_models.call_parts import Part, Shapes, part_from, parts_of
+from ecc.energy_models.corrections import COMMON, FAR, MISFIT, PER_KIND, Correction, correction_of, posterior
+from ecc.energy_models.cost_files import objects, refuse_large
 from ecc.energy_models.fitted import FITTED, FittedCost, ground_of
-from ecc.energy_models.fusion import hosts
 from ecc.energy_models.operator_costs import OperatorCosts
-from ecc.energy_models.operator_work import sizes_of
 from ecc.energy_models.samples import Samples
 
-__all__ = ["AdditiveCost", "Composable", "Part", "compose", "fit_samples"]
+__all__ = ["AdditiveCost", "Composable", "compose", "fit_samples"]
 
 Floats = NDArray[np.float64]
 
-_COMMON, _PER_KIND, _OVERHEAD = 0.2, 0.15, 0.1
-# Prior spreads, as shares: of a factor common to all calls, of one per kind, of what calls cost beside their own work.
-# Networks differ from the sum of their parts by 10 to 30 % in what is published on such sums; rows overrule this.
-
-_MISFIT = 0.03  # relative error to expect of a row that is measured without noise, as in ``bilinear``
-_DENSE_NOISE = 0.01  # of the dense network, which is measured best
 _MOST_PARTS, _MOST_CELLS = 1 << 12, 1 << 22
 
 
@@ -63,25 +60,6 @@ class Composable(Protocol):
         """The operators that the network runs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Calls of one shape at all widths.
-
-    Attributes:
-        name: Module path of the first of them and its kind.
-        operator: At dense widths.
-        sides: Of the columns that follow the widths.
-        count: How many calls there are.
-        factor: θ, what they cost relative to the same operators alone.
-    """
-
-    name: str
-    operator: Operator
-    sides: tuple[tuple[str, Side], ...]
-    count: int = 1
-    factor: float = 1.0
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AdditiveCost(FittedCost):
     """A metric as the sum over a network's calls; see FittedCost for what it rests on.
@@ -92,6 +70,8 @@ class AdditiveCost(FittedCost):
         operators: Cost of an operator over ``unit_cost``.
         parts: The calls that cost something.
         overhead: What the network costs beside its calls, in s or J.
+        per_weight: κ, in s or J for each number in the weights.
+        correction: What is known of the device from this network, or was taken over from another.
     """
 
     form = "additive"
@@ -101,22 +81,26 @@ class AdditiveCost(FittedCost):
     operators: OperatorCosts
     parts: tuple[Part, ...]
     overhead: float = 0.0
+    per_weight: float = 0.0
+    correction: Correction = Correction()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        values = (self.overhead, *(part.factor for part in self.parts))
+        values = (self.overhead, self.per_weight, *(part.factor for part in self.parts))
         if not all(math.isfinite(value) and value >= 0 for value in values) or not sum(values) > 0:
-            raise InputError("AdditiveCost: factors and overhead must be finite, not negative and not all zero")
+            raise InputError("AdditiveCost: factors and what is added must be finite, not negative and not all zero")
         if not 0 < self.unit_cost < math.inf:
             raise InputError(f"AdditiveCost(unit_cost=...) must be positive, got {self.unit_cost}")
 
     @property
     def coefficients(self) -> dict[str, float]:
-        """What calls cost at dense widths, in s or J, summed by kind; ``overhead`` is what there is beside them."""
+        """What calls cost at dense widths, in s or J, summed by kind; ``overhead`` is what there is beside them,
+        ``weights`` what it costs to fetch weights.
+        """
         with torch.no_grad():
-            costs = self._costs(self._full)[0].tolist()
-        found = {"overhead": self.overhead}
-        for part, cost in zip(self.parts, costs, strict=True):
+            costs, weights = self._costs(self._full)
+        found = {"overhead": self.overhead, "weights": self.per_weight * float(weights[0])}
+        for part, cost in zip(self.parts, costs[0].tolist(), strict=True):
             found[part.operator.kind] = found.get(part.operator.kind, 0.0) + cost * part.factor
         return found
 
@@ -125,8 +109,8 @@ class AdditiveCost(FittedCost):
         return torch.tensor([self.space.dense], dtype=torch.float64)
 
     @cached_property
-    def _shapes(self) -> _Shapes:
-        return _Shapes(self.space, self.parts)
+    def _shapes(self) -> Shapes:
+        return Shapes(self.space, self.parts)
 
     @cached_property
     def _factors(self) -> Tensor:
@@ -138,24 +122,21 @@ class AdditiveCost(FittedCost):
         The gradient is that of a cost which is smooth between the steps of the hardware.
         """
         flat = widths.to(torch.float64).reshape(-1, len(self.space))
-        total: Tensor = self.overhead + self._costs(flat) @ self._factors
+        costs, weights = self._costs(flat)
+        total: Tensor = self.overhead + self.per_weight * weights + costs @ self._factors
         return total.reshape(widths.shape[:-1])
 
-    def _costs(self, widths: Tensor) -> Tensor:
-        """Of all calls of each part by the operator profile alone, in s or J; shape (n, n_parts)."""
-        rows = max(1, _MOST_CELLS // (max(len(self.parts), 1) * 256))
-        return (
-            torch.cat([self._some_costs(some) for some in torch.split(widths, rows)])
-            if len(widths) > rows
-            else (self._some_costs(widths))
-        )
+    def _costs(self, widths: Tensor) -> tuple[Tensor, Tensor]:
+        """Of all calls of each part alone, in s or J, shape (n, n_parts); and numbers in weights, shape (n,)."""
+        rows = max(1, _MOST_CELLS // (len(self.parts) * 256))
+        pieces = [self._some_costs(some) for some in torch.split(widths, rows)]
+        return torch.cat([costs for costs, _ in pieces]), torch.cat([weights for _, weights in pieces])
 
-    def _some_costs(self, widths: Tensor) -> Tensor:
-        columns = [
-            self.operators(kind, sizes).reshape(len(widths), -1) for kind, sizes in self._shapes.at(widths).items()
-        ]
-        costs = torch.cat(columns, 1)[:, self._shapes.order]
-        return costs * self._shapes.counts * self.unit_cost
+    def _some_costs(self, widths: Tensor) -> tuple[Tensor, Tensor]:
+        shapes = self._shapes.at(widths)
+        columns = [self.operators(kind, sizes).reshape(len(widths), -1) for kind, sizes in shapes.items()]
+        costs = torch.cat(columns, 1)[:, self._shapes.order] * self._shapes.counts * self.unit_cost
+        return costs, self._shapes.weights(shapes, len(widths))
 
     def interval(self, widths: Widths | Tensor, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Prediction interval: as of FittedCost where rows of the network were held out.
@@ -175,15 +156,17 @@ class AdditiveCost(FittedCost):
 
     def _spread(self, widths: Tensor) -> Tensor:
         """Standard deviation of the logarithm of what an uncalibrated model predicts at one width vector."""
-        share = self._costs(widths)[0] * self._factors
-        share = share / share.sum()
-        return (share @ self._uncertainty(widths) @ share).sqrt()
+        costs, weights = self._costs(widths)
+        share = costs[0] * self._factors
+        share = share / (share.sum() + self.per_weight * weights[0])
+        known = share @ self._uncertainty(widths) @ share
+        return (known if self.per_weight else known + FAR**2).sqrt()
 
     def _uncertainty(self, widths: Tensor) -> Tensor:
         """Covariance of the relative errors of all parts at one width vector, before any row; (n_parts, n_parts)."""
         kinds = np.array([KINDS.index(part.operator.kind) for part in self.parts])
-        total = torch.full((len(self.parts),) * 2, _COMMON**2, dtype=torch.float64)
-        total = total + _PER_KIND**2 * torch.from_numpy(kinds[:, None] == kinds)
+        total = torch.full((len(self.parts),) * 2, COMMON**2, dtype=torch.float64)
+        total = total + PER_KIND**2 * torch.from_numpy(kinds[:, None] == kinds)
         shapes = self._shapes.at(widths)
         for model in self.operators.models:
             mine = [kind for kind in shapes if kind in model.kinds]
@@ -226,14 +209,22 @@ class AdditiveCost(FittedCost):
         here = replace(self, space=samples.space)
         dense = samples.reference[0]
         with torch.no_grad():
-            rows = torch.cat([torch.from_numpy(samples.widths), here._full])
-            costs = here._costs(rows).numpy() / dense
+            costs, weights = here._costs(torch.cat([torch.from_numpy(samples.widths), here._full]))
             prior = here._uncertainty(here._full).numpy()
-        noise = np.append(np.hypot(_MISFIT, np.nan_to_num(samples.noise)), _DENSE_NOISE)
-        factors, overhead = _posterior(costs, np.append(samples.ratio, 1.0), noise, prior)
-        parts = tuple(replace(part, factor=float(factor)) for part, factor in zip(self.parts, factors, strict=True))
-        rest = {**ground_of(samples), "extrapolate": self.extrapolate}
-        return replace(here, **rest, parts=parts, overhead=overhead * dense, calibration=(), holdout=None)
+        ratio, noise = np.append(samples.ratio, 1.0), np.append(np.nan_to_num(samples.noise), 0.0)
+        columns = np.column_stack([np.ones(len(costs)), weights.numpy() / dense, costs.numpy() / dense])
+        known = self.correction
+        found = posterior(columns, ratio, np.hypot(MISFIT, noise), prior, known.scale, known.per_weight)
+        return replace(
+            here,
+            **{**ground_of(samples), "extrapolate": self.extrapolate},
+            parts=tuple(replace(part, factor=float(each)) for part, each in zip(self.parts, found[2:], strict=True)),
+            overhead=float(found[0]) * dense,
+            per_weight=float(found[1]),
+            correction=correction_of(columns, ratio),
+            calibration=(),
+            holdout=None,
+        )
 
     def _demand_same(self, space: WidthSpace, measured: Provenance) -> None:
         """Refuse rows of something else."""
@@ -251,6 +242,8 @@ class AdditiveCost(FittedCost):
             "runtime": self.runtime,
             "unit_cost": self.unit_cost,
             "overhead": self.overhead,
+            "per_weight": self.per_weight,
+            "correction": {"scale": self.correction.scale, "per_weight": self.correction.per_weight},
             "parts": [
                 {
                     "name": part.name,
@@ -271,8 +264,9 @@ class AdditiveCost(FittedCost):
         entries = objects(fields, "parts")
         if not 0 < len(entries) <= _MOST_PARTS:
             raise InputError(f"cost model: 'parts' must hold between 1 and {_MOST_PARTS} calls")
-        parts = tuple(_part(each, ground["space"]) for each in entries)
+        parts = tuple(part_from(each, ground["space"]) for each in entries)
         refuse_large([tuple(side for _, side in part.sides) for part in parts])
+        correction = fields.inner("correction")
         operators = OperatorCosts.from_fields(fields, "operators").of_kinds([part.operator.kind for part in parts])
         return cls(
             **ground,
@@ -281,51 +275,9 @@ class AdditiveCost(FittedCost):
             operators=operators,
             parts=parts,
             overhead=fields.number("overhead"),
+            per_weight=fields.number("per_weight"),
+            correction=Correction(correction.number("scale"), correction.number("per_weight")),
         )
-
-
-class _Shapes:
-    """The numbers of all parts at any widths, by kind.
-
-    Attributes:
-        places: Numbers of the parts of each kind.
-        order: Where each part stands once kinds are put one behind the other.
-        counts: Calls of each part.
-    """
-
-    def __init__(self, space: WidthSpace, parts: Sequence[Part]) -> None:
-        self.places: dict[str, list[int]] = {}
-        for place, part in enumerate(parts):
-            self.places.setdefault(part.operator.kind, []).append(place)
-        self.order = torch.from_numpy(np.argsort([place for each in self.places.values() for place in each]))
-        self.counts = torch.tensor([float(part.count) for part in parts], dtype=torch.float64)
-        sides = list(dict.fromkeys(side for part in parts for _, side in part.sides))
-        row = {side: i for i, side in enumerate(sides)}
-        self._sides = SumOfProducts(space, [(side,) for side in sides])
-        self._dense = {kind: sizes_of([parts[i].operator for i in own]) for kind, own in self.places.items()}
-        self._follow: dict[str, dict[str, Tensor]] = {}
-        for kind, own in self.places.items():
-            given = [dict(parts[i].sides) for i in own]
-            moving = [column for column in COLUMNS if any(column in each for each in given)]
-            self._follow[kind] = {
-                column: torch.tensor([row[each[column]] if column in each else len(sides) for each in given])
-                for column in moving
-            }
-
-    def at(self, widths: Tensor) -> dict[str, dict[str, Tensor]]:
-        """Columns of the operators of each kind at n width vectors; those of one vector together; shape (n · n_kind,)."""
-        n = len(widths)
-        fractions = torch.cat([self._sides(widths), torch.ones((n, 1), dtype=torch.float64)], 1)
-        found = {}
-        for kind, dense in self._dense.items():
-            follow = self._follow[kind]
-            found[kind] = {
-                column: (size * fractions[:, follow[column]]).clamp_min(1).reshape(-1)
-                if column in follow
-                else size.repeat(n)
-                for column, size in dense.items()
-            }
-        return found
 
 
 def compose(
@@ -335,6 +287,7 @@ def compose(
     *,
     provenance: Provenance | None = None,
     runtime: str | None = None,
+    correction: Correction | None = None,
     learnt: OperatorCosts | None = None,
 ) -> AdditiveCost:
     """The cost of a network that was never profiled, from an operator profile of the device.
@@ -345,6 +298,7 @@ def compose(
         provenance: Of the network's own measurements where there are any; must be of the operators' device.
         runtime: Whose merging of calls is assumed; that of the operator profile by default. A profile made with
             another runtime says little of absolute costs until the model is calibrated.
+        correction: Of another network's calibrated model on the same device and runtime.
         learnt: ``OperatorCosts.of(operators, metric)``, where it is there already: learning takes seconds.
 
     Raises:
@@ -360,9 +314,9 @@ def compose(
     chosen = runtime or operators.provenance.runtime
     if provenance is not None:
         _demand_like(operators.provenance, provenance, chosen)
-    parts = _parts(network.calls, chosen)
+    parts = parts_of(network.calls, chosen)
     known = OperatorCosts.of(operators, metric) if learnt is None else learnt
-    unit = operators.reference[metric][0]
+    unit, fixed = operators.reference[metric][0], correction or Correction()
     cost = AdditiveCost(
         metric=metric,
         space=network.space,
@@ -371,7 +325,9 @@ def compose(
         runtime=chosen,
         unit_cost=unit,
         operators=known.of_kinds([part.operator.kind for part in parts]),
-        parts=parts,
+        parts=tuple(replace(part, factor=fixed.scale) for part in parts),
+        per_weight=fixed.per_weight,
+        correction=fixed,
     )
     with torch.no_grad():
         dense = float(cost.evaluate(cost._full)[0])
@@ -415,54 +371,3 @@ def _demand_like(operators: Provenance, measured: Provenance, runtime: str) -> N
                 f"the operators were measured on another {name} ({mine}) than {measured.network} ({other}); "
                 f"profile operators with the {name} of the network"
             )
-
-
-def _parts(calls: Sequence[OperatorCall], runtime: str) -> tuple[Part, ...]:
-    """The calls that are not merged into others; those of one shape at all widths together."""
-    found: dict[tuple[Operator, tuple[tuple[str, Side], ...]], Part] = {}
-    for number, (call, host) in enumerate(zip(calls, hosts(calls, runtime), strict=True)):
-        if host != number:
-            continue
-        key = (call.operator, call.sides)
-        if key in found:
-            found[key] = replace(found[key], count=found[key].count + 1)
-        else:
-            found[key] = Part(f"{call.module} {call.operator.kind}".strip(), call.operator, call.sides)
-    return tuple(found.values())
-
-
-def _posterior(costs: Floats, ratio: Floats, noise: Floats, prior: Floats) -> tuple[Floats, float]:
-    r"""Factors and overhead of most posterior density, none negative.
-
-    Minimises :math:`\sum_i ((o + x_i θ)/y_i - 1)^2/σ_i^2 + (θ - 1)^T Σ^{-1} (θ - 1) + (o/τ)^2`.
-
-    Args:
-        costs: What each part costs by itself, over the dense network's measured value, shape (n, p).
-        ratio: Measured, shape (n,).
-        noise: Relative standard deviation, shape (n,).
-        prior: Σ, shape (p, p).
-    """
-    p = costs.shape[1]
-    rows = np.column_stack([np.ones(len(ratio)), costs]) / (ratio * noise)[:, None]
-    root = linalg.cholesky(prior + 1e-9 * np.eye(p), lower=True)
-    pull = linalg.solve_triangular(root, np.eye(p), lower=True)
-    extra = np.zeros((p + 1, p + 1))
-    extra[0, 0] = 1 / _OVERHEAD
-    extra[1:, 1:] = pull
-    matrix = np.vstack([rows, extra])
-    aim = np.concatenate([1 / noise, [0.0], pull.sum(1)])
-    q, r = np.linalg.qr(matrix)
-    solution, _ = optimize.nnls(r, q.T @ aim, maxiter=100 * (p + 1))
-    return solution[1:], float(solution[0])
-
-
-def _part(fields: Fields, space: WidthSpace) -> Part:
-    """One entry of a file."""
-    inner = fields.inner("sides")
-    if not set(inner) <= set(COLUMNS):
-        raise InputError("cost model: a call has sides of columns that there are not")
-    shape, kind = fields.wholes("shape", 1), fields.text("kind")
-    if len(shape) != len(COLUMNS) or max(shape) > 1 << 31 or kind not in KINDS:
-        raise InputError("cost model: a call has an impossible shape")
-    sides = tuple((column, as_side(inner.items(column), space, foreign=True)) for column in inner)
-    return Part(fields.text("name"), Operator(kind, *shape), sides, fields.whole("count", 1), fields.number("factor"))

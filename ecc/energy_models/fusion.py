@@ -7,8 +7,8 @@ call costs what it costs alone, as in eager.
 |---|---|
 | eager | nothing |
 | cudagraph | nothing: the kernels are those of eager, only launching them is cheaper |
-| compile | a norm with fixed statistics, an activation, an add … into the elementwise call before it (Inductor's loops) |
-| onnxruntime | batch norm, then an add, then an activation into the convolution before; an activation into a linear layer |
+| compile | a norm with fixed statistics, an activation, an add … into the elementwise call before (Inductor) |
+| onnxruntime | batch norm, an add and an activation, in this order, into a convolution; an activation into a linear |
 | openvino | batch norm, and any sequence of activations, adds and products with smaller tensors, likewise |
 """
 
