@@ -16,11 +16,16 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from scipy import stats
 
+from ecc.core.errors import InputError
 from ecc.core.table import ProfileTable
+from ecc.energy_models.bilinear import BilinearCost
+from ecc.energy_models.diagnostics import Diagnostics, diagnose
 from ecc.energy_models.fitted import conformal_quantile
 from ecc.energy_models.forms import FORMS
 from ecc.energy_models.judging import Fit
 from ecc.energy_models.parts import describe, parts_of
+from ecc.energy_models.samples import Samples
+from ecc.energy_models.staircase import StaircaseCost
 from ecc.report import fit_figures
 from ecc.report.files import write_file
 from ecc.report.style import quantity, to_svg
@@ -33,6 +38,12 @@ _LISTED = 300  # of the parts that are listed
 _WORST = 12  # rows
 _NARROWEST = 3  # groups of a row that are named
 _ENDING = 30  # characters of their names
+_UNEVEN = 0.05  # p-value below which errors are not taken to be as large for cheap networks as for costly ones
+_MADE_OF = {
+    "bilinear": "A product is paid by layers that read and write these groups; a group alone by what moves its "
+    "channels; the constant by all that no width changes.",
+    "additive": "Calls of the network by kind; overhead is what there is beside them.",
+}
 _HARD = "\u00a0"  # a space at which no line ends
 
 
@@ -43,21 +54,41 @@ class _Part:
     name: str
     value: float
     share: float
+    standard_error: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A row of the profile as the page lists it; widths and flags are empty where the rows are not at hand."""
+    """A row that was held out; ``setting`` is None where the profile is not at hand."""
 
     number: int
     measured: float
     predicted: float
     error: float
     noise: float
+    setting: _Setting | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """What was measured in a row: channels left of all, the narrowest groups, the row's flags and purpose."""
+
     left: str
     narrowest: str
     flags: str
     purpose: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Decider:
+    """A row that decides the fit: its cost relative to dense, and its weight in the fit (``Diagnostics.rows``)."""
+
+    number: int
+    ratio: float
+    residual: float
+    leverage: float
+    distance: float
+    setting: _Setting
 
 
 def fit_pictures(fit: Fit) -> dict[str, Figure]:
@@ -81,15 +112,17 @@ def render_fit(fit: Fit, table: ProfileTable | None = None) -> str:
     """The page as HTML text; it opens from disk and needs no network.
 
     Args:
-        table: The profile that was fitted; without it, odd rows are listed without their widths and flags.
+        table: The profile that was fitted; without it, odd rows are listed without their widths and flags, and no
+            standard errors are given.
     """
-    parts = _parts(fit)
+    found, undiagnosed = _diagnosed(fit, table)
+    parts = _parts(fit, found)
     reach = conformal_quantile(fit.cost.calibration, 0.95)
     about, place = describe(fit.form, fit.cost), fit.cost.provenance
     worst = fit.residuals["relative_error"].abs().sort_values(ascending=False, kind="stable").index[:_WORST]
     return fill(
         "fit.html",
-        {"percent": _percent, "points": _points, "quantity": _quantity, "signed": _signed},
+        {"percent": _percent, "points": _points, "probability": _probability, "quantity": _quantity, "signed": _signed},
         fit=fit,
         cost=fit.cost,
         place=place,
@@ -105,6 +138,10 @@ def render_fit(fit: Fit, table: ProfileTable | None = None) -> str:
         worst=[_row(fit, int(number), table) for number in worst],
         settings={name: _words(value) for name, value in about.get("settings", {}).items() if name != "constant"},
         purposes=_purposes(table),
+        diagnostics=found,
+        undiagnosed=undiagnosed,
+        deciders=_deciders(found, fit, table),
+        made_of=_MADE_OF.get(fit.form, _MADE_OF["bilinear"]),
         folds=sum(candidate.chosen_in for candidate in fit.forms),
     )
 
@@ -118,11 +155,16 @@ def write_fit(fit: Fit, path: str | Path, table: ProfileTable | None = None) -> 
     return write_file(path, render_fit(fit, table).encode())
 
 
-def _parts(fit: Fit) -> list[_Part]:
+def _parts(fit: Fit, found: Diagnostics | None = None) -> list[_Part]:
     """The parts of the dense network's cost that cost something, the largest first."""
     parts = parts_of(fit.cost)
     total = math.fsum(parts.values())
-    return [_Part(name, value, value / total) for name, value in parts.items() if value > 0]
+    errors: dict[str, float] = {}
+    if found is not None:
+        column = "robust_error" if found.uneven < _UNEVEN else "standard_error"
+        known = found.coefficients[column]
+        errors = dict(zip(map(str, known.index), known.to_numpy(dtype=float).tolist(), strict=True))
+    return [_Part(name, value, value / total, errors.get(name)) for name, value in parts.items() if value > 0]
 
 
 def _rest(parts: Sequence[_Part]) -> tuple[int, float]:
@@ -134,25 +176,42 @@ def _row(fit: Fit, number: int, table: ProfileTable | None) -> _Row:
     """A row that was held out, by its number in the profile."""
     names = ["measured", "predicted", "relative_error", "noise"]
     measured, predicted, error, noise = fit.residuals.loc[[number], names].to_numpy(dtype=float)[0].tolist()
-    left, narrowest, flags, purpose = "", "", "", ""
-    if table is not None:
-        widths, dense = table.widths[number], np.array(table.space.dense)
-        left = f"{int(widths.sum())} of {int(dense.sum())}"
-        order = np.argsort(widths / dense, kind="stable")[:_NARROWEST]
-        narrowest = ", ".join(f"{_ending(table.space.names[i])} {widths[i]}/{dense[i]}" for i in order)
-        values = table.rows.iloc[number]
-        flags, purpose = (str(values[name]) if name in table.rows else "" for name in ("flags", "purpose"))
-    return _Row(
-        number,
-        measured * fit.cost.dense,
-        predicted * fit.cost.dense,
-        error,
-        noise,
-        left=left,
-        narrowest=narrowest,
-        flags=flags,
-        purpose=purpose,
+    setting = None if table is None else _setting(table, number)
+    return _Row(number, measured * fit.cost.dense, predicted * fit.cost.dense, error, noise, setting)
+
+
+def _setting(table: ProfileTable, number: int) -> _Setting:
+    widths, dense = table.widths[number], np.array(table.space.dense)
+    order = np.argsort(widths / dense, kind="stable")[:_NARROWEST]
+    values = table.rows.iloc[number]
+    return _Setting(
+        f"{int(widths.sum())} of {int(dense.sum())}",
+        ", ".join(f"{_ending(table.space.names[i])} {widths[i]}/{dense[i]}" for i in order),
+        *(str(values[name]) if name in table.rows else "" for name in ("flags", "purpose")),
     )
+
+
+def _diagnosed(fit: Fit, table: ProfileTable | None) -> tuple[Diagnostics | None, str]:
+    """Standard errors and influence, or why there are none; for sums of terms whose rows are at hand."""
+    if table is None or not isinstance(fit.cost, BilinearCost | StaircaseCost):
+        return None, ""
+    try:
+        return diagnose(fit.cost, Samples.of(table, fit.cost.metric)), ""
+    except InputError as error:
+        return None, str(error)
+
+
+def _deciders(found: Diagnostics | None, fit: Fit, table: ProfileTable | None) -> list[_Decider]:
+    """The rows that decide the fit, the most influential first."""
+    if found is None or table is None:
+        return []
+    rows = found.rows[found.rows["decides"]].sort_values("cooks_distance", ascending=False).head(_WORST)
+    values = rows[["residual", "leverage", "cooks_distance"]].to_numpy(dtype=float).tolist()
+    ratios = table.rows[f"{fit.cost.metric}_ratio"].to_numpy(dtype=float)
+    return [
+        _Decider(number, float(ratios[number]), residual, leverage, distance, _setting(table, number))
+        for number, (residual, leverage, distance) in zip(rows.index.tolist(), values, strict=True)
+    ]
 
 
 def _purposes(table: ProfileTable | None) -> Mapping[str, int]:
@@ -197,3 +256,7 @@ def _signed(value: float) -> str:
 def _points(value: float | None) -> str:
     """A standard error of a share."""
     return "" if value is None else f"± {100 * value:.2f}{_HARD}%".replace(" ", _HARD)
+
+
+def _probability(value: float) -> str:
+    return "unknown" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
