@@ -1,10 +1,10 @@
 """How exact the fitted cost models are on measured networks.
 
-    python experiments/cost_models.py STORE … [--forms FORM …] [--operators STORE] [--seed S] [--fresh]
+    python experiments/cost_models.py STORE … [--operators STORE] [--seed S] [--fresh]
 
-Each store is judged with every form of the package, and with ``auto``: error of rows that were held out, coverage of
-95 % intervals, the noise floor of the rows, MACs alone on the same rows, and boosted trees of scikit-learn on the same
-folds. Writes measurements/cost_models.csv, one row per store, metric, form and seed, then docs/cost-models.md from it.
+Each store is judged as ``ecc fit`` does, the form chosen: error of rows held out, coverage of 95 % intervals, the noise
+floor of the rows, and on the same rows and folds the error of each form, of MACs alone and of boosted trees of
+scikit-learn. Writes measurements/cost_models.csv, one row per store, metric and seed, then docs/cost-models.md from it.
 
 A store is named after what it holds; those of the page were made by, on an idle machine,
 
@@ -32,10 +32,8 @@ from cost_models_page import write_page
 from functional_forms import boosted, trees
 from records import HERE, MEASUREMENTS, Records
 
-from ecc.core.errors import InputError
 from ecc.core.table import OperatorTable, ProfileTable
-from ecc.energy_models.crossing import Folds, held_out
-from ecc.energy_models.forms import AUTO, FORMS
+from ecc.energy_models.crossing import Folds, Predictor, held_out
 from ecc.energy_models.judging import judge
 from ecc.energy_models.samples import Samples
 from ecc.profiler.operators import read_operators
@@ -59,14 +57,10 @@ def describe(table: ProfileTable) -> dict[str, Any]:
     }
 
 
-def judged(table: ProfileTable, metric: str, form: str, operators: OperatorTable | None, seed: int) -> dict[str, Any]:
-    """What judging says of one form; the reason where the rows or what is given cannot carry it."""
+def judged(table: ProfileTable, metric: str, operators: OperatorTable | None, seed: int) -> dict[str, Any]:
+    """What judging says of the form that it chooses, the errors of all forms, and those of boosted trees."""
     start = time.process_time()
-    needs = form == AUTO or FORMS[form].needs_operators
-    try:
-        fit = judge(table, metric, form=form, operators=operators if needs else None, seed=seed, holdout=1 / FOLDS)
-    except InputError as error:
-        return {**describe(table), "refused": str(error)}
+    fit = judge(table, metric, operators=operators, seed=seed, holdout=1 / FOLDS)
     return {
         **describe(table),
         "chosen": fit.form,
@@ -74,37 +68,28 @@ def judged(table: ProfileTable, metric: str, form: str, operators: OperatorTable
         "noise_floor": fit.noise_floor,
         "coverage": fit.interval_coverage,
         "macs_only": fit.macs_only,
+        **{f"mape {each.form}": each.mape for each in fit.forms if each.mape is not None},
+        "mape boosted trees": tree_error(table, metric, seed),
         "process_s": round(time.process_time() - start, 2),
     }
 
 
-def tree_error(table: ProfileTable, metric: str, seed: int) -> dict[str, Any]:
-    """Boosted trees on the widths, on the folds that ``judge`` cuts."""
-    start = time.process_time()
+def tree_error(table: ProfileTable, metric: str, seed: int) -> float:
+    """Boosted trees on widths and products, on the folds that ``judge`` cuts."""
     samples = Samples.of(table, metric)
     folds = Folds.of(samples, FOLDS, np.random.default_rng(seed))
 
-    def fit(rows: Samples) -> Any:
+    def fit(rows: Samples) -> Predictor:
         predict = trees(rows, partial(boosted, seed), products=True)
         return lambda rest: predict(rest.widths)
 
     predicted = held_out(folds, fit)[folds.drawn]
-    error = np.abs(predicted / samples.ratio[folds.drawn] - 1)
-    return {
-        **describe(table),
-        "chosen": "",
-        "held_out_mape": error.mean(),
-        "held_out_p95": np.quantile(error, 0.95),
-        "held_out_worst": error.max(),
-        "held_out_within_10pct": (error <= 0.1).mean(),
-        "process_s": round(time.process_time() - start, 2),
-    }
+    return float(np.abs(predicted / samples.ratio[folds.drawn] - 1).mean())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stores", type=Path, nargs="*", metavar="STORE", help="none writes the page only")
-    parser.add_argument("--forms", nargs="+", default=(*FORMS, AUTO), help="forms to judge; all when left out")
     parser.add_argument("--operators", type=Path, help="operator profile of the same device and runtime")
     parser.add_argument("--seed", type=int, default=0, help="of the folds")
     parser.add_argument("--out", type=Path, default=MEASUREMENTS / "cost_models.csv", help="file to write")
@@ -113,15 +98,13 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     operators = read_operators(given.operators) if given.operators else None
-    records = Records(given.out, ("store", "metric", "form", "seed"), fresh=given.fresh)
+    records = Records(given.out, ("store", "metric", "seed"), fresh=given.fresh)
     for path in given.stores:
         with Store(path) as store:
             table = store.table()
         for metric in table.metrics:
             key = {"store": path.stem, "metric": metric, "seed": given.seed}
-            for form in given.forms:
-                records.add({**key, "form": form}, partial(judged, table, metric, form, operators, given.seed))
-            records.add({**key, "form": "boosted trees"}, partial(tree_error, table, metric, given.seed))
+            records.add(key, partial(judged, table, metric, operators, given.seed))
     write_page(given.out.parent, given.page)
 
 

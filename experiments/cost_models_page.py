@@ -38,49 +38,41 @@ def in_order(rows: pd.DataFrame) -> list[str]:
 
 
 def measured(rows: pd.DataFrame) -> str:
-    lines, held, covered = [], [], []
-    for (_store, metric), part in rows.groupby(["store", "metric"], sort=False):
-        auto = part[part["form"] == "auto"]
-        if auto.empty or pd.isna(auto.held_out_mape.iloc[0]):
-            continue
-        best, peer = auto.iloc[0], part[part["form"] == "boosted trees"]
-        bar = MAPE_BARS[best.widths]
-        held.append(best.held_out_mape <= bar)
-        covered.append(COVERAGE_BAR[0] <= best.coverage <= COVERAGE_BAR[1])
-        lines.append(
-            [
-                f"{best.network}, {best.input}",
-                best.runtime,
-                best.widths,
-                metric,
-                str(best.profile_rows),
-                best.chosen,
-                percent(best.held_out_mape, 2),
-                f"≤ {percent(bar, 0)}",
-                percent(best.held_out_p95),
-                share(best.noise_floor, 2),
-                percent(best.coverage),
-                percent(best.macs_only),
-                "–" if peer.empty else percent(peer.held_out_mape.iloc[0]),
-            ]
-        )
+    bars = rows.widths.map(MAPE_BARS)
+    lines = [
+        [
+            f"{row['network']}, {row['input']}",
+            row["runtime"],
+            row["widths"],
+            row["metric"],
+            str(row["profile_rows"]),
+            row["chosen"],
+            f"**{percent(row['held_out_mape'], 2)}**",
+            f"≤ {percent(bar, 0)}",
+            percent(row["held_out_p95"]),
+            share(row["noise_floor"], 2),
+            percent(row["coverage"]),
+            percent(row["macs_only"]),
+        ]
+        for row, bar in zip(rows.to_dict("records"), bars, strict=True)
+    ]
     header = ["network", "runtime", "widths", "metric", "rows", "form chosen", "held-out MAPE", "bar",
-              "95th percentile", "noise floor", "95 % intervals cover", "MACs only", "boosted trees"]  # fmt: skip
+              "95th percentile", "noise floor", "95 % intervals cover", "MACs only"]  # fmt: skip
+    held, covered = (rows.held_out_mape <= bars).sum(), rows.coverage.between(*COVERAGE_BAR).sum()
     note = (
-        f"{sum(held)} of {len(held)} meet their bar; intervals cover {percent(COVERAGE_BAR[0], 0)} to "
-        f"{percent(COVERAGE_BAR[1], 0)} in {sum(covered)} of {len(covered)}. {made(rows)}"
+        f"{held} of {len(rows)} meet their bar; intervals cover {percent(COVERAGE_BAR[0], 0)} to "
+        f"{percent(COVERAGE_BAR[1], 0)} in {covered} of {len(rows)}. {made(rows)}"
     )
     return f"{table(header, lines)}\n\n{note}"
 
 
 def forms(rows: pd.DataFrame) -> str:
-    names = in_order(rows)
-    lines = []
-    for (store, metric), part in rows.groupby(["store", "metric"], sort=False):
-        by_form = part.set_index("form")
-        cells = [share(by_form.held_out_mape.get(name, float("nan")), 2) for name in names]
-        lines.append([f"{store}, {metric}", *cells])
-    return table(["held-out MAPE", *names], lines)
+    columns = [name for name in rows if name.startswith("mape ")]
+    lines = [
+        [f"{row['store']}, {row['metric']}", *(share(row[name], 2) for name in columns)]
+        for row in rows.to_dict("records")
+    ]
+    return table(["held-out MAPE", *(name.removeprefix("mape ") for name in columns)], lines)
 
 
 def simulated(rows: pd.DataFrame) -> str:

@@ -77,14 +77,17 @@ class Correction:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value; ``from_fields`` is the inverse."""
-        numbers = {name: getattr(self.networks, name).flatten().tolist() for name in Networks.__slots__}
+        into, bias, out, shift = (tensor.flatten().tolist() for tensor in self.networks.tensors)
         return {
             "groups": self.group.tolist(),
             "steps": self.step.tolist(),
             "mean": self.mean.tolist(),
             "scale": self.scale.tolist(),
             "hidden": self.networks.bias.shape[1],
-            **numbers,
+            "into": into,
+            "bias": bias,
+            "out": out,
+            "shift": shift,
         }
 
     @classmethod
