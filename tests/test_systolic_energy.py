@@ -374,6 +374,23 @@ def test_a_cache_too_small_for_a_kernel_is_refused():
     systolic_energy(model, graph, SystolicArray(name="tiny", input_cache=90))
 
 
+@pytest.mark.parametrize("other", [nn.Conv2d(3, 5, 3), nn.ReLU()], ids=["wider", "none"])
+def test_a_graph_of_another_network_is_refused(other):
+    graph = trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), torch.zeros(1, 3, 10, 10))
+    for read in (systolic_energy, weight_prices):
+        with pytest.raises(InputError, match=r"the graph is of another network: its 0\.weight has 108 weights"):
+            read(nn.Sequential(other, nn.Flatten()), graph)
+
+
+def test_what_comes_out_says_what_it_is(alexnet):
+    energy = systolic_energy(*alexnet)
+    assert repr(energy) == "SystolicEnergy(2.7276e+10 e_RF on eyeriss, 8 layers)"
+    assert energy.table().loc["classifier.6", "nonzeros"] == 4_096_000
+    model = nn.Sequential(nn.Linear(4, 3))
+    prices = weight_prices(model, trace(model, torch.zeros(1, 4)))
+    assert repr(prices) == f"WeightPrices(12 weights in 1 tensors, constant {prices.constant:.5g} e_RF)"
+
+
 def test_masks_of_nothing_and_of_other_shapes_are_refused():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
     graph = trace(model, torch.zeros(1, 3, 10, 10))

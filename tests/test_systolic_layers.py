@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from ecc.core.operators import Operator
-from ecc.energy_models.systolic.energy import systolic_energy, weight_of
+from ecc.energy_models.systolic.array import SystolicArray
+from ecc.energy_models.systolic.energy import systolic_energy, weights_of
 from ecc.energy_models.systolic.layers import layers_of
 from ecc.network.tracing import trace
 from ecc.zoo.networks import NETWORKS
@@ -64,7 +65,8 @@ def test_recurrent_layers_are_two_products_for_each_cell():
             return self.rnn(x)[0]
 
     model = Net()
-    layers, left_out = found(model, 3, 7, 4)
+    graph = trace(model, torch.zeros(3, 7, 4), check=False)
+    layers, left_out = layers_of(graph)
     assert not left_out
     assert [layer.name for layer in layers] == [
         f"rnn.weight_{part}_l{cell}" for cell in ("0", "0_reverse", "1", "1_reverse") for part in ("ih", "hh")
@@ -72,8 +74,14 @@ def test_recurrent_layers_are_two_products_for_each_cell():
     first, state = layers[:2]
     assert (first.operator, first.repeats) == (Operator("linear", batch=21, channels_in=4, channels_out=20), 1)
     assert (state.operator, state.repeats) == (Operator("linear", batch=3, channels_in=5, channels_out=20), 7)
-    for layer in layers:
-        assert weight_of(model, layer).data_ptr() == model.get_parameter(layer.name).data_ptr()
+    for layer, weight in zip(layers, weights_of(model, graph, layers), strict=True):
+        assert weight.data_ptr() == model.get_parameter(layer.name).data_ptr()
+    tiles, positions = 7 * 1, 7 * 3  # of the state: three examples fill a part of one tile at each of seven steps
+    energy = systolic_energy(model, graph, SystolicArray(weight_cache=40)).layers[1]
+    assert energy.weights == 6 * tiles * 100 + positions * 100 + 200 * (40 + tiles * 60)
+    assert energy.mac == energy.relaxed_mac == 3 * positions * 100
+    assert energy.inputs == 6 * 2 * positions * 5 + 20 * positions * 5 + 200 * positions * 5
+    assert energy.outputs == 200 * positions * 20
 
 
 STORED = {  # how a matrix is stored, its shape, rows that are multiplied by it, numbers that come out

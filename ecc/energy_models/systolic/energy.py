@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pandas as pd
 from torch import Tensor, nn
 
 from ecc.core.errors import InputError
@@ -17,10 +18,10 @@ from ecc.energy_models.systolic.indices import NO_INDEX, SparseIndex
 from ecc.energy_models.systolic.layers import LeftOut, SystolicLayer, layers_of
 from ecc.network.graph import WidthGraph
 
-__all__ = ["SystolicEnergy", "systolic_energy", "weight_of"]
+__all__ = ["SystolicEnergy", "systolic_energy", "weights_of"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SystolicEnergy:
     """What one forward of a network takes on an array, for the batch that was traced.
 
@@ -75,6 +76,13 @@ class SystolicEnergy:
         """The total and what it is of."""
         return f"{self.total:.5g} {self.unit} on {self.array.name}, {len(self.layers)} layers"
 
+    def __repr__(self) -> str:
+        return f"SystolicEnergy({self})"
+
+    def table(self) -> pd.DataFrame:
+        """A row per layer with what it takes and what for."""
+        return pd.DataFrame([each.to_json() for each in self.layers]).set_index("name")
+
     def to_json(self) -> dict[str, Any]:
         """A JSON value."""
         cycles = {dataflow: self.cycles(dataflow) for dataflow in DATAFLOWS}
@@ -122,8 +130,8 @@ def systolic_energy(
         index: What it takes to say which weights are kept; nothing by default, as in the paper.
 
     Raises:
-        InputError: If nothing can be counted, a mask is of no layer or of another shape, or the cache of inputs cannot
-            hold the rows that a kernel needs.
+        InputError: If the graph is of another network, nothing can be counted, a mask is of no layer or of another
+            shape, or the cache of inputs cannot hold the rows that a kernel needs.
     """
     array = SystolicArray() if array is None else array
     layers, left_out = layers_of(graph)
@@ -134,23 +142,35 @@ def systolic_energy(
         if name not in {layer.name for layer in layers}:
             raise InputError(f"masks: there is no layer {name!r}; the layers are {', '.join(_few(layers))}")
     found = tuple(
-        layer_energy(layer, array, weight=weight_of(model, layer), mask=masks.get(layer.name), index=index)
-        for layer in layers
+        layer_energy(layer, array, weight=weight, mask=masks.get(layer.name), index=index)
+        for layer, weight in zip(layers, weights_of(model, graph, layers), strict=True)
     )
     dense = (layer_energy(layer, array, index=index) for layer in layers)
     return SystolicEnergy(array, found, math.fsum(each.relaxed for each in dense), left_out)
 
 
-def weight_of(model: nn.Module, layer: SystolicLayer) -> Tensor | None:
-    """The weights of a layer as they are now; None where they cannot be found or have no values."""
+def weights_of(model: nn.Module, graph: WidthGraph, layers: Sequence[SystolicLayer]) -> list[Tensor | None]:
+    """The weights of layers as they are now; None where they cannot be looked at, or have no values.
+
+    Raises:
+        InputError: If a parameter that the graph has is not in the model, or of another size.
+    """
+    return [_weight(model, layer, stored=layer.weight in graph.parameters) for layer in layers]
+
+
+def _weight(model: nn.Module, layer: SystolicLayer, *, stored: bool) -> Tensor | None:
     path, _, name = layer.weight.rpartition(".")
     try:
         found = getattr(model.get_submodule(path), name, None) if name else None
     except AttributeError:
         found = None
-    if not isinstance(found, Tensor) or found.numel() != layer.size or found.is_meta:
-        return None
-    return found.detach()
+    if isinstance(found, Tensor) and found.numel() == layer.size:
+        return None if found.is_meta else found.detach()
+    if stored:
+        raise InputError(
+            f"the graph is of another network: its {layer.weight} has {layer.size} weights; trace this one"
+        )
+    return None
 
 
 def _few(layers: tuple[SystolicLayer, ...]) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ecc.energy_models.systolic.account import index_bound, layer_energy, rates
 from ecc.energy_models.systolic.array import SystolicArray
-from ecc.energy_models.systolic.energy import weight_of
+from ecc.energy_models.systolic.energy import weights_of
 from ecc.energy_models.systolic.indices import NO_INDEX, SparseIndex
 from ecc.energy_models.systolic.layers import SystolicLayer, layers_of
 from ecc.network.graph import WidthGraph
@@ -19,7 +19,7 @@ from ecc.network.graph import WidthGraph
 __all__ = ["WeightPrices", "layer_prices", "weight_prices"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class WeightPrices:
     """What each weight of a network costs if it is kept, and what is spent anyway, in the unit of the array.
 
@@ -39,6 +39,10 @@ class WeightPrices:
     prices: tuple[Tensor, ...]
     constant: float
     unit: str
+
+    def __repr__(self) -> str:
+        count = sum(value.numel() for value in self.values)
+        return f"WeightPrices({count:,} weights in {len(self.names)} tensors, constant {self.constant:.5g} {self.unit})"
 
     def spent(self) -> float:
         """The relaxed energy: the constant and the prices of the weights that are not zero."""
@@ -67,8 +71,8 @@ def weight_prices(
     values: dict[str, Tensor] = {}
     prices: dict[str, Tensor] = {}
     constant = []
-    for layer in layers_of(graph)[0]:
-        weight = weight_of(model, layer)
+    layers, _ = layers_of(graph)
+    for layer, weight in zip(layers, weights_of(model, graph, layers), strict=True):
         energy = layer_energy(layer, array, mask=masks.get(layer.name), index=index)
         constant.append(energy.fixed if weight is not None else energy.relaxed)
         if weight is not None:
