@@ -362,8 +362,10 @@ def test_other_index_bits_are_refused(text):
 
 def test_a_network_without_layers_is_refused():
     model = nn.Sequential(nn.LayerNorm(3), nn.Flatten())
-    with pytest.raises(InputError, match="no convolution and no linear layer"):
-        systolic_energy(model, trace(model, torch.zeros(1, 2, 3)))
+    graph = trace(model, torch.zeros(1, 2, 3))
+    for read in (systolic_energy, weight_prices):
+        with pytest.raises(InputError, match="no convolution and no linear layer"):
+            read(model, graph)
 
 
 def test_a_cache_too_small_for_a_kernel_is_refused():
@@ -394,7 +396,8 @@ def test_what_comes_out_says_what_it_is(alexnet):
 def test_masks_of_nothing_and_of_other_shapes_are_refused():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
     graph = trace(model, torch.zeros(1, 3, 10, 10))
-    with pytest.raises(InputError, match="there is no layer 'stem'; the layers are 0"):
-        systolic_energy(model, graph, masks={"stem": torch.ones(3, 10, 10)})
+    for read in (systolic_energy, weight_prices):
+        with pytest.raises(InputError, match="there is no layer 'stem'; the layers are 0"):
+            read(model, graph, masks={"stem": torch.ones(3, 10, 10)})
     with pytest.raises(InputError, match=r"the mask of 0 has shape \(3, 10\), and its input \(3, 10, 10\)"):
         systolic_energy(model, graph, masks={"0": torch.ones(3, 10)})

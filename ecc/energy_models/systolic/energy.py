@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from ecc.energy_models.systolic.indices import NO_INDEX, SparseIndex
 from ecc.energy_models.systolic.layers import LeftOut, SystolicLayer, layers_of
 from ecc.network.graph import WidthGraph
 
-__all__ = ["SystolicEnergy", "systolic_energy", "weights_of"]
+__all__ = ["SystolicEnergy", "counted", "systolic_energy", "weights_of"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -134,19 +134,34 @@ def systolic_energy(
             shape, or the cache of inputs cannot hold the rows that a kernel needs.
     """
     array = SystolicArray() if array is None else array
-    layers, left_out = layers_of(graph)
-    if not layers:
-        raise InputError("the network has no convolution and no linear layer; a systolic array has nothing to do in it")
     masks = masks or {}
-    for name in masks:
-        if name not in {layer.name for layer in layers}:
-            raise InputError(f"masks: there is no layer {name!r}; the layers are {', '.join(_few(layers))}")
+    layers, left_out = counted(graph, masks)
     found = tuple(
         layer_energy(layer, array, weight=weight, mask=masks.get(layer.name), index=index)
         for layer, weight in zip(layers, weights_of(model, graph, layers), strict=True)
     )
     dense = (layer_energy(layer, array, index=index) for layer in layers)
     return SystolicEnergy(array, found, math.fsum(each.relaxed for each in dense), left_out)
+
+
+def counted(graph: WidthGraph, masks: Collection[str] = ()) -> tuple[tuple[SystolicLayer, ...], tuple[LeftOut, ...]]:
+    """The layers that are counted, at least one, and what is left out.
+
+    Args:
+        masks: Names of layers that have to be among them.
+
+    Raises:
+        InputError: If there are none.
+    """
+    layers, left_out = layers_of(graph)
+    if not layers:
+        raise InputError("the network has no convolution and no linear layer; a systolic array has nothing to do in it")
+    names = [layer.name for layer in layers]
+    for name in masks:
+        if name not in names:
+            few = ", ".join(names[:6]) + (" …" if len(names) > 6 else "")
+            raise InputError(f"masks: there is no layer {name!r}; the layers are {few}")
+    return layers, left_out
 
 
 def weights_of(model: nn.Module, graph: WidthGraph, layers: Sequence[SystolicLayer]) -> list[Tensor | None]:
@@ -171,7 +186,3 @@ def _weight(model: nn.Module, layer: SystolicLayer, *, stored: bool) -> Tensor |
             f"the graph is of another network: its {layer.weight} has {layer.size} weights; trace this one"
         )
     return None
-
-
-def _few(layers: tuple[SystolicLayer, ...]) -> list[str]:
-    return [layer.name for layer in layers[:6]] + (["…"] if len(layers) > 6 else [])

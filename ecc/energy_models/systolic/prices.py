@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ecc.energy_models.systolic.account import index_bound, layer_energy, rates
 from ecc.energy_models.systolic.array import SystolicArray
-from ecc.energy_models.systolic.energy import weights_of
+from ecc.energy_models.systolic.energy import counted, weights_of
 from ecc.energy_models.systolic.indices import NO_INDEX, SparseIndex
-from ecc.energy_models.systolic.layers import SystolicLayer, layers_of
+from ecc.energy_models.systolic.layers import SystolicLayer
 from ecc.network.graph import WidthGraph
 
 __all__ = ["WeightPrices", "layer_prices", "weight_prices"]
@@ -71,7 +71,7 @@ def weight_prices(
     values: dict[str, Tensor] = {}
     prices: dict[str, Tensor] = {}
     constant = []
-    layers, _ = layers_of(graph)
+    layers, _ = counted(graph, masks)
     for layer, weight in zip(layers, weights_of(model, graph, layers), strict=True):
         energy = layer_energy(layer, array, mask=masks.get(layer.name), index=index)
         constant.append(energy.fixed if weight is not None else energy.relaxed)
