@@ -112,10 +112,12 @@ def robust_weights(
     trusted = np.ones(len(target))
     macs_only = np.column_stack([features[:, 0], features @ _shares(macs)])
     for columns, judge in ((macs_only, _huber), (features, _huber), (features, _tukey)):
+        found: Floats | None = None
         for _ in range(_ITERATIONS):
-            row_weights = weights * np.sqrt(trusted)
-            penalty = _penalty(features, target, row_weights, macs, noise, ridge) if columns is features else None
-            residual = weights * np.log(target / (columns @ _settle(columns, target, row_weights, penalty)))
+            current = weights * np.sqrt(trusted)
+            penalty = _penalty(features, target, current, macs, noise, ridge) if columns is features else None
+            found = _settle(columns, target, current, penalty, found)
+            residual = weights * np.log(target / (columns @ found))
             scale = max(_MAD * float(np.median(np.abs(residual))), noise, 1e-9)
             judged = judge(residual / scale)
             change, trusted = float(np.abs(judged - trusted).max()), judged
@@ -165,7 +167,9 @@ def _penalty(
     return np.vstack([dense, np.diag(tightness)]), np.concatenate([one, tightness * prior])
 
 
-def _settle(features: Floats, target: Floats, weights: Floats, penalty: Penalty | None) -> Floats:
+def _settle(
+    features: Floats, target: Floats, weights: Floats, penalty: Penalty | None, start: Floats | None = None
+) -> Floats:
     """Non-negative a that minimises Σ w² log²(features a / target) and the penalty: Gauss-Newton with halved steps."""
     width = features.shape[1]
     matrix, aim = penalty if penalty is not None else (np.empty((0, width)), np.empty(0))
@@ -181,7 +185,7 @@ def _settle(features: Floats, target: Floats, weights: Floats, penalty: Penalty 
         rows = features * (weights / scale)[:, None]
         return _nnls(np.vstack([rows, matrix]), np.concatenate([weights * goal, aim]))
 
-    found = nearest(target, np.ones(len(target)))
+    found = nearest(target, np.ones(len(target))) if start is None else start
     value = objective(found)
     for _ in range(_ITERATIONS if math.isfinite(value) else 0):
         predicted = features @ found
@@ -202,8 +206,8 @@ def _settle(features: Floats, target: Floats, weights: Floats, penalty: Penalty 
 def _nnls(matrix: Floats, aim: Floats) -> Floats:
     """Non-negative least squares."""
     if len(aim) > matrix.shape[1]:  # the same problem in p rows: only R and Qᵀ aim matter
-        q, matrix = np.linalg.qr(matrix)
-        aim = q.T @ aim
+        triangle = np.linalg.qr(np.column_stack([matrix, aim]), mode="r")
+        matrix, aim = triangle[:-1, :-1], triangle[:-1, -1]
     solution, _ = optimize.nnls(matrix, aim, maxiter=30 * matrix.shape[1])
     return np.asarray(solution, dtype=np.float64)
 
