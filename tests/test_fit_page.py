@@ -19,11 +19,13 @@ from ecc.core.layers import Layer, Side
 from ecc.core.table import ProfileTable
 from ecc.core.widths import WidthSpace
 from ecc.energy_models.choice import Candidate
+from ecc.energy_models.diagnostics import diagnose
 from ecc.energy_models.fitted import conformal_quantile
 from ecc.energy_models.judging import Fit, judge
+from ecc.energy_models.samples import Samples
 from ecc.report import fit_figures
 from ecc.report.fits import fit_pictures, render_fit, write_fit
-from ecc.report.style import to_svg
+from ecc.report.style import quantity, to_svg
 
 LONG = "backbone.encoder.features.stage.denseblock3.denselayer{}.bottleneck.projection.conv1"
 ROWS = 60
@@ -167,7 +169,8 @@ def test_the_page_says_what_the_fit_holds(fit: Fit, html: str) -> None:
 
 
 def test_the_worst_rows_come_with_their_widths_and_flags(fit: Fit, table: ProfileTable, html: str) -> None:
-    listed = [row for row in cells(html.replace("\u00a0", " ")) if row and row[0].isdecimal()]
+    rows = html.replace("\u00a0", " ").partition("Rows that decide the fit")[0]
+    listed = [row for row in cells(rows) if row and row[0].isdecimal()]
     worst = fit.residuals["relative_error"].abs().sort_values(ascending=False).index[: len(listed)]
     assert [int(row[0]) for row in listed] == worst.tolist()
     number, _, _, error, noise, widths, flags = listed[0]
@@ -177,6 +180,26 @@ def test_the_worst_rows_come_with_their_widths_and_flags(fit: Fit, table: Profil
     relative = table.widths[7] / np.array(table.space.dense)
     least = int(np.argmin(relative))
     assert f"{table.space.names[least]} {table.widths[7, least]}/{table.space.dense[least]}" in widths
+
+
+def test_parts_have_the_standard_errors_of_the_diagnostics(fit: Fit, table: ProfileTable, html: str) -> None:
+    known = diagnose(fit.cost, Samples.of(table, "latency"))
+    column = "robust_error" if known.uneven < 0.05 else "standard_error"
+    found = {row[0]: row[1:] for row in cells(html.replace("\u00a0", " ")) if row}
+    for name, error in known.coefficients[column].items():
+        assert found[name][2] == f"± {quantity(error, 's')}"
+    assert f"p = {known.uneven:.3f}" in html or "p = &lt; 0.001" in html
+
+
+def test_rows_that_decide_the_fit_are_listed_by_their_influence(fit: Fit, table: ProfileTable, html: str) -> None:
+    known = diagnose(fit.cost, Samples.of(table, "latency")).rows
+    expected = known[known["decides"]].sort_values("cooks_distance", ascending=False)
+    assert len(expected)
+    section = html.replace("\u00a0", " ").partition("Rows that decide the fit")[2]
+    listed = [row for row in cells(section) if len(row) == 7]
+    assert [int(row[0]) for row in listed] == expected.index.tolist()
+    assert [float(row[4]) for row in listed] == pytest.approx(expected["cooks_distance"], abs=0.0006)
+    assert [float(row[3]) for row in listed] == pytest.approx(expected["leverage"], abs=0.006)
 
 
 def test_forms_are_listed_with_their_errors_and_why(fit: Fit) -> None:
@@ -246,11 +269,12 @@ def test_hundreds_of_groups_are_drawn_in_part_and_the_rest_is_named() -> None:
     profiled = ((1, 64),) * groups
     cost = replace(small.cost, space=space, terms=many, constant=2e-3, profiled=profiled)
     assert set(terms[0].sides[0].groups) <= set(space.names)
-    html = render_fit(replace(small, cost=cost))
+    html = render_fit(replace(small, cost=cost), table)
     total = 2e-3 + sum(term.value for term in many)
     left = sum(sorted([2e-3, *(term.value for term in many)])[: groups + 1 - 24])
     assert f"277 smaller parts, together {100 * left / total:.1f} %, are not drawn" in html.replace("\u00a0", " ")
     assert "The 300 largest parts as a table" in html
+    assert "No standard errors: 30 profile rows cannot tell how well 301 terms are known" in html
     assert len(html) < 1_500_000
     (ax,) = fit_pictures(replace(small, cost=cost))["shares"].axes
     shown = [label.get_text() for label in ax.get_yticklabels()]
