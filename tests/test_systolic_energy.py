@@ -245,6 +245,19 @@ def test_caches_are_those_of_the_array():
     assert [round((value - read[-1]) / 200) for value in read] == [5 * 20, 2 * 20, 0]
 
 
+def test_a_signal_is_fetched_step_by_step():
+    model = nn.Sequential(nn.Conv1d(4, 2, 5, stride=2, padding=1), nn.Flatten())
+    graph = trace(model, torch.zeros(3, 4, 50))
+    array = SystolicArray(input_cache=4 * 11)
+    (found,) = systolic_energy(model, graph, array).layers
+    unfolded = sum(0 <= 2 * y - 1 + k < 50 for y in range(24) for k in range(5))
+    again = count_read_twice([4] * 50, 5, 2, 1, 4 * 11)
+    assert again > 0
+    assert found.inputs == 3 * (6 * 4 * unfolded + 2 * 4 * unfolded + 200 * (200 + again))
+    with pytest.raises(InputError, match="5 rows of its input are 20 elements"):
+        systolic_energy(model, graph, SystolicArray(input_cache=19))
+
+
 def test_what_fits_the_cache_of_weights_comes_from_dram_once():
     layer = SystolicLayer(
         "conv", Operator("conv", channels_in=4, channels_out=4, height=9, width=9, out_height=9, out_width=9)

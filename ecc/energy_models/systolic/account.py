@@ -126,7 +126,7 @@ def layer_energy(
     unfolded = alike * round(float(meets.sum()))
     nonzeros, pairs = (layer.size, layer.fan_out * unfolded) if weight is None else _pairs(layer, weight, meets)
     pairs *= layer.examples * layer.repeats
-    inputs = _inputs(layer, array, alike * kept.sum((0, 2)), unfolded)
+    inputs = _inputs(layer, array, alike * kept.reshape(len(kept), *layer.rows).sum((0, 2)), unfolded)
     outputs = array.e_dram * layer.outputs
     held = array.e_rf * layer.positions * layer.repeats * nonzeros
     rate = _rate(layer, array, nonzeros)
@@ -194,7 +194,7 @@ def _inputs(layer: SystolicLayer, array: SystolicArray, rows: Floats, unfolded: 
     """Energy of fetching the inputs.
 
     Args:
-        rows: Kept inputs of an example in each row of all channels, shape (height,).
+        rows: Kept inputs of an example in each row of all channels, shape (rows,).
         unfolded: Kept inputs of an example that the kernel meets, counted once for each tap.
     """
     times = layer.examples * layer.repeats
@@ -213,9 +213,8 @@ def _inputs(layer: SystolicLayer, array: SystolicArray, rows: Floats, unfolded: 
 
 def read_twice(layer: SystolicLayer, array: SystolicArray, rows: Floats) -> float:
     """Inputs of an example that are fetched again, because the cache holds only some whole rows at a time."""
-    window, stride, padding = layer.row_window
-    below = max(padding, (layer.operator.out_height - 1) * stride + window - padding - len(rows), 0)
-    sums = np.concatenate([[0.0], np.cumsum(np.concatenate([np.zeros(padding), rows, np.zeros(below)]))])
+    window, stride, above, below = layer.row_window
+    sums = np.cumsum(np.concatenate([np.zeros(1 + above), rows, np.zeros(below)]))
     last, first, again = len(sums) - 1, 0, 0.0
     while True:
         packed = int(np.searchsorted(sums, sums[first] + array.input_cache, side="right")) - 1 - first

@@ -81,7 +81,7 @@ class LayerPart:
             met=round(float(rows.sum()) * float(columns.sum())) * layer.examples if convolves else 0,
             repeats=layer.repeats,
             pixels=layer.examples * operator.height * operator.width if convolves else 0,
-            row=operator.width if convolves else 0,
+            row=layer.rows[1] if convolves else 0,
             places=layer.outputs // written if convolves else 0,
             again=_again(layer, array) if convolves else (),
         )
@@ -123,7 +123,7 @@ _WHOLES = {"taps": 1, "met": 0, "repeats": 1, "pixels": 0, "row": 0, "places": 0
 
 def _again(layer: SystolicLayer, array: SystolicArray) -> tuple[tuple[int, int], ...]:
     """The rows fetched twice for each number of rows that the cache may hold, from that of dense widths on."""
-    height, row = layer.operator.height, layer.input_shape[0] * layer.operator.width
+    height, row = layer.rows[0], layer.input_shape[0] * layer.rows[1]
     ones = np.ones(height)
     found = [
         (held, layer.examples * round(read_twice(layer, replace(array, input_cache=held), ones)))

@@ -144,13 +144,27 @@ class SystolicLayer:
         return rows, columns
 
     @property
-    def row_window(self) -> tuple[int, int, int]:
-        """Rows of the input that one row of outputs needs, rows between these, and empty rows before and after it."""
+    def rows(self) -> tuple[int, int]:
+        """Rows of the input, which are fetched whole, and elements of a channel in one; those of a signal are its steps."""
         operator = self.operator
-        kernel, stride, padding = self.dilations[0] * (operator.kernel_h - 1) + 1, self.strides[0], self.padding[0]
+        return (operator.width, 1) if self._signal else (operator.height, operator.width)
+
+    @property
+    def row_window(self) -> tuple[int, int, int, int]:
+        """Rows that a row of outputs needs, rows between these, and empty ones before and after the input."""
+        operator = self.operator
+        axis = 1 if self._signal else 0
+        kernel, out = ((operator.kernel_h, operator.out_height), (operator.kernel_w, operator.out_width))[axis]
+        stride, padding = self.strides[axis], self.padding[axis]
+        window = self.dilations[axis] * (kernel - 1) + 1
         if self.transposed:
-            return -(-kernel // stride), 1, 0
-        return kernel, stride, padding
+            return -(-window // stride), 1, 0, 0
+        return window, stride, padding, max(padding, (out - 1) * stride + window - padding - self.rows[0])
+
+    @property
+    def _signal(self) -> bool:
+        """Whether the input has one dimension only."""
+        return self.operator.height == self.operator.kernel_h == 1
 
 
 def _met(
