@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ecc.energy_models.counting import CountCost
     from ecc.energy_models.judging import Fit
     from ecc.energy_models.systolic.array import SystolicArray
+    from ecc.energy_models.systolic.cost import SystolicCost
     from ecc.energy_models.systolic.energy import systolic_energy
     from ecc.energy_models.systolic.indices import SparseIndex
     from ecc.energy_models.systolic.prices import weight_prices
@@ -66,6 +67,7 @@ _HOME = {
     "SparseIndex": "ecc.energy_models.systolic.indices",
     "Store": "ecc.profiler.store",
     "SystolicArray": "ecc.energy_models.systolic.array",
+    "SystolicCost": "ecc.energy_models.systolic.cost",
     "UnavailableError": "ecc.core.errors",
     "Uniform": "ecc.solvers.baselines.uniform",
     "Verification": "ecc.verification",
@@ -108,6 +110,7 @@ __all__ = [
     "SparseIndex",
     "Store",
     "SystolicArray",
+    "SystolicCost",
     "UnavailableError",
     "Uniform",
     "Verification",
