@@ -73,8 +73,8 @@ class FittedCost(ABC):
         if self.profiled is not None and len(self.profiled) != len(self.space):
             raise InputError(f"{name}(profiled=...) must hold one pair per group")
         for (least, most), dense in zip(self.profiled or (), self.space.dense, strict=bool(self.profiled)):
-            if not 1 <= least <= most <= dense:
-                raise InputError(f"{name}(profiled=...) must hold 1 ≤ least ≤ most ≤ {dense}, got {least} and {most}")
+            if not 1 <= least <= most == dense:
+                raise InputError(f"{name}(profiled=...) must reach from 1 or more to {dense}, got {least} to {most}")
 
     @abstractmethod
     def evaluate(self, widths: Tensor) -> Tensor:
@@ -223,7 +223,7 @@ class FittedCost(ABC):
             "calibration": numbers(fields, "calibration"),
             "profiled": _box(fields.inner("profiled")) if "profiled" in fields else None,
             "provenance": provenance_of(fields),
-            "holdout": None if holdout is None else {name: holdout.number(name) for name in holdout},
+            "holdout": None if holdout is None else {name: holdout.number(name) for name in ("mape", *holdout)},
             "samples": fields.whole("samples"),
             "extrapolate": bool(fields.optional_flag("extrapolate")),
         }

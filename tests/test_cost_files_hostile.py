@@ -1,0 +1,167 @@
+"""Cost models from strangers: whatever a file holds, it is a model or one sentence."""
+
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from oracles import residual_net, simulated_profile
+
+from ecc.core.errors import InputError
+from ecc.energy_models.forms import FORMS, Options
+from ecc.energy_models.judging import judge
+from ecc.energy_models.loading import load
+from ecc.energy_models.parts import describe
+from ecc.energy_models.samples import Samples
+
+FITTABLE = [name for name, form in FORMS.items() if not form.needs_operators]
+VALUES = (
+    None,
+    True,
+    "",
+    "stem",
+    "\x1b[2J",
+    "x" * 5000,
+    -1,
+    0,
+    1,
+    0.5,
+    -0.5,
+    1e308,
+    -1e308,
+    10**400,
+    1 << 62,
+    [],
+    {},
+    [[]],
+    [None],
+    [1e308] * 3,
+    {"a": 1},
+    [[1.0, ["stem"]]] * 2,
+)
+
+
+def jumpy_profile(rows=60):
+    """A profile that all forms have something to say of."""
+    net = residual_net()
+    dense = np.array(net[0].dense)
+
+    def cost(relative):
+        widths = np.round(relative * dense)
+        return 0.2 + (0.8 + 0.3 * (widths[:, 0] % 4 != 0)) * relative[:, 0] * np.ceil(widths[:, 1] / 16) / 4
+
+    return simulated_profile(rows, noise=0.01, net=net, cost=cost)
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory):
+    """A saved model of each form, as a JSON value."""
+    folder, table = tmp_path_factory.mktemp("models"), jumpy_profile()
+    found = {}
+    for name in FITTABLE:
+        judge_free = FORMS[name].fit(Samples.of(table, "latency"), Options())
+        judge_free.save(folder / f"{name}.json")
+        found[name] = json.loads((folder / f"{name}.json").read_text())
+    return found
+
+
+def places(value, way=()):
+    """Every way into a JSON value; of long lists the first and the last."""
+    yield way
+    if isinstance(value, dict):
+        for name in value:
+            yield from places(value[name], (*way, name))
+    if isinstance(value, list):
+        for number in sorted({0, len(value) - 1} & set(range(len(value)))):
+            yield from places(value[number], (*way, number))
+
+
+def altered(document, way, value):
+    document = copy.deepcopy(document)
+    inner = document
+    for key in way[:-1]:
+        inner = inner[key]
+    inner[way[-1]] = value
+    return document
+
+
+def try_to_read(path, document):
+    """Whether it is a model; one that is read also answers."""
+    path.write_text(json.dumps(document))
+    cost, sentence = None, ""
+    try:
+        cost = load(path)
+    except InputError as error:
+        sentence = str(error)
+    assert "\n" not in sentence
+    assert len(sentence) < 1000
+    if cost is None:
+        return False
+    vector = torch.tensor(cost.space.dense, dtype=torch.float64, requires_grad=True)
+    value = cost(vector)
+    assert value.shape == ()
+    assert not math.isnan(float(value)), "a cost that is read must be a number"
+    torch.autograd.grad(value, vector, allow_unused=True)
+    describe(document["form"], cost)
+    repr(cost)
+    low, high = cost.interval({})
+    assert float(low) <= float(high)
+    return True
+
+
+@pytest.mark.parametrize("form", FITTABLE)
+def test_a_damaged_member_is_refused_or_makes_no_difference_to_safety(tmp_path, documents, form):
+    assert try_to_read(tmp_path / "cost.json", documents[form])
+    generator = np.random.default_rng(0)
+    ways = [way for way in places(documents[form]) if way]
+    cases = [(way, value) for way in ways for value in VALUES]
+    for number in generator.permutation(len(cases))[:400]:
+        way, value = cases[number]
+        try_to_read(tmp_path / "cost.json", altered(documents[form], way, value))
+
+
+@pytest.mark.parametrize("form", FITTABLE)
+def test_a_missing_member_is_refused(tmp_path, documents, form):
+    optional = {"holdout", "provenance", "profiled", "extrapolate", "correction", "members"}
+    for name in set(documents[form]) - optional:
+        document = {key: value for key, value in documents[form].items() if key != name}
+        assert not try_to_read(tmp_path / "cost.json", document), name
+
+
+@pytest.mark.parametrize("form", FITTABLE)
+@pytest.mark.parametrize("other", FITTABLE)
+def test_members_of_another_form_are_refused(tmp_path, documents, form, other):
+    same = form == other
+    assert try_to_read(tmp_path / "cost.json", {**documents[form], "form": other}) is same or {form, other} <= {
+        "mlp",
+        "factored",
+    }
+
+
+def test_names_that_stand_twice_are_refused(tmp_path, documents):
+    text = json.dumps(documents["bilinear"])
+    (tmp_path / "cost.json").write_text('{"metric": "energy", ' + text[1:])
+    load(tmp_path / "cost.json")  # JSON allows a member twice; the last one counts, as everywhere
+    document = documents["factored"]
+    twice = altered(document, ("factors",), [document["factors"][0]] * 2)
+    assert not try_to_read(tmp_path / "cost.json", twice)
+
+
+def test_judged_model_is_the_same_after_the_file(tmp_path):
+    fit = judge(jumpy_profile(), "latency", form="factored", extrapolate=True)
+    fit.cost.save(tmp_path / "cost.json")
+    again = load(tmp_path / "cost.json")
+    assert again.extrapolate
+    assert again.calibration == fit.cost.calibration
+    assert float(again({"stem": 13})) == float(fit.cost({"stem": 13}))
+
+
+def test_error_of_a_model_must_say_its_mean(tmp_path, documents):
+    assert not try_to_read(tmp_path / "cost.json", {**documents["bilinear"], "holdout": {"p95": 0.1}})
+
+
+@pytest.mark.parametrize("bounds", [{"low": [9] * 4, "high": [8] * 4}, {"low": [0] * 4, "high": [8] * 4}])
+def test_profiled_widths_must_be_possible(tmp_path, documents, bounds):
+    assert not try_to_read(tmp_path / "cost.json", {**documents["bilinear"], "profiled": bounds})
