@@ -145,7 +145,7 @@ class SystolicLayer:
 
     @property
     def rows(self) -> tuple[int, int]:
-        """Rows of the input, which are fetched whole, and elements of a channel in one; those of a signal are its steps."""
+        """Rows of the input, which are fetched whole, and elements of a channel in one; a signal's are its steps."""
         operator = self.operator
         return (operator.width, 1) if self._signal else (operator.height, operator.width)
 
