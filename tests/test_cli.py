@@ -516,6 +516,27 @@ def test_front_without_the_axis_is_refused(halves):
     one_sentence(run("front admm --x latency --out new.html"), 2, "no measured latency (measured: macs)")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "graph zoo:nothing --html",
+        "front nothing --out",
+        "fit nothing.db -o",
+        "profile zoo:nothing --store",
+        "inspect nothing.db --html",
+        "inspect nothing.db --csv",
+        "inspect nothing.db --parquet",
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_any_work(line, monkeypatch):
+    one_sentence(run(f"{line} not/there/file"), 2, "the folder 'not/there' does not exist; make it, or write file")
+    one_sentence(run(f"{line} ."), 2, "is a folder")
+    one_sentence(run(f"{line} net.py/file"), 2, "cannot be written: 'net.py' is a file")
+    one_sentence(run(f"{line} {'a' * 5000}/file"), 2, "cannot be written")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    one_sentence(run(f"{line} file"), 2, "file cannot be written: Permission denied; choose another place")
+
+
 def test_front_cannot_be_written_to_a_folder_or_a_full_disk(halves, monkeypatch, tmp_path):
     one_sentence(run("front admm --x macs --out ."), 2, "is a folder")
     one_sentence(run("front admm --x macs --out net.py/new.html"), 2, "cannot be written")

@@ -9,13 +9,14 @@ from fake_nvml import FakeNvml, SimulatedBoard, SimulatedClock
 from profiler_toy import INPUTS, Host, Timed, Watch, toy_graph
 from torch import nn
 
-from ecc.api import ruler
+from ecc.api import keeping, ruler
 from ecc.api.ruler import Ruler
 from ecc.core.errors import InputError
 from ecc.core.meter import Probe
 from ecc.core.table import Provenance
 from ecc.profiler.devices import current_device
 from ecc.profiler.host import Disturbance
+from ecc.profiler.meters.latency import CpuLatency
 from ecc.profiler.meters.nvml import NvmlMeter
 from ecc.profiler.protocol import profile
 from ecc.profiler.store import Store
@@ -99,11 +100,23 @@ def test_a_board_says_which_of_its_sensors_is_read(source, kind):
     assert meter.probe().kind == kind
 
 
+class Own(Watch):
+    """A meter of energy that the user brings."""
+
+    def __init__(self, source):
+        super().__init__(Host(), metric="energy")
+        self._source = source
+
+    def probe(self):
+        return Probe(True, self._source)
+
+
 def cost(metric, source):
     cpu = current_device("cpu")
     environment = {"energy": source} if source else {}
     return SimpleNamespace(
         metric=metric,
+        exact=False,
         provenance=Provenance("net", "f", (1, 3), cpu.name, cpu.fingerprint, environment=environment),
     )
 
@@ -116,7 +129,7 @@ def cost(metric, source):
 def test_a_budget_is_verified_by_the_source_of_its_profile(monkeypatch, latency, energy, asked):
     told = []
 
-    def meters_for(metrics, device, *, source):
+    def meters_for(metrics, device, *, source, own):
         told.append((list(metrics), source))
         return [Watch(Host(), metric=metric) for metric in metrics]
 
@@ -132,5 +145,34 @@ def test_a_budget_whose_source_is_not_clear_is_not_verified():
     own = Ruler.of(nn.Linear(3, 2), torch.zeros(1, 3), [cost("energy", "ZeusMonitor (adapter)")])
     assert own == (
         "energy was measured by ZeusMonitor (adapter), a meter of your own that is not known here; "
-        "give it to ecc.profiler.protocol.compare"
+        "give it in Python: ecc.verify(..., meters=[...])"
     )
+
+
+def test_a_budget_is_verified_by_the_meter_of_ones_own_that_its_profile_was_measured_by():
+    costs = [cost("latency", "ZeusMonitor (adapter)"), cost("energy", "ZeusMonitor (adapter)")]
+    own, unused = Own("ZeusMonitor (adapter)"), Watch(Host(), metric="latency")
+    found = Ruler.of(nn.Linear(3, 2), torch.zeros(1, 3), costs, [own])
+    assert isinstance(found, Ruler)
+    assert isinstance(found.meters[0], CpuLatency)
+    assert found.meters[1] is own
+    assert Ruler.of(nn.Linear(3, 2), torch.zeros(1, 3), [costs[1]], [own, unused]).meters == (own,)
+    assert Ruler.of(nn.Linear(3, 2), torch.zeros(1, 3), costs, [Own("a clamp")]) == (
+        "energy was measured by ZeusMonitor (adapter), and the meter given here reads a clamp; give the former"
+    )
+
+
+def test_the_artefact_is_measured_by_the_meters_given(monkeypatch):
+    seen = []
+
+    def of(dense, inputs, costs, own):
+        seen.extend(own)
+        return "nothing is measured here"
+
+    monkeypatch.setattr(keeping.Ruler, "of", of)
+    kept = SimpleNamespace(
+        manifest=SimpleNamespace(budgets=(), data=""), costs=dict, dense=None, inputs=None, model=None, graph=None
+    )
+    own = Own("a clamp")
+    keeping.verify(kept, meters=[own])
+    assert seen == [own]

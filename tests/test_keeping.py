@@ -175,6 +175,63 @@ def test_network_of_several_inputs_is_kept(tmp_path):
     torch.testing.assert_close(loaded.model(*inputs), done.model(*inputs), rtol=0, atol=0)
 
 
+class Choosing(nn.Module):
+    """Its branch depends on values, so that it can be pruned where groups are declared only."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(16, 24), nn.Linear(24, 16)
+
+    def forward(self, x):
+        y = self.outer(self.inner(x).relu())
+        return y if y.sum() > 0 else -y
+
+
+class Normed(nn.Module):
+    """Its layer norm takes statistics over channels that go."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(64, 16), nn.LayerNorm(16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.last(self.norm(self.first(x.flatten(1))))
+
+
+def choosing():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), Choosing(), nn.Linear(16, 10))
+
+
+HIDDEN = {"writes": ["2.inner.weight:0", "2.inner.bias:0"], "reads": ["2.outer.weight:1"]}
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [(choosing, {"groups": {"hidden": HIDDEN}}), (Normed, {"renormalise": True})],
+    ids=["declared groups", "renormalised"],
+)
+def test_a_result_of_a_graph_with_options_is_loaded_with_the_same_ones(make, options, tmp_path):
+    torch.manual_seed(0)
+    model = make().eval()
+    recipe, budgets = Recipe(method="uniform", epochs=1), [Budget("params", 0.8)]
+    done = compress(model, trace(model, INPUTS, **options), DATA.task(), budgets, [], INPUTS, recipe=recipe)
+    assert min(done.widths.values()) < 16
+    folder = save(done, tmp_path / "optional").path
+    loaded = load(folder, model=make())
+    assert loaded.graph.space == done.graph.space
+    torch.testing.assert_close(loaded.model(INPUTS), done.model(INPUTS), rtol=0, atol=0)
+    found, _ = verify(loaded, data="digits")
+    assert found.met
+
+
+@pytest.mark.parametrize(
+    "groups", [7, {"hidden": 7}, {"hidden": {"writes": "all"}}, {"hidden": {"writes": ["no.weight:0"]}}], ids=str
+)
+def test_declared_groups_of_a_damaged_manifest_are_refused_with_one_sentence(saved, groups):
+    with pytest.raises(InputError):
+        load(rewritten(saved, {"groups": groups}))
+
+
 def test_a_network_that_fails_the_check_is_not_written(result, tmp_path):
     group = result.graph.prunable[0]
     slots = tuple(replace(slot, indices=slot.indices[::-1]) if slot.role == "read" else slot for slot in group.slots)

@@ -1,4 +1,6 @@
 import json
+import math
+import re
 import sqlite3
 from collections import Counter
 from dataclasses import replace
@@ -17,8 +19,9 @@ from ecc.core.table import OperatorTable, Provenance
 from ecc.profiler import operators as module
 from ecc.profiler.meters.latency import CpuLatency
 from ecc.profiler.operator_design import REFERENCE, Prediction, choose, is_small
-from ecc.profiler.operator_modules import Alone, build
+from ecc.profiler.operator_modules import Alone, AloneRuntime, build
 from ecc.profiler.operators import operator_table, profile_operators, read_operators
+from ecc.profiler.runtimes import runtime_named
 from ecc.profiler.store import Store
 from ecc.profiler.window import Window
 
@@ -334,6 +337,17 @@ def test_a_real_profile_of_a_dozen_operators(tmp_path):
     assert operator_table(Store(tmp_path / "d.db").table()).operators == found.table.operators
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_operators_of_all_kinds_run_under_other_runtimes(runtime):
+    pytest.importorskip(runtime)
+    pytest.importorskip("onnxscript")
+    alone = AloneRuntime(runtime_named(runtime, "cpu", 1))
+    one = {operator.kind: operator for operator in filter(is_small, choose(400))}
+    assert len(one) > 20
+    for operator in one.values():
+        alone.prepare(build(operator), ())(1)
+
+
 # -- the command line
 
 
@@ -345,8 +359,10 @@ def test_profile_operators_passes_its_options_on_and_says_what_was_measured(shar
         return shared[0]
 
     monkeypatch.setattr(commands, "measure_operators", measure)
-    said = run("profile --json", "--operators", "--store", "d.db", "--samples", "30", "--threads", "2", "--seed", "7")
+    line = "--operators --store d.db --samples 30 --threads 2 --dtype bfloat16 --seed 7"
+    said = run("profile --json", *line.split())
     assert said.code == 0
+    assert given["dtype"] == "bfloat16"
     assert {name: given[name] for name in ("samples", "threads", "seed", "store", "runtime", "device")} == {
         "samples": 30, "threads": 2, "seed": 7, "store": "d.db", "runtime": "eager", "device": "cpu"
     }  # fmt: skip
@@ -359,6 +375,7 @@ def test_profile_operators_passes_its_options_on_and_says_what_was_measured(shar
     [
         ("profile --operators zoo:lenet5 --store d.db", "measures a device, no network; leave out MODEL"),
         ("profile --operators --input 1x3x8x8 --store d.db", "leave out --input"),
+        ("profile zoo:lenet5 --dtype float16 --store d.db", "--dtype is of --operators"),
         ("profile --operators --max-seconds 3 --store d.db", "leave out --max-seconds"),
         ("profile --store d.db", "give a MODEL to profile, for example zoo:resnet20, or --operators"),
     ],
@@ -378,7 +395,28 @@ def test_inspect_shows_operators_as_such(shared, tmp_path):
     assert frame["latency_ratio"].tolist() == pytest.approx(shared[0].table.rows["latency_ratio"].tolist())
 
 
+def test_the_page_of_an_operator_profile_speaks_of_operators(shared, tmp_path):
+    said = run("inspect", str(shared[1]), "--html", str(tmp_path / "page.html"))
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    for text in (said.out, page):
+        words = re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", text, flags=re.DOTALL)
+        assert "reference convolution" in words
+        assert not re.search(r"\bdense\b|\bgroups\b(?!=)|channels of", words)
+    assert str(shared[0].table.reference["latency"] and REFERENCE) in page
+    assert "The reference convolution is measured beside every operator." in page
+
+
+def test_what_one_reading_cannot_tell_is_said_in_words(shared):
+    table, result = shared[0].table, shared[0].result
+    value = table.reference["latency"][0]
+    table = replace(table, reference={"latency": (value, 0.0, math.inf)})
+    result = replace(result, noise={"latency": math.inf})
+    text = commands.operators_text(replace(shared[0], table=table, result=result), "d.db")
+    assert "[unknown], how well ratios are known is not clear" in text
+    assert "inf" not in text
+
+
 def test_no_cost_model_of_widths_is_fitted_to_operators(shared, tmp_path):
     said = run("fit", str(shared[1]), "-o", str(tmp_path / "cost.json"))
     assert said.code == 2
-    assert "the store holds operators, not widths of a network" in said.err
+    assert "holds operators, not widths of a network" in said.err

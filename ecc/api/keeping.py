@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from ecc.artefact import read as read_artefact
 from ecc.artefact import save as save_artefact
 from ecc.core.cost import CostModel
 from ecc.core.errors import EccError, InputError, UnavailableError
+from ecc.core.meter import Meter
 from ecc.core.problem import Progress
 from ecc.core.table import Provenance
 from ecc.core.verdict import BudgetCheck, Measured
@@ -149,6 +150,8 @@ def manifest_of(result: Compression, source: Source | None = None) -> Manifest:
             "system": platform.platform(),
         },
         settings=result.recipe.settings,
+        groups=result.graph.declared,
+        renormalise=bool(result.graph.renormalised),
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
         **_where(place),
     )
@@ -214,7 +217,7 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Loaded:
         )
     dense = load_model(manifest.model, manifest.options).module if model is None else model
     inputs = _example(manifest)
-    graph = trace(dense, inputs)
+    graph = trace(dense, inputs, groups=manifest.groups, renormalise=manifest.renormalise)
     if not _fits(graph, manifest):
         raise InputError(
             f"artefact {path} was made of another network than {manifest.model or 'the one given'}; "
@@ -251,6 +254,7 @@ def verify(
     seconds: float = 20.0,
     progress: Progress | None = None,
     seed: int = 0,
+    meters: Sequence[Meter] = (),
 ) -> tuple[Verification, str]:
     """Measure an artefact against its dense network and judge its budgets.
 
@@ -259,13 +263,14 @@ def verify(
         data: What it is scored on; the data that the artefact names when None.
         data_dir: Folder of that data.
         seconds: Longest time of the measurement.
+        meters: Of your own, for their metrics instead of the device's.
     Returns:
         The verification, and why the accuracy is missing from it (empty when it is not).
     Raises:
         UnavailableError: If ``device`` is not here or is not the one that the budgets are for.
     """
     manifest, costs = loaded.manifest, loaded.costs()
-    ruler = Ruler.of(loaded.dense, loaded.inputs, list(costs.values()))
+    ruler = Ruler.of(loaded.dense, loaded.inputs, list(costs.values()), meters)
     if device is not None:
         _refuse_other_device(manifest, device)
     measured: dict[str, Measured] = {}

@@ -59,7 +59,7 @@ def measure_operators(
         meters_for(list(dict.fromkeys(("latency", *metrics))), place.torch_name, source=energy_source),
         samples=samples,
         dtype=dtype,
-        runtime=runtime_named(runtime, place.torch_name),
+        runtime=runtime_named(runtime, place.torch_name, threads),
         window=replace(window or usual, threads=threads, cores=tuple(cores)),
         store=store,
         progress=progress,

@@ -83,10 +83,13 @@ class Ruler:
     cores: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, dense: nn.Module, inputs: Any, costs: Sequence[CostModel]) -> Ruler | str:
+    def of(cls, dense: nn.Module, inputs: Any, costs: Sequence[CostModel], own: Sequence[Meter] = ()) -> Ruler | str:
         """A ruler for the costs that are measured, or the reason why there is none.
 
         The reason is empty when no cost is of a kind that is measured.
+
+        Args:
+            own: Meters of the user's, which are taken for those of the costs that are of their metrics.
         """
         measured = [(cost, cost.provenance) for cost in costs if cost.metric in MEASURED and not cost.exact]
         if not measured:
@@ -100,23 +103,37 @@ class Ruler:
         sources = {other.energy_source for cost, other in measured if other and cost.metric == "energy"}
         if len(sources) > 1:
             return f"the energies of the cost models were read from different sources: {', '.join(sorted(sources))}"
-        return cls._at(dense, inputs, place, [cost.metric for cost, _ in measured], "".join(sources))
+        metrics = [cost.metric for cost, _ in measured]
+        mine = [meter for meter in own if meter.metric in metrics]
+        return cls._at(dense, inputs, place, metrics, "".join(sources), mine)
 
     @classmethod
-    def _at(cls, dense: nn.Module, inputs: Any, place: Provenance, metrics: Sequence[str], source: str) -> Ruler | str:
+    def _at(
+        cls,
+        dense: nn.Module,
+        inputs: Any,
+        place: Provenance,
+        metrics: Sequence[str],
+        source: str,
+        own: Sequence[Meter],
+    ) -> Ruler | str:
         device = find_device(place.device_fingerprint)
         if device is None:
             return (
                 f"the cost model belongs to {place.device} (fingerprint {place.device_fingerprint}), which is not here"
             )
         threads, cores = max(1, place.threads), tuple(int(core) for core in place.cores.split(",") if core.isdigit())
-        if source not in ("", *ENERGY_SOURCES):
+        energy = next((meter.probe().kind for meter in own if meter.metric == "energy"), "")
+        if source and energy not in ("", source):
+            return f"energy was measured by {source}, and the meter given here reads {energy}; give the former"
+        if source not in ("", energy, *ENERGY_SOURCES):
             return (
                 f"energy was measured by {source}, a meter of your own that is not known here; "
-                "give it to ecc.profiler.protocol.compare"
+                "give it in Python: ecc.verify(..., meters=[...])"
             )
         try:
-            meters = meters_for(metrics, device.torch_name, source=source or "auto")
+            named = source if source in ENERGY_SOURCES else "auto"
+            meters = meters_for(metrics, device.torch_name, source=named, own=own)
             choose_cores(threads, cores)
             runtime = runtime_named(place.runtime, device.torch_name, threads)
         except (UnavailableError, InputError) as error:

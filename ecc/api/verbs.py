@@ -150,16 +150,22 @@ def compress(
 
 
 def verify(
-    artefact: Loaded | str | Path, *, device: str | None = None, progress: Progress | None = None
+    artefact: Loaded | str | Path,
+    *,
+    device: str | None = None,
+    meters: Sequence[Meter] = (),
+    progress: Progress | None = None,
 ) -> Verification:
     """Measure an artefact against its dense network and judge its budgets.
 
+    Args:
+        meters: Of your own, for their metrics instead of the device's.
     Raises:
         InputError: If it is not a sound artefact.
         UnavailableError: If ``device`` is not the one that the budgets are for.
     """
     loaded = artefact if isinstance(artefact, Loaded) else load(artefact)
-    return verify_loaded(loaded, device=device, progress=progress)[0]
+    return verify_loaded(loaded, device=device, meters=meters, progress=progress)[0]
 
 
 def front(artefacts: Sequence[str | Path], *, x: str = "latency") -> Front:

@@ -88,6 +88,8 @@ class Manifest:
         environment: Versions and settings that may matter.
         settings: Settings of the method and of training.
         created: When, in ISO 8601 with its zone.
+        groups: That the user declared, each with the parameter axes that it ``writes`` and ``reads``.
+        renormalise: Whether channels may go that norms take their statistics over.
     """
 
     method: str
@@ -117,6 +119,8 @@ class Manifest:
     environment: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Scalar] = field(default_factory=dict)
     created: str = ""
+    groups: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    renormalise: bool = False
 
     def __post_init__(self) -> None:
         if len(self.input_shapes) != len(self.input_dtypes):
@@ -137,6 +141,9 @@ class Manifest:
         value = {name: getattr(self, name) for name in (one.name for one in fields(self))}
         for name in ("options", "dense", "widths", "counts", "environment", "settings"):
             value[name] = dict(value[name])
+        value["groups"] = {
+            name: {side: list(axes) for side, axes in sides.items()} for name, sides in self.groups.items()
+        }
         value["input_shapes"] = [list(shape) for shape in self.input_shapes]
         value["input_dtypes"] = list(self.input_dtypes)
         value["kept"] = {name: units.tolist() for name, units in self.kept.items()}
@@ -155,6 +162,7 @@ class Manifest:
         if (schema := fields.whole("schema")) != SCHEMA:
             raise InputError(f"the artefact has schema {schema} and this program reads {SCHEMA}; upgrade ecc-compress")
         kept, dense, widths = fields.inner("kept"), fields.inner("dense"), fields.inner("widths")
+        groups = fields.inner("groups") if "groups" in fields else Fields({}, _WHERE)  # not in those of early versions
         options, environment, counts = (fields.inner(name) for name in ("options", "environment", "counts"))
         return cls(
             method=fields.text("method"),
@@ -186,7 +194,13 @@ class Manifest:
             environment={name: environment.text(name) for name in environment},
             settings=fields.scalars("settings"),
             created=fields.text("created"),
+            groups={name: _sides(groups.inner(name)) for name in groups},
+            renormalise=bool(fields.optional_flag("renormalise")),
         )
+
+
+def _sides(fields: Fields) -> dict[str, tuple[str, ...]]:
+    return {side: fields.texts(side) for side in fields}
 
 
 def _check_group(name: str, dense: int, width: int, kept: NDArray[np.int64] | None) -> None:

@@ -42,6 +42,13 @@ class Declared:
     name: str
     roles: Mapping[ParameterAxis, str]
 
+    def sides(self) -> dict[str, tuple[str, ...]]:
+        """It as ``parse`` reads it."""
+        return {
+            side: tuple(f"{name}:{axis}" for (name, axis), own in self.roles.items() if own == role)
+            for side, role in (("writes", "write"), ("reads", "read"))
+        }
+
 
 def parse(model: nn.Module, groups: Mapping[str, Any]) -> tuple[Declared, ...]:
     """Declarations such as ``{"hidden": {"writes": ["fc1.weight:0", "fc1.bias:0"], "reads": ["fc2.weight:1"]}}``.

@@ -168,6 +168,7 @@ class WidthGraph:
         activations: What it keeps in memory meanwhile.
         buffers: Shape and sides of every buffer (each shared one once).
         steps: Path of the module whose forward makes each of the steps that activations count by.
+        declared: The groups that the user declared, as ``trace`` takes them.
     """
 
     groups: tuple[WidthGroup, ...]
@@ -186,6 +187,7 @@ class WidthGraph:
     activations: tuple[Activation, ...] = ()
     buffers: Mapping[str, TensorAxes] = field(default_factory=dict)
     steps: tuple[str, ...] = ()
+    declared: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
 
     def example(
         self, *, seed: int = 0, device: torch.device | str = "cpu", batch: int | None = None

@@ -163,6 +163,7 @@ class _Tracer:
             calls=find_calls(self.captured, propagation, grouping.groups, grouping.side_of),
             activations=find_activations(self.captured, propagation.values, grouping.side_of),
             steps=self.captured.steps,
+            declared={group.name: group.sides() for group in self.declared},
         )
         if not self.check:
             return found, found, grouping

@@ -47,8 +47,8 @@ def render_profile(store: Store) -> str:
         InputError: If nothing has been measured yet, or the file is damaged.
     """
     manifest = store.inspect()
-    space = WidthSpace.from_json(manifest["space"])
     figures = {name: Markup(to_svg(figure)) for name, figure in profile_figures(store).items()}
+    space = WidthSpace.from_json(manifest["space"])
     return fill(
         "profile.html",
         {
