@@ -6,6 +6,7 @@ import argparse
 
 from ecc.api.fitting import judge, read_profile
 from ecc.cli.command import Command, Outcome
+from ecc.cli.composing import add_composition, composed
 from ecc.cli.outputs import OutputFile
 from ecc.cli.progress import ProgressLine
 from ecc.cli.text import percent, quantity, table
@@ -29,6 +30,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--operators", metavar="OPS.db", help="operator profile of the same device, which form additive is made of"
     )
+    add_composition(parser)
     parser.add_argument("--robust", action="store_true", help="let rows count less that disagree with the others")
     parser.add_argument(
         "--extrapolate", action="store_true", help="let the model be asked for widths outside those profiled"
@@ -44,6 +46,8 @@ def _fit(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     demand_target(arguments.out)
     if arguments.html is not None:
         demand_target(arguments.html)
+    if arguments.model is not None:
+        return composed(arguments)
     demand_form(arguments.form, given=arguments.operators is not None)
     profiled = read_profile(arguments.store)
     fit = judge(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, Self
 
@@ -40,6 +40,7 @@ from ecc.energy_models.cost_files import objects, refuse_large
 from ecc.energy_models.fitted import FITTED, FittedCost, ground_of
 from ecc.energy_models.operator_costs import OperatorCosts
 from ecc.energy_models.samples import Samples
+from ecc.network.graph import WidthGraph
 
 __all__ = ["AdditiveCost", "Composable", "compose", "fit_samples"]
 
@@ -82,7 +83,7 @@ class AdditiveCost(FittedCost):
     parts: tuple[Part, ...]
     overhead: float = 0.0
     per_weight: float = 0.0
-    correction: Correction = Correction()
+    correction: Correction = field(default_factory=Correction)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -287,7 +288,8 @@ def compose(
     *,
     provenance: Provenance | None = None,
     runtime: str | None = None,
-    correction: Correction | None = None,
+    name: str = "composed",
+    like: AdditiveCost | None = None,
     learnt: OperatorCosts | None = None,
 ) -> AdditiveCost:
     """The cost of a network that was never profiled, from an operator profile of the device.
@@ -298,7 +300,8 @@ def compose(
         provenance: Of the network's own measurements where there are any; must be of the operators' device.
         runtime: Whose merging of calls is assumed; that of the operator profile by default. A profile made with
             another runtime says little of absolute costs until the model is calibrated.
-        correction: Of another network's calibrated model on the same device and runtime.
+        name: Of the network, for people, where there is no provenance.
+        like: Calibrated cost of another network on the same device and runtime, whose correction is taken over.
         learnt: ``OperatorCosts.of(operators, metric)``, where it is there already: learning takes seconds.
 
     Raises:
@@ -316,12 +319,15 @@ def compose(
         _demand_like(operators.provenance, provenance, chosen)
     parts = parts_of(network.calls, chosen)
     known = OperatorCosts.of(operators, metric) if learnt is None else learnt
-    unit, fixed = operators.reference[metric][0], correction or Correction()
+    mine = provenance or _provenance(operators.provenance, network, name, chosen)
+    if like is not None and like.provenance is not None:
+        _demand_like(mine, like.provenance, chosen)
+    unit, fixed = operators.reference[metric][0], Correction() if like is None else like.correction
     cost = AdditiveCost(
         metric=metric,
         space=network.space,
         reference=(unit, unit, unit),
-        provenance=provenance or replace(operators.provenance, network="composed", fingerprint=_fingerprint(network)),
+        provenance=mine,
         runtime=chosen,
         unit_cost=unit,
         operators=known.of_kinds([part.operator.kind for part in parts]),
@@ -347,9 +353,12 @@ def fit_samples(samples: Samples, operators: OperatorTable | None, learnt: Opera
     return composed.calibrate_samples(samples)
 
 
-def _fingerprint(network: object) -> str:
-    """Of the architecture; empty where what the calls come from has none."""
-    return str(getattr(network, "fingerprint", ""))
+def _provenance(operators: Provenance, network: Composable, name: str, runtime: str) -> Provenance:
+    """Of a network that was not measured: its own, on the operators' device."""
+    if isinstance(network, WidthGraph):
+        shape = next(iter(network.input_shapes), (1,))
+        return replace(operators, network=name, fingerprint=network.fingerprint, input_shape=shape, runtime=runtime)
+    return replace(operators, network=name, fingerprint="", runtime=runtime)
 
 
 def _demand_like(operators: Provenance, measured: Provenance, runtime: str) -> None:

@@ -115,12 +115,11 @@ def learn(inputs: Tensor, target: Tensor, known: Tensor, *, seed: int = 0) -> Pr
         some = (points[chosen], target[chosen], floor[chosen], weight[chosen])
         free = _maximise(*some, start, free, alive.numpy(), _LATER_STEPS if turn else _STEPS)
         process = _process(inputs, target, floor, weight, free, unit)
-        z = _left_out(process)
-        weight = ((_FREEDOM + 1) / (_FREEDOM + z**2)).clamp_max(1)
+        weight = _weights(process)
     process = _process(inputs, target, floor, weight, free, unit)
     return Process(
         *(inputs, target, process.variance, process.amplitude, process.nugget, process.scale),
-        stretch=_stretch(_left_out(process)),
+        stretch=_stretch(process),
     )
 
 
@@ -130,16 +129,27 @@ def _process(inputs: Tensor, target: Tensor, floor: Tensor, weight: Tensor, free
     return Process(inputs, target, (floor + nugget**2) / weight, amplitude, nugget, scale)
 
 
-def _left_out(process: Process) -> Tensor:
-    """Residual of each row as predicted by the others, over the standard deviation that it should have."""
+def _weights(process: Process) -> Tensor:
+    """Of each row: what a Student t likelihood gives its leave-one-out residual; 1 at most.
+
+    Wrong rows widen the nugget, behind which they would then hide: it counts only as far as the median speaks for it.
+    """
+    residual, latent = _left_out(process)
+    usual = 1.4826 * float(residual.abs().median())  # the standard deviation of a normal with that median
+    z = residual**2 / (latent + min(process.nugget, usual) ** 2 + _JITTER)
+    return ((_FREEDOM + 1) / (_FREEDOM + z)).clamp_max(1)
+
+
+def _left_out(process: Process) -> tuple[Tensor, Tensor]:
+    """Residual of each row as predicted by the others, and the variance of that prediction, noise left out."""
     inverse = torch.cholesky_inverse(process._factor).diagonal()
-    residual = process._alpha / inverse
-    latent = (1 / inverse - process.variance).clamp_min(0)
-    return residual / (latent + process.nugget**2 + _JITTER).sqrt()
+    return process._alpha / inverse, (1 / inverse - process.variance).clamp_min(0)
 
 
-def _stretch(z: Tensor) -> float:
+def _stretch(process: Process) -> float:
     """At least 1: what makes 95 % of residuals lie within 1.96 standard deviations, wrong rows included."""
+    residual, latent = _left_out(process)
+    z = residual / (latent + process.nugget**2 + _JITTER).sqrt()
     rank = min(math.ceil(0.95 * (len(z) + 1)), len(z))  # split conformal
     return float(np.clip(float(z.abs().sort().values[rank - 1]) / 1.96, 1.0, _MOST_STRETCH))
 
