@@ -2,9 +2,9 @@
 
 From the outside in (each module's first line says more):
 
-    record     capture, following, opaque, stopping, shapes, nesting, examining, arguments, hooks, attention
+    record     capture, following, opaque, stopping, shapes, lives, nesting, examining, arguments, hooks, attention
     labels     channels, values, axes, axes_* (a rule per operator), folding, directions, sizes, declared, zeros
-    graph      tracing, graph, grouping, choosing, blocks, depth, calls, operators, operator_rules
+    graph      tracing, graph, grouping, choosing, blocks, depth, calls, memory, operators, operator_rules
     proof      checking, replay, equality, comparing, renormalising
     smaller    slimming, ranking, matching, masking, cutting, copying, resizing, manifest, soundness, optimisers
 
