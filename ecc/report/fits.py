@@ -163,7 +163,7 @@ def _parts(fit: Fit, found: Diagnostics | None = None) -> list[_Part]:
     if found is not None:
         column = "robust_error" if found.uneven < _UNEVEN else "standard_error"
         known = found.coefficients[column]
-        errors = dict(zip(map(str, known.index), known.to_numpy(dtype=float).tolist(), strict=True))
+        errors = {str(name): error for name, error in known.items() if np.isfinite(error)}
     return [_Part(name, value, value / total, errors.get(name)) for name, value in parts.items() if value > 0]
 
 
