@@ -16,14 +16,16 @@ from torch import nn
 
 from ecc.core.errors import InputError
 from ecc.core.layers import Side
+from ecc.core.operators import Operator
 from ecc.core.widths import WidthSpace
 from ecc.energy_models.loading import load
-from ecc.energy_models.systolic.account import layer_energy
+from ecc.energy_models.systolic.account import layer_energy, read_twice
 from ecc.energy_models.systolic.array import DATAFLOWS, PRESETS, SystolicArray
 from ecc.energy_models.systolic.cost import SystolicCost
 from ecc.energy_models.systolic.dataflow import execute, latency
 from ecc.energy_models.systolic.energy import systolic_energy
-from ecc.energy_models.systolic.layers import layers_of
+from ecc.energy_models.systolic.layer_parts import rows_twice
+from ecc.energy_models.systolic.layers import SystolicLayer, layers_of
 from ecc.energy_models.systolic.sizes import Size, Sizes, folds
 from ecc.network.slimming import slim
 from ecc.network.tracing import trace
@@ -162,6 +164,33 @@ def test_sizes_are_whole_at_admissible_widths(data):
     assert sizes(torch.tensor(kept)).tolist() == expected
 
 
+@settings(max_examples=200, deadline=None)
+@given(*(st.integers(1, most) for most in (40, 5, 4, 3)), st.integers(0, 5))
+def test_rows_fetched_twice_are_those_of_packing_them(height, kernel, stride, dilation, padding):
+    window = dilation * (kernel - 1) + 1
+    out = (height + 2 * padding - window) // stride + 1
+    if out < 1:
+        return
+    operator = Operator("conv", height=height, width=2, out_height=out, out_width=1, kernel_h=kernel, kernel_w=2,
+                        stride=stride, dilation=dilation)  # fmt: skip
+    layer = SystolicLayer("any", operator, "", (padding, 0), (stride, 1), (dilation, 1))
+    held = torch.arange(layer.row_window[0], max(height, layer.row_window[0]) + 2, dtype=torch.float64)
+    batches = torch.tensor([height, *layer.row_window], dtype=torch.float64)
+    found = rows_twice(batches.unsqueeze(1).expand(-1, len(held)), held)
+    for number, rows in zip(held.tolist(), found.tolist(), strict=True):
+        array = dataclasses.replace(SMALL, input_cache=int(number))
+        assert rows == read_twice(layer, array, np.ones(height)), number
+
+
+def test_a_long_signal_is_no_long_work(tmp_path):
+    model = nn.Sequential(nn.Conv1d(1, 8, 80, stride=4), nn.ReLU(), nn.Conv1d(8, 8, 3), nn.ReLU(), nn.Conv1d(8, 2, 3))
+    graph = trace(model, torch.randn(1, 1, 60000))
+    cost = SystolicCost.of(graph, PRESETS["eyeriss"])
+    assert cost.dense == systolic_energy(filled(model), graph).total
+    cost.save(tmp_path / "cost.json")
+    assert load(tmp_path / "cost.json").layers == cost.layers
+
+
 def test_a_size_that_is_divided_by_another_side_is_divided():
     space = WidthSpace(("a", "b"), (8, 4), (1, 1))
     a, b = (Side(((1.0, (name,)),)) for name in space.names)
@@ -265,10 +294,10 @@ def _set(document, path, value):
         (["layers", 0, "written", "over"], [[[1.0, ["0"]]]] * 99),
         (["layers", 0, "taps"], 0),
         (["layers", 0, "pixels"], 1 << 50),
-        (["layers", 0, "again"], [[1]]),
-        (["layers", 0, "again"], [[3, 1], [2, 1]]),
-        (["layers", 0, "again"], [[1 << 30, 1]]),
-        (["layers", 0, "again"], [[1, 1 << 60]]),
+        (["layers", 0, "batches"], [1]),
+        (["layers", 0, "batches"], [0, 1, 1, 0, 0]),
+        (["layers", 0, "batches"], [16, 3, 1, 1, 1 << 50]),
+        (["layers", 0, "examples"], 0),
         (["layers", 0, "name"], 3),
         (["space", "dense"], [1]),
     ],

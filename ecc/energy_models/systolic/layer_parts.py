@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,16 +16,15 @@ from ecc.core.fields import Fields
 from ecc.core.layers import Side
 from ecc.core.operators import CONVOLUTIONS, RECURRENT
 from ecc.core.widths import WidthSpace
-from ecc.energy_models.systolic.account import layer_energy, read_twice
+from ecc.energy_models.systolic.account import layer_energy
 from ecc.energy_models.systolic.array import SystolicArray
 from ecc.energy_models.systolic.layers import SystolicLayer, layers_of
 from ecc.energy_models.systolic.sizes import Size, Sizes, folds, whole_up_to
 from ecc.network.graph import WidthGraph
 
-__all__ = ["Energies", "LayerPart", "layer_parts"]
+__all__ = ["Energies", "LayerPart", "layer_parts", "rows_twice"]
 
 _LARGEST = 1 << 40
-_MOST_ROWS = 1 << 16
 
 _Sides = tuple[Side | None, ...]
 
@@ -48,8 +46,9 @@ class LayerPart:
         pixels: Inputs of one channel, over all examples; 0 of a matrix product.
         row: Inputs in a row of one channel.
         places: Outputs of one channel, over all examples; 0 of a matrix product.
-        again: Rows that are fetched twice, over all examples, where the input cache holds so many rows of one: pairs
-            (rows held, rows fetched twice), rising; nothing is fetched twice where more are held.
+        batches: How the rows of an example are fetched batch by batch: (rows, rows that a kernel needs, rows between
+            these, empty rows above, empty rows below); empty where the cache holds all rows, so that none comes twice.
+        examples: How often that is.
     """
 
     name: str
@@ -63,7 +62,8 @@ class LayerPart:
     pixels: int = 0
     row: int = 0
     places: int = 0
-    again: tuple[tuple[int, int], ...] = ()
+    batches: tuple[int, ...] = ()
+    examples: int = 1
 
     @classmethod
     def of(cls, layer: SystolicLayer, space: WidthSpace, sides: _Follow, array: SystolicArray) -> LayerPart:
@@ -83,7 +83,8 @@ class LayerPart:
             pixels=layer.examples * operator.height * operator.width if convolves else 0,
             row=layer.rows[1] if convolves else 0,
             places=layer.outputs // written if convolves else 0,
-            again=_again(layer, array) if convolves else (),
+            batches=_batches(layer, array) if convolves else (),
+            examples=layer.examples,
         )
 
     @property
@@ -96,7 +97,7 @@ class LayerPart:
         value: dict[str, Any] = {"name": self.name}
         value |= {name: getattr(self, name).to_json() for name in _SIZES}
         value |= {name: getattr(self, name) for name in _WHOLES}
-        return value | {"again": [list(pair) for pair in self.again]}
+        return value | {"batches": list(self.batches)}
 
     @classmethod
     def from_fields(cls, fields: Fields, space: WidthSpace) -> LayerPart:
@@ -107,31 +108,36 @@ class LayerPart:
         """
         channels, reached, written, positions = (Size.from_fields(fields.inner(name), space) for name in _SIZES)
         wholes: dict[str, Any] = {name: whole_up_to(fields, name, _LARGEST, least) for name, least in _WHOLES.items()}
-        pairs = [Fields({"again": pair}, "cost model: a layer").wholes("again") for pair in fields.items("again")]
-        held = [pair[0] for pair in pairs if len(pair) == 2]
-        if len(held) < len(pairs) or held != sorted(set(held)) or (held and held[-1] > _MOST_ROWS):
-            raise InputError("cost model: 'again' of a layer must be pairs of numbers of rows, rising")
-        if max((rows for _, rows in pairs), default=0) > _LARGEST:
-            raise InputError("cost model: 'again' of a layer is too large")
-        again = tuple((first, rows) for first, rows in pairs)
-        return cls(fields.text("name"), channels, reached, written, positions, again=again, **wholes)
+        batches = fields.wholes("batches")
+        if batches and (len(batches) != 5 or max(batches) > _LARGEST or min(batches[:3]) < 1 or not wholes["row"]):
+            raise InputError("cost model: 'batches' of a layer must be empty or five possible numbers of rows")
+        return cls(fields.text("name"), channels, reached, written, positions, batches=batches, **wholes)
 
 
 _SIZES = ("channels", "reached", "written", "positions")
-_WHOLES = {"taps": 1, "met": 0, "repeats": 1, "pixels": 0, "row": 0, "places": 0}
+_WHOLES = {"taps": 1, "met": 0, "repeats": 1, "pixels": 0, "row": 0, "places": 0, "examples": 1}
 
 
-def _again(layer: SystolicLayer, array: SystolicArray) -> tuple[tuple[int, int], ...]:
-    """The rows fetched twice for each number of rows that the cache may hold, from that of dense widths on."""
-    height, row = layer.rows[0], layer.input_shape[0] * layer.rows[1]
-    ones = np.ones(height)
-    found = [
-        (held, layer.examples * round(read_twice(layer, replace(array, input_cache=held), ones)))
-        for held in range(max(1, array.input_cache // row), height)
-    ]
-    while found and not found[-1][1]:
-        found.pop()
-    return tuple(found)
+def _batches(layer: SystolicLayer, array: SystolicArray) -> tuple[int, ...]:
+    height, row = layer.rows
+    return () if layer.input_shape[0] * row * height <= array.input_cache else (height, *layer.row_window)
+
+
+def rows_twice(batches: Tensor, held: Tensor) -> Tensor:
+    """``read_twice`` of rows that are all alike, in rows: a closed form, as all batches but the first and last are too.
+
+    Args:
+        batches: As in a LayerPart, float64, shape (5, n).
+        held: Rows that the cache holds, at least as many as a kernel needs; shape (…, n).
+    """
+    height, need, stride, above, below = batches
+    end = above + height + below
+    first = ((above + held - need) // stride + 1) * stride  # where the second batch begins
+    step = ((held - need) // stride + 1) * stride  # from there to the third, and so on
+    more = ((above + height - first - held) / step).ceil()  # batches that do not reach the last row
+    room = (end - need - first) // step  # batches after which there is a window left
+    total = (held - first + above).clamp(min=0) + torch.minimum(more, room).clamp(min=0) * (held - step).clamp(min=0)
+    return torch.where((first + need > end) | (held >= height), 0.0, total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,18 +211,13 @@ class Energies:
     def __init__(self, parts: Sequence[LayerPart], space: WidthSpace, array: SystolicArray) -> None:
         self._array = array
         self._sizes = Sizes(space, [getattr(part, name) for name in _SIZES for part in parts])
-        self._taps, self._met, self._repeats, self._pixels, self._row, self._places = torch.tensor(
+        self._taps, self._met, self._repeats, self._pixels, self._row, self._places, self._examples = torch.tensor(
             [[float(getattr(part, name)) for part in parts] for name in _WHOLES], dtype=torch.float64
         )
         self._product = (self._pixels == 0).double() * self._repeats  # repeats of matrix products, 0 of convolutions
-        self._twice = torch.tensor([i for i, part in enumerate(parts) if part.again], dtype=torch.int64)
-        again = [part.again for part in parts if part.again]
-        table = np.zeros((len(again), 2 + max((pairs[-1][0] for pairs in again), default=0)))
-        for line, pairs in zip(table, again, strict=True):
-            held, rows = (list(column) for column in zip(*pairs, strict=True))
-            line[: held[0]] = rows[0]
-            line[held] = rows
-        self._table = torch.from_numpy(table)
+        self._twice = torch.tensor([i for i, part in enumerate(parts) if part.batches], dtype=torch.int64)
+        rows = [part.batches for part in parts if part.batches]
+        self._batches = torch.tensor(rows, dtype=torch.float64).reshape(-1, 5).T
 
     def __call__(self, widths: Tensor) -> Tensor:
         """Energies at widths in channels: shape (…, n_groups) → (…, n_layers), float64, in the array's unit."""
@@ -249,7 +250,7 @@ class Energies:
         """Inputs of convolutions that are fetched twice, of those with that many channels; shape as ``channels``."""
         row = self._row[self._twice] * channels
         with torch.no_grad():
-            held = (self._array.input_cache / row).floor().clamp(max=self._table.shape[1] - 1).long()
-            rows = self._table.expand(*held.shape[:-1], *self._table.shape).gather(-1, held.unsqueeze(-1)).squeeze(-1)
+            held = (self._array.input_cache / row).floor().maximum(self._batches[1])
+            rows = self._examples[self._twice] * rows_twice(self._batches, held)
         total: Tensor = row * rows
         return total
