@@ -59,17 +59,17 @@ def error_of(cost, truth=array_cycles):
     return float(np.abs(predicted / truth(rest.widths / np.array(CHANNELS)) - 1).mean())
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_tiles_of_an_array_are_found_and_more_than_halve_the_error(seed):
     table = profile_of_array(200, seed=seed)
     cost = fit(table, "latency")
-    assert cost.steps["conv"] == (1, 32)
+    assert cost.steps["conv"][:2] == (1, 32)
     assert error_of(cost) < 0.018 < 0.5 * error_of(bilinear.fit(table, "latency"))
 
 
 def test_right_tiles_are_exact_where_nothing_is_noisy():
     table = profile_of_array(200, noise=0.0)
-    assert error_of(fit(table, "latency", noise=0.0, steps={"conv": (1, 32)})) < 1e-6
+    assert error_of(fit(table, "latency", noise=0.0, steps={"conv": (1, 32, 1)})) < 1e-6
 
 
 def smooth_cost(relative):
@@ -78,7 +78,7 @@ def smooth_cost(relative):
     return 0.1 + (before * relative).sum(1) * 0.1 + relative.sum(1) * 0.05
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_device_without_tiles_keeps_the_bilinear_model(seed):
     table = profile_of_array(120, seed=seed, cost=smooth_cost)
     cost = fit(table, "latency")
@@ -111,9 +111,47 @@ def test_outliers_hide_no_tiles_from_a_robust_fit():
     ratio[::8] *= np.where(np.arange(len(ratio[::8])) % 2, 6.0, 0.2)
     spoilt = replace(table, rows=table.rows.assign(latency_ratio=ratio))
     robust, plain = fit(spoilt, "latency", robust=True), fit(spoilt, "latency")
-    assert robust.steps["conv"] == (1, 32)
+    assert robust.steps["conv"][:2] == (1, 32)
     assert error_of(robust) < 0.02
     assert error_of(plain) > 0.05
+
+
+def blocked_cost(relative):
+    """A device that computes in blocks of 16 channels, and copies what a layer writes unless that is whole blocks."""
+    widths = np.round(relative * np.array(CHANNELS))
+    return smooth_cost(relative) + 0.1 * (relative * (widths % 16 != 0)).sum(1)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_ragged_sides_cost_is_found(seed):
+    table = profile_of_array(200, noise=0.03, seed=seed, cost=blocked_cost)
+    table = replace(table, widths=np.where(np.arange(200)[:, None] % 2, table.widths, -(-table.widths // 16) * 16))
+    table = replace(table, widths=np.minimum(table.widths, CHANNELS))
+    ratio = blocked_cost(table.widths / np.array(CHANNELS)) / blocked_cost(np.ones((1, len(CHANNELS))))
+    ratio *= np.exp(np.random.default_rng(seed).normal(0, 0.03, 200))
+    table = replace(table, rows=table.rows.assign(latency_ratio=ratio))
+    cost = fit(table, "latency")
+    assert 16 in {whole for _, _, whole in cost.steps.values()}
+
+    def truth(relative):
+        return blocked_cost(relative) / blocked_cost(np.ones((1, len(CHANNELS))))
+
+    assert error_of(cost, truth) < 0.7 * error_of(bilinear.fit(table, "latency"), truth)
+    assert math.fsum(cost.coefficients.values()) == pytest.approx(float(cost({})), rel=1e-9)
+    again = StaircaseCost.from_fields(Fields(json.loads(json.dumps(cost.to_json())), "cost model"))
+    assert again.terms == cost.terms
+
+
+@pytest.mark.parametrize(("dense", "at_dense"), [(96, 0.0), (100, 1.0)])
+def test_ragged_side_costs_in_proportion_where_it_is_not_whole_tiles(dense, at_dense):
+    space = WidthSpace(("p",), (dense,), (1,))
+    products = SteppedProducts(space, [(SteppedSide(side("p"), dense, 32, ragged=True),)])
+    widths = torch.tensor([[1.0], [31], [32], [33], [64], [95], [dense]], dtype=torch.float64)
+    expected = [1 / dense, 31 / dense, 0, 33 / dense, 0, 95 / dense, at_dense]
+    assert products.exact(widths)[:, 0].tolist() == pytest.approx(expected)
+    assert products.dense.tolist() == [at_dense]
+    edges = torch.tensor([[32.0], [64], [96], [dense]], dtype=torch.float64)
+    assert products.smooth(edges)[:, 0].tolist() == products.exact(edges)[:, 0].tolist() == [0, 0, 0, at_dense]
 
 
 def brute_force_stepped(stepped, relative):
@@ -122,6 +160,8 @@ def brute_force_stepped(stepped, relative):
     if stepped.step == 1:
         return fraction
     kept = round(fraction * stepped.positions, 6)
+    if stepped.ragged:
+        return fraction if kept % stepped.step else 0.0
     return math.ceil(kept / stepped.step) / math.ceil(stepped.positions / stepped.step)
 
 
@@ -130,7 +170,7 @@ def brute_force_stepped(stepped, relative):
     st.sampled_from([1, 2, 4, 8, 16, 32]),
     st.sampled_from([1, 4, 16, 64]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_products_of_concatenated_and_flattened_sides_are_rounded_in_positions(widths, reads, writes):
     space = WidthSpace(("p", "q", "r"), (48, 48, 48), (1, 1, 1))
     concatenated = Side(((0.5, ("p",)), (0.5, ("q",))))
@@ -139,7 +179,7 @@ def test_products_of_concatenated_and_flattened_sides_are_rounded_in_positions(w
         Layer("b", "linear", side("r"), Side(), 50, 48 * 9, 0),
         Layer("c", "matmul", side("p", "q"), side("r"), 20, 48 * 48, 48),
     )
-    steps = {"conv": (reads, writes), "linear": (reads, 1), "matmul": (writes, reads)}
+    steps = {"conv": (reads, writes, writes), "linear": (reads, 1, 4), "matmul": (writes, reads, reads)}
     terms = stepped_terms(space, layers, steps)
     relative = {name: width / 48 for name, width in zip(space.names, widths, strict=True)}
     expected = [math.prod(brute_force_stepped(each, relative) for each in factors) for factors in terms.factors]
@@ -156,7 +196,7 @@ def test_without_steps_the_terms_are_those_of_the_bilinear_model():
 
 @pytest.fixture(scope="module")
 def stepped_cost():
-    return fit(profile_of_array(), "latency", steps={"conv": (16, 32), "norm": (1, 8), "linear": (32, 1)})
+    return fit(profile_of_array(), "latency", steps={"conv": (16, 32, 8), "norm": (1, 8, 1), "linear": (32, 1, 1)})
 
 
 def test_stand_in_agrees_with_the_value_on_whole_tiles_and_at_dense_widths(stepped_cost):
@@ -243,9 +283,9 @@ def test_damaged_staircase_is_refused_in_one_sentence(stepped_cost, case):
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        ({"recurrent": (1, 8)}, "the network has no layer of kind 'recurrent', only conv, linear, norm"),
-        ({"conv": (0, 8)}, r"kind 'conv' needs two whole numbers ≥ 1 \(reads, writes\), got \(0, 8\)"),
-        ({"conv": (8,)}, "kind 'conv' needs two whole numbers"),
+        ({"recurrent": (1, 8, 1)}, "the network has no layer of kind 'recurrent', only conv, linear, norm"),
+        ({"conv": (0, 8, 1)}, r"kind 'conv' needs three whole numbers ≥ 1 \(reads, writes, ragged\), got \(0, 8, 1\)"),
+        ({"conv": (8,)}, "kind 'conv' needs three whole numbers"),
     ],
 )
 def test_steps_that_are_no_steps_are_refused(steps, message):

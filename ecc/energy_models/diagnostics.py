@@ -154,7 +154,7 @@ def diagnose(
         spread=float(np.sqrt(answer.scale)),
         uneven=float(evenness[1]),
         condition=condition,
-        left_out=tuple(name for name, value in cost.coefficients.items() if value == 0),
+        left_out=_left_out(cost),
     )
 
 
@@ -171,6 +171,11 @@ def _design(cost: BilinearCost | StaircaseCost, samples: Samples) -> tuple[list[
         products = np.column_stack([np.ones(len(samples)), products])
         names, values = ["constant", *names], [cost.constant, *values]
     return names, np.array(values), products
+
+
+def _left_out(cost: BilinearCost | StaircaseCost) -> tuple[str, ...]:
+    constant = () if cost.constant > 0 else ("constant",)
+    return (*constant, *(term.name for term in cost.terms if term.value == 0))
 
 
 def _independent(design: Floats) -> tuple[NDArray[np.int64], NDArray[np.bool_], float]:

@@ -74,6 +74,7 @@ def shrunken_nnls(
     noise: float,
     ridge: float = 1.0,
     robust: bool = False,
+    dense: Floats | None = None,
 ) -> Floats:
     r"""Coefficients of relative cost, drawn towards what MACs alone would predict.
 
@@ -91,14 +92,22 @@ def shrunken_nnls(
         ridge: λ, the strength of the pull towards the prior; 1 is what σ says, 0 leaves it out.
         robust: Whether rows far from the others' fit count less, and nothing from 4.685 standard deviations on; see
             ``robust_weights``.
+        dense: Products at dense widths, shape (p,); 1 if None.
     """
     if robust:
-        weights = weights * robust_weights(features, target, weights, macs, noise=noise, ridge=ridge)
-    return _settle(features, target, weights, _penalty(features, target, weights, macs, noise, ridge))
+        weights = weights * robust_weights(features, target, weights, macs, noise=noise, ridge=ridge, dense=dense)
+    return _settle(features, target, weights, _penalty(features, target, weights, macs, noise, ridge, dense))
 
 
 def robust_weights(
-    features: Floats, target: Floats, weights: Floats, macs: Floats, *, noise: float, ridge: float = 1.0
+    features: Floats,
+    target: Floats,
+    weights: Floats,
+    macs: Floats,
+    *,
+    noise: float,
+    ridge: float = 1.0,
+    dense: Floats | None = None,
 ) -> Floats:
     """What each row may count beside its own weight so that outliers do not move the fit: shape (n,), in [0, 1].
 
@@ -115,7 +124,7 @@ def robust_weights(
         found: Floats | None = None
         for _ in range(_ITERATIONS):
             current = weights * np.sqrt(trusted)
-            penalty = _penalty(features, target, current, macs, noise, ridge) if columns is features else None
+            penalty = _penalty(features, target, current, macs, noise, ridge, dense) if columns is features else None
             found = _settle(columns, target, current, penalty, found)
             residual = weights * np.log(target / (columns @ found))
             scale = max(_MAD * float(np.median(np.abs(residual))), noise, 1e-9)
@@ -157,14 +166,21 @@ Penalty = tuple[Floats, Floats]
 
 
 def _penalty(
-    features: Floats, target: Floats, weights: Floats, macs: Floats, noise: float, ridge: float
-) -> Penalty | None:
-    """Rows that pull towards the dense ratio and the prior, and what they aim at; None where nothing pulls."""
-    dense, one = np.full((1, features.shape[1]), ANCHOR), np.array([ANCHOR])
+    features: Floats,
+    target: Floats,
+    weights: Floats,
+    macs: Floats,
+    noise: float,
+    ridge: float,
+    dense: Floats | None,
+) -> Penalty:
+    """Rows that pull towards the dense ratio and the prior, and what they aim at."""
+    at_dense = np.ones(features.shape[1]) if dense is None else dense
+    rows, one = ANCHOR * at_dense[None], np.array([ANCHOR])
     if noise == 0 or ridge == 0:
-        return dense, one
+        return rows, one
     prior, tightness = prior_of(features, target, macs, noise=noise, ridge=ridge, weights=weights)
-    return np.vstack([dense, np.diag(tightness)]), np.concatenate([one, tightness * prior])
+    return np.vstack([rows, np.diag(tightness)]), np.concatenate([one, tightness * prior])
 
 
 def _settle(
@@ -206,7 +222,7 @@ def _settle(
 def _nnls(matrix: Floats, aim: Floats) -> Floats:
     """Non-negative least squares."""
     if len(aim) > matrix.shape[1]:  # the same problem in p rows: only R and Qᵀ aim matter
-        triangle = np.linalg.qr(np.column_stack([matrix, aim]), mode="r")
+        triangle = np.asarray(np.linalg.qr(np.column_stack([matrix, aim]), mode="r"))
         matrix, aim = triangle[:-1, :-1], triangle[:-1, -1]
     solution, _ = optimize.nnls(matrix, aim, maxiter=30 * matrix.shape[1])
     return np.asarray(solution, dtype=np.float64)

@@ -4,9 +4,9 @@ r"""The staircase cost model: the bilinear form on hardware that works in tiles.
           \frac{\lceil s_j / h \rceil}{\lceil S_j / h \rceil}, \qquad c, a_j \ge 0
 
 with r_j of R_j positions that layer j reads, s_j of S_j that it writes, tiles of g and h positions that are chosen per
-kind of layer (``step_choice``; 1 is no tiles), and linear terms as in the bilinear form. On an output-stationary
-systolic array with the right tiles the form is exact. The value is the staircase; its gradient, which would be zero
-nearly everywhere, is that of the chords between the edges of its steps.
+kind of layer (``step_choice``; 1 is no tiles), linear terms as in the bilinear form, and linear terms of ragged sides
+(``stepped``). On an output-stationary systolic array with the right tiles the form is exact. The value is the
+staircase; its gradient, which would be zero nearly everywhere, is that of the chords between the edges of its steps.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ class StaircaseCost(FittedCost):
 
     Attributes:
         constant: What remains at zero width, in s or J.
-        terms: Products and their coefficients, in s or J at dense widths.
-        steps: Per kind of layer, positions per tile along what it reads and what it writes; kinds without are left out.
+        terms: Products and their coefficients, in s or J at dense widths; of ragged sides, at nearly dense ones.
+        steps: Per kind of layer, positions per tile along what it reads and what it writes, and positions whose
+            multiples are not ragged; kinds without any are left out.
     """
 
     form = "staircase"
@@ -65,8 +66,10 @@ class StaircaseCost(FittedCost):
 
     @property
     def coefficients(self) -> dict[str, float]:
-        """The constant and each term's cost at dense widths, in s or J, by name."""
-        return {"constant": self.constant, **{term.name: term.value for term in self.terms}}
+        """The constant and each term's cost at dense widths, in s or J, by name; 0 for ragged sides that are whole."""
+        at_dense = SteppedProducts(self.space, [term.sides for term in self.terms]).dense.tolist()
+        costs = {term.name: term.value * share for term, share in zip(self.terms, at_dense, strict=True)}
+        return {"constant": self.constant, **costs}
 
     @cached_property
     def active_terms(self) -> tuple[SteppedTerm, ...]:
@@ -107,13 +110,18 @@ class StaircaseCost(FittedCost):
         """The constant, the steps and the terms."""
         return {
             "constant": self.constant,
-            "steps": {kind: list(pair) for kind, pair in self.steps.items()},
+            "steps": {kind: list(triple) for kind, triple in self.steps.items()},
             "terms": [
                 {
                     "name": term.name,
                     "value": term.value,
                     "sides": [
-                        {"parts": each.side.to_json(), "positions": each.positions, "step": each.step}
+                        {
+                            "parts": each.side.to_json(),
+                            "positions": each.positions,
+                            "step": each.step,
+                            "ragged": each.ragged,
+                        }
                         for each in term.sides
                     ],
                 }
@@ -132,12 +140,12 @@ class StaircaseCost(FittedCost):
 
 
 def _steps(fields: Fields) -> Steps:
-    steps: dict[str, tuple[int, int]] = {}
+    steps: dict[str, tuple[int, int, int]] = {}
     for kind in fields:
-        pair = fields.wholes(kind, 1)
-        if len(pair) != 2 or max(pair) > _LARGEST_STEP or len(steps) >= _MOST_KINDS:
-            raise InputError(f"cost model: the steps of kind {kind!r:.80} must be two whole numbers of sensible size")
-        steps[kind] = (pair[0], pair[1])
+        triple = fields.wholes(kind, 1)
+        if len(triple) != 3 or max(triple) > _LARGEST_STEP or len(steps) >= _MOST_KINDS:
+            raise InputError(f"cost model: the steps of kind {kind!r:.80} must be three whole numbers of sensible size")
+        steps[kind] = (triple[0], triple[1], triple[2])
     return MappingProxyType(steps)
 
 
@@ -150,9 +158,11 @@ def _term(fields: Fields, space: WidthSpace) -> SteppedTerm:
 
 def _side(fields: Fields, space: WidthSpace) -> SteppedSide:
     positions, step = fields.whole("positions"), fields.whole("step", 1)
-    if positions > _MOST_POSITIONS or step > _LARGEST_STEP or (step > 1 and positions <= step):
+    ragged = bool(fields.optional_flag("ragged"))
+    least = step + (not ragged) if step > 1 else 0
+    if positions > _MOST_POSITIONS or step > _LARGEST_STEP or positions < least or (ragged and step == 1):
         raise InputError(f"cost model: a side of {positions} positions cannot have steps of {step}")
-    return SteppedSide(as_side(fields.items("parts"), space), positions, step)
+    return SteppedSide(as_side(fields.items("parts"), space), positions, step, ragged)
 
 
 def fit(
@@ -169,8 +179,8 @@ def fit(
     Args:
         noise: Relative error to expect even of a row measured without noise; as of ``bilinear.fit``, as are ``ridge``
             and ``robust``.
-        steps: Per kind of layer, positions per tile along what it reads and what it writes; chosen from the rows if
-            None, and with {} the model is the bilinear one.
+        steps: Per kind of layer, positions per tile along what it reads and what it writes, and positions whose
+            multiples are not ragged, 1 for none; chosen from the rows if None. With {} the model is the bilinear one.
 
     Raises:
         InputError: If the rows cannot carry a fit, see Samples.of; or if an argument is negative or not finite.
@@ -190,23 +200,27 @@ def fit_samples(
     evaluate = SteppedProducts(samples.space, products.factors)
     features = np.column_stack([np.ones(len(samples)), evaluate.exact(torch.tensor(samples.widths)).numpy()])
     macs = np.concatenate([[products.fixed_macs], products.macs])
-    weights = row_weights(samples.noise, noise)
-    shares = shrunken_nnls(features, samples.ratio, weights, macs, noise=noise, ridge=ridge, robust=robust)
+    weights, at_dense = row_weights(samples.noise, noise), np.append(1.0, evaluate.dense.numpy())
+    shares = shrunken_nnls(
+        features, samples.ratio, weights, macs, noise=noise, ridge=ridge, robust=robust, dense=at_dense
+    )
     dense = samples.reference[0]
     return StaircaseCost(
         **ground_of(samples),
         constant=float(shares[0]) * dense,
         terms=products.with_values(shares[1:] * dense),
-        steps=MappingProxyType({kind: pair for kind, pair in steps.items() if max(pair) > 1}),
+        steps=MappingProxyType({kind: triple for kind, triple in steps.items() if max(triple) > 1}),
     )
 
 
 def _check_steps(steps: Steps, samples: Samples) -> None:
     kinds = {layer.kind for layer in samples.layers}
-    for kind, pair in steps.items():
+    for kind, triple in steps.items():
         if kind not in kinds:
             raise InputError(
                 f"fit(steps=...): the network has no layer of kind {kind!r}, only {', '.join(sorted(kinds))}"
             )
-        if len(pair) != 2 or not all(isinstance(step, int) and 1 <= step <= _LARGEST_STEP for step in pair):
-            raise InputError(f"fit(steps=...): kind {kind!r} needs two whole numbers ≥ 1 (reads, writes), got {pair}")
+        if len(triple) != 3 or not all(isinstance(step, int) and 1 <= step <= _LARGEST_STEP for step in triple):
+            raise InputError(
+                f"fit(steps=...): kind {kind!r} needs three whole numbers ≥ 1 (reads, writes, ragged), got {triple}"
+            )

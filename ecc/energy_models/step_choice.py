@@ -3,7 +3,7 @@ r"""The choice of steps: how many positions make a tile, for each kind of layer 
 Steps are taken one change at a time, each the one that best predicts rows that were not fitted to, as long as it beats
 the steps so far by one and a half standard errors of the difference. The choice starts at no steps, so a device
 without tiles, or one whose tiles the rows cannot show, keeps the bilinear form. One standard error is too few: the best
-of some eighty changes often wins by that much where there are no tiles at all.
+of some hundred changes often wins by that much where there are no tiles at all.
 
 Every row is held out once. That costs one fit per choice instead of one per row: with the active set held, the fit is
 linear in the readings, and the error of row i when it is left out is :math:`e_i / (1 - h_i)`, with its residual
@@ -21,31 +21,35 @@ from numpy.typing import NDArray
 from ecc.core.layers import SumOfProducts
 from ecc.energy_models.least_squares import ANCHOR, gram_nnls, prior_of, robust_weights, row_weights, shrunken_nnls
 from ecc.energy_models.samples import Samples
-from ecc.energy_models.stepped import SteppedProducts, SteppedSide, Steps, products_of
+from ecc.energy_models.stepped import NO_STEPS, SteppedProducts, SteppedSide, Steps, products_of
 from ecc.energy_models.terms import terms_of
 
 __all__ = ["STEPS", "choose_steps"]
 
 Floats = NDArray[np.float64]
 Key = tuple[int, ...]
-Pair = tuple[int, int]
+Triple = tuple[int, int, int]
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Positions per tile that are tried; 1 is no tiles."""
 
+_CHANGED = ((True, False, False), (False, True, False), (True, True, False), (False, False, True))
 _CERTAIN = 1.5  # standard errors by which a change must win
 _MOST_ROWS = 2000  # that steps are chosen on; more change nothing but the time
 _FEWEST_ROWS = 10  # drawn at random, below which the errors of all rows decide
 _LEVER = 0.999  # above it a row decides its own prediction, and leaving it out says nothing
 
 
-def choose_steps(samples: Samples, *, noise: float = 0.03, ridge: float = 1.0, robust: bool = False) -> dict[str, Pair]:
-    """Per kind of layer, positions per tile along what it reads and what it writes; kinds without tiles are left out.
+def choose_steps(
+    samples: Samples, *, noise: float = 0.03, ridge: float = 1.0, robust: bool = False
+) -> dict[str, Triple]:
+    """Per kind of layer, positions per tile along what it reads and what it writes, and those whose multiples are not
+    ragged; kinds without any are left out.
 
     Args: as of ``staircase.fit``.
     """
     search = _Search(samples, noise, ridge, robust)
-    best: dict[str, Pair] = {}
+    best: dict[str, Triple] = {}
     errors = search.errors(best)
     while True:
         candidates = list(search.changes(best))
@@ -71,7 +75,8 @@ class _Search:
         self._numbers: dict[SteppedSide, int] = {}
         self._alike: dict[bytes, int] = {}
         self._columns: list[Floats] = []
-        self._products: dict[tuple[str, Pair], dict[Key, float]] = {}
+        self._dense: list[float] = []  # what each column is at dense widths
+        self._products: dict[tuple[str, Triple], dict[Key, float]] = {}
         self._judged = samples.random if samples.random.sum() >= _FEWEST_ROWS else np.ones(len(samples), dtype=bool)
         terms = terms_of(samples.space, samples.layers)
         values = SumOfProducts(samples.space, terms.factors)(self._widths).numpy()
@@ -86,17 +91,20 @@ class _Search:
         self._scale = self._weights / (features @ plain)  # predicted, not measured: a row's chance weighs nothing
         self._active: set[Key] = set()
 
-    def changes(self, steps: Steps) -> Iterator[dict[str, Pair]]:
-        """Other steps of one side, or the same for both, of one kind or of all; those that rows cannot tell once."""
+    def changes(self, steps: Steps) -> Iterator[dict[str, Triple]]:
+        """Other steps of a side, both or ragged ones, of one kind or of all; those that rows cannot tell apart once."""
         seen = {self._signature(steps)}
         for kinds in (self._kinds, *([kind] for kind in self._kinds)):
             for step in STEPS:
-                for reads, writes in ((True, False), (False, True), (True, True)):
+                for changed in _CHANGED:
                     candidate = dict(steps)
                     for kind in kinds:
-                        old = steps.get(kind, (1, 1))
-                        candidate[kind] = (step if reads else old[0], step if writes else old[1])
-                    candidate = {kind: pair for kind, pair in candidate.items() if max(pair) > 1}
+                        reads, writes, whole = (
+                            step if change else old
+                            for change, old in zip(changed, steps.get(kind, NO_STEPS), strict=True)
+                        )
+                        candidate[kind] = (reads, writes, whole)
+                    candidate = {kind: triple for kind, triple in candidate.items() if max(triple) > 1}
                     signature = self._signature(candidate)
                     if signature not in seen:
                         seen.add(signature)
@@ -112,8 +120,9 @@ class _Search:
             features, self._samples.ratio, counted, noise=self._noise, ridge=self._ridge, weights=self._weights
         )
         pull = tightness**2 + 1e-9  # positive definite without a prior too
-        gram = rows.T @ rows + ANCHOR**2 + np.diag(pull)
-        moment = rows.T @ aim + ANCHOR**2 + pull * prior
+        dense = np.array([float(np.prod([self._dense[number] for number in key])) for key in macs])
+        gram = rows.T @ rows + ANCHOR**2 * np.outer(dense, dense) + np.diag(pull)
+        moment = rows.T @ aim + ANCHOR**2 * dense + pull * prior
         start = np.array([key in self._active for key in macs]) if self._active else None
         solution = gram_nnls(gram, moment, start)
         on = solution > 0
@@ -130,29 +139,31 @@ class _Search:
         """Dense MACs per product of columns."""
         macs: dict[Key, float] = {(): 0.0}
         for kind in self._kinds:
-            for key, value in self._terms_of_kind(kind, steps.get(kind, (1, 1))).items():
+            for key, value in self._terms_of_kind(kind, steps.get(kind, NO_STEPS)).items():
                 macs[key] = macs.get(key, 0.0) + value
         return macs
 
-    def _terms_of_kind(self, kind: str, pair: Pair) -> dict[Key, float]:
-        if (kind, pair) not in self._products:
+    def _terms_of_kind(self, kind: str, triple: Triple) -> dict[Key, float]:
+        if (kind, triple) not in self._products:
             macs: dict[Key, float] = {}
             for layer in self._samples.layers:
                 if layer.kind != kind:
                     continue
-                for factors, value in products_of(self._samples.space, layer, {kind: pair}):
+                for factors, value in products_of(self._samples.space, layer, {kind: triple}):
                     key = tuple(sorted(self._number(side) for side in factors))
                     macs[key] = macs.get(key, 0.0) + value
-            self._products[kind, pair] = macs
-        return self._products[kind, pair]
+            self._products[kind, triple] = macs
+        return self._products[kind, triple]
 
     def _number(self, side: SteppedSide) -> int:
         """Of the side's column; sides that are equal at all rows share one."""
         if side not in self._numbers:
-            column = SteppedProducts(self._samples.space, [(side,)]).exact(self._widths)[:, 0].numpy()
-            number = self._alike.setdefault(np.round(column, 9).tobytes(), len(self._columns))
+            products = SteppedProducts(self._samples.space, [(side,)])
+            column, dense = products.exact(self._widths)[:, 0].numpy(), float(products.dense)
+            number = self._alike.setdefault(np.round(np.append(column, dense), 9).tobytes(), len(self._columns))
             if number == len(self._columns):
                 self._columns.append(column)
+                self._dense.append(dense)
             self._numbers[side] = number
         return self._numbers[side]
 

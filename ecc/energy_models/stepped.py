@@ -7,6 +7,10 @@ A side of X positions of which x are kept costs a device that works in tiles of 
 of the dense side. Between the multiples of g the smooth stand-in runs along the chords of that staircase, from tile
 edge to tile edge, so that it is continuous, rises wherever a further tile is needed, and agrees with the value at every
 multiple of g and at the dense side.
+
+A side that is not whole tiles may also cost extra in proportion to itself, as where a runtime that computes in blocks
+of channels must copy what does not fill them, or falls back to slower code: a *ragged* side is its kept fraction where
+x is no multiple of g, else 0. The chords between its tile edges lie at 0.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from ecc.core.widths import WidthSpace
 from ecc.energy_models.terms import distinct, name_of, simplest_sides, without_groups_outside
 
 __all__ = [
+    "NO_STEPS",
     "SteppedProducts",
     "SteppedSide",
     "SteppedTerm",
@@ -34,8 +39,11 @@ __all__ = [
     "stepped_terms",
 ]
 
-Steps = Mapping[str, tuple[int, int]]
-"""Per kind of layer: positions per tile along what it reads and along what it writes; 1 where there are no tiles."""
+Steps = Mapping[str, tuple[int, int, int]]
+"""Per kind of layer: positions per tile along what it reads, along what it writes, and positions whose multiples are
+spared the cost of ragged sides; 1 where there are none."""
+
+NO_STEPS = (1, 1, 1)
 
 _ROUNDING = 1e-6  # positions by which a side may exceed whole tiles, because fractions are rounded
 
@@ -48,11 +56,13 @@ class SteppedSide:
         side: The kept fraction.
         positions: Along the axis when dense; 0 for a side without steps.
         step: Positions per tile; 1 for a side without steps.
+        ragged: Whether the side counts, without steps, where it is not whole tiles and not at all where it is.
     """
 
     side: Side
     positions: int = 0
     step: int = 1
+    ragged: bool = False
 
 
 Factors = tuple[SteppedSide, ...]
@@ -77,13 +87,18 @@ def products_of(space: WidthSpace, layer: Layer, steps: Steps) -> list[tuple[Fac
     """The products that a layer's cost is a sum of, each with its dense multiply-accumulates.
 
     They are reads × writes where MACs are spent, and each side alone. A side in tiles stands alone in double tiles too:
-    processors that take tiles in turns (the waves of a GPU) leave some of them idle in the last turn.
+    processors that take tiles in turns (the waves of a GPU) leave some of them idle in the last turn. Ragged sides
+    stand alone only.
     """
+    *_, whole = steps.get(layer.kind, NO_STEPS)
     reads, writes = stepped_sides(space, layer, steps)
     alone = [reads, writes]
-    for side in (*reads, *writes):
-        if side.step > 1 and 2 * side.step < side.positions:
-            alone.append((SteppedSide(side.side, side.positions, 2 * side.step),))
+    for tiled in (*reads, *writes):
+        if tiled.step > 1 and 2 * tiled.step < tiled.positions:
+            alone.append((SteppedSide(tiled.side, tiled.positions, 2 * tiled.step),))
+    for side, positions in ((layer.reads, layer.channels_in), (layer.writes, layer.channels_out)):
+        if 1 < whole <= positions and simplest_sides(space, side):
+            alone.append((SteppedSide(without_groups_outside(space, side), positions, whole, True),))
     products: list[tuple[Factors, float]] = [(each, 0.0) for each in alone]
     if layer.macs:
         products.append((tuple(sorted(reads + writes, key=_order)), float(layer.macs)))
@@ -96,7 +111,7 @@ def stepped_sides(space: WidthSpace, layer: Layer, steps: Steps) -> tuple[Factor
     A side without steps falls into its simplest factors, as in a bilinear model. One with steps is rounded as a whole,
     in positions of its axis; it is constant where its axis is one tile.
     """
-    of_reads, of_writes = steps.get(layer.kind, (1, 1))
+    of_reads, of_writes, _ = steps.get(layer.kind, NO_STEPS)
     return (
         _stepped(space, layer.reads, layer.channels_in, of_reads),
         _stepped(space, layer.writes, layer.channels_out, of_writes),
@@ -153,7 +168,10 @@ def _order(side: SteppedSide) -> tuple[tuple[tuple[float, tuple[str, ...]], ...]
 
 
 def _name_of(side: SteppedSide) -> str:
-    return name_of(side.side) if side.step == 1 else f"⌈{name_of(side.side)}/{side.step}⌉"
+    name = name_of(side.side)
+    if side.ragged:
+        return f"{name} not in {side.step}s"
+    return name if side.step == 1 else f"⌈{name}/{side.step}⌉"
 
 
 class SteppedProducts:
@@ -173,31 +191,44 @@ class SteppedProducts:
         for t, term in enumerate(terms):
             chosen[: len(term), t] = [number[side] for side in term]
         self._chosen = [torch.from_numpy(row) for row in chosen]
-        stepped = [i for i, each in enumerate(factors) if each.step > 1]
-        self._stepped = torch.tensor(stepped, dtype=torch.int64)
-        self._positions = torch.tensor([factors[i].positions for i in stepped], dtype=torch.float64)
-        self._step = torch.tensor([factors[i].step for i in stepped], dtype=torch.float64)
-        self._tiles = torch.ceil(self._positions / self._step)
-        self._last = (self._tiles - 1) * self._step  # where the last tile begins
+        self._dense = torch.tensor(space.dense, dtype=torch.float64)
+        self._tiled = _Tiles(factors, ragged=False)
+        self._ragged = _Tiles(factors, ragged=True)
+
+    @property
+    def dense(self) -> Tensor:
+        """Values at dense widths, shape (n_terms,): 1, but for ragged sides that are whole tiles there, which are 0."""
+        return self.exact(self._dense)
 
     def exact(self, widths: Tensor) -> Tensor:
         """Values at channels of shape (…, n_groups): shape (…, n_terms); constant between steps."""
         sides = self._sides(widths)
-        if len(self._stepped):
-            kept = sides[..., self._stepped] * self._positions
-            tiles = torch.ceil((kept - _ROUNDING) / self._step).clamp_min(1)
-            sides = sides.index_copy(-1, self._stepped, tiles / self._tiles)
+        tiled, ragged = self._tiled, self._ragged
+        if len(tiled.index):
+            kept = sides[..., tiled.index] * tiled.positions
+            tiles = torch.ceil((kept - _ROUNDING) / tiled.step).clamp_min(1)
+            sides = sides.index_copy(-1, tiled.index, tiles / tiled.tiles)
+        if len(ragged.index):
+            fraction = sides[..., ragged.index]
+            kept = fraction * ragged.positions
+            left = (kept - ragged.step * torch.round(kept / ragged.step)).abs()
+            sides = sides.index_copy(-1, ragged.index, torch.where(left > _ROUNDING, fraction, 0.0))
         return self._products(sides)
 
     def smooth(self, widths: Tensor) -> Tensor:
         """The stand-in at channels of shape (…, n_groups): shape (…, n_terms); continuous, differentiable."""
         sides = self._sides(widths)
-        if len(self._stepped):
-            kept = sides[..., self._stepped] * self._positions
-            inner = (kept / self._step).clamp_min(1)
-            outer = (kept - self._last) / (self._positions - self._last) + (self._tiles - 1)
-            tiles = torch.where(kept > self._last, outer, inner)
-            sides = sides.index_copy(-1, self._stepped, tiles / self._tiles)
+        tiled, ragged = self._tiled, self._ragged
+        if len(tiled.index):
+            kept = sides[..., tiled.index] * tiled.positions
+            inner = (kept / tiled.step).clamp_min(1)
+            outer = (kept - tiled.last) / (tiled.positions - tiled.last) + (tiled.tiles - 1)
+            sides = sides.index_copy(-1, tiled.index, torch.where(kept > tiled.last, outer, inner) / tiled.tiles)
+        if len(ragged.index):
+            kept = sides[..., ragged.index] * ragged.positions
+            outer = ((kept - ragged.last) / (ragged.positions - ragged.last)).clamp_min(0)
+            dense_is_ragged = (ragged.positions < ragged.tiles * ragged.step).to(torch.float64)
+            sides = sides.index_copy(-1, ragged.index, outer * dense_is_ragged)
         return self._products(sides)
 
     def _products(self, sides: Tensor) -> Tensor:
@@ -208,3 +239,15 @@ class SteppedProducts:
         for row in self._chosen[1:]:
             product = product * padded[..., row]
         return product
+
+
+class _Tiles:
+    """Where the sides in tiles stand among the factors, and their tiles."""
+
+    def __init__(self, factors: Sequence[SteppedSide], *, ragged: bool) -> None:
+        numbers = [i for i, each in enumerate(factors) if each.step > 1 and each.ragged == ragged]
+        self.index = torch.tensor(numbers, dtype=torch.int64)
+        self.positions = torch.tensor([factors[i].positions for i in numbers], dtype=torch.float64)
+        self.step = torch.tensor([factors[i].step for i in numbers], dtype=torch.float64)
+        self.tiles = torch.ceil(self.positions / self.step)
+        self.last = (self.tiles - 1) * self.step  # where the last tile begins
