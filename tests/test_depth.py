@@ -458,7 +458,8 @@ def test_blocks_say_what_goes_with_them() -> None:
     params = 8 * 6 * 9 + 2 * 6 + 6 * 8 * 9 + 8 + 2 * 8
     layers = ("blocks.0.c1", "blocks.0.b1", "blocks.0.c2", "blocks.0.b2")
     macs = graph.macs() - graph.macs(removed=["blocks.0"])
-    assert graph.blocks == (Block("blocks.0", True, "", layers, ("blocks.0.c1",), macs, params),)
+    through = (3, 10)  # before it the input and the three tensors of the stem; it makes seven and gives the last
+    assert graph.blocks == (Block("blocks.0", True, "", layers, ("blocks.0.c1",), macs, params, through=through),)
     assert macs >= 2 * 8 * 6 * 9 * 64
     assert graph.to_json()["blocks"] == [
         {"name": "blocks.0", "removable": True, "reason": "", "layers": [*layers], "macs": macs, "params": params}
