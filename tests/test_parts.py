@@ -59,10 +59,15 @@ def test_a_fitted_sum_is_the_sum_of_its_terms(form: str) -> None:
     assert math.fsum(parts.values()) == pytest.approx(float(cost({})))
 
 
-def test_numbers_that_are_no_parts_are_not_taken_for_some() -> None:
-    cost = FORMS["mlp"].fit(Samples.of(simulated_profile(30, noise=0.001), "latency"), Options())
+@pytest.mark.parametrize("form", ["factored", "mlp"])
+def test_a_corrected_sum_has_the_terms_of_its_base(form: str) -> None:
+    cost = FORMS[form].fit(Samples.of(simulated_profile(30, noise=0.001), "latency"), Options())
     parts = parts_of(cost)
-    assert not parts or math.fsum(parts.values()) == pytest.approx(float(cost({})))
+    assert math.fsum(parts.values()) == pytest.approx(float(cost({})))
+    base = cost.base.coefficients
+    assert {name: value / parts["constant"] for name, value in parts.items()} == pytest.approx(
+        {name: value / base["constant"] for name, value in base.items()}
+    )
 
 
 def costs(graph: WidthGraph) -> dict[str, CostModel]:

@@ -94,7 +94,7 @@ def _settings(value: Mapping[str, Any]) -> Mapping[str, Any]:
     """What is not among the parts."""
     parts = value.get("parts", {})
     settings: Mapping[str, Any] = value.get("settings", {})
-    return {name: each for name, each in settings.items() if name not in parts}
+    return {name: each for name, each in settings.items() if name not in parts and each != []}
 
 
 def _groups(value: Mapping[str, Any]) -> str:

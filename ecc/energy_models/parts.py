@@ -8,7 +8,9 @@ from typing import Any
 
 from ecc.core.cost import METRICS, CostModel
 from ecc.energy_models.counting import CountCost
+from ecc.energy_models.factored import FactoredCost
 from ecc.energy_models.fitted import FittedCost, conformal_quantile
+from ecc.energy_models.mlp import MlpCost
 from ecc.energy_models.systolic.cost import SystolicCost
 
 __all__ = ["describe", "parts_of"]
@@ -21,13 +23,18 @@ _FEW, _SHORT = 32, 8  # entries of a setting that is shown: of a mapping, of a l
 def parts_of(cost: CostModel) -> dict[str, float]:
     """The parts whose sum the cost is at dense widths, by name, the largest first; empty where a form has none.
 
-    The parts of a fitted sum are its terms, in s or J; those of a count are layers, or tensors and activations; those
+    The parts of a fitted sum are its terms, in s or J; where a sum is corrected by a factor, with that factor at dense
+    widths. Those of a count are layers, or tensors and activations; those
     of a systolic array are layers. In the unit of the cost.
     """
     if isinstance(cost, CountCost):
         parts = _counted(cost)
     elif isinstance(cost, SystolicCost):
         parts = cost.shares({})
+    elif isinstance(cost, FactoredCost | MlpCost):
+        base = cost.base.coefficients
+        factor = float(cost({})) / math.fsum(base.values())  # of all terms alike, at dense widths
+        parts = {name: value * factor for name, value in base.items()}
     elif isinstance(cost, FittedCost):
         parts = cost.coefficients
         if not math.isclose(math.fsum(parts.values()), float(cost({})), rel_tol=_ALIKE):

@@ -39,9 +39,15 @@ _WORST = 12  # rows
 _NARROWEST = 3  # groups of a row that are named
 _ENDING = 30  # characters of their names
 _UNEVEN = 0.05  # p-value below which errors are not taken to be as large for cheap networks as for costly ones
+_CORRECTED = (
+    "These are the terms of the bilinear model inside, with the factor that corrects their sum at dense widths; "
+    "elsewhere it is another one."
+)
 _MADE_OF = {
     "bilinear": "A product is paid by layers that read and write these groups; a group alone by what moves its "
     "channels; the constant by all that no width changes.",
+    "factored": _CORRECTED,
+    "mlp": _CORRECTED,
     "additive": "Calls of the network by kind; overhead is what there is beside them.",
 }
 _HARD = "\u00a0"  # a space at which no line ends
