@@ -36,7 +36,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--extrapolate", action="store_true", help="let the model be asked for widths outside those profiled"
     )
     parser.add_argument("--max-error", type=float, metavar="SHARE", help="exit with 1 if the held-out MAPE is above")
-    parser.add_argument("--html", metavar="PAGE", help="also write all figures of the fit as a page")
+    parser.add_argument("--html", action=OutputFile, metavar="PAGE", help="also write all figures of the fit as a page")
     parser.add_argument("-o", "--out", action=OutputFile, required=True, metavar="FILE", help="cost model, JSON")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ecc.cli.arguments import add_input, add_model, example_inputs, the_model
 from ecc.cli.command import Command, Outcome
+from ecc.cli.outputs import OutputFile
 from ecc.cli.progress import ProgressLine
 from ecc.cli.text import percent, quantity, table
 from ecc.core.errors import InputError
@@ -37,7 +38,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="bits that say where each kept weight is, or bitmap; fetched beside the weights of layers with zeros "
         "(default 0, as in the paper)",
     )
-    parser.add_argument("--html", metavar="FILE", help="also write a page with a chart of the layers")
+    parser.add_argument(
+        "--html", action=OutputFile, metavar="FILE", help="also write a page with a chart of the layers"
+    )
 
 
 def _systolic(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
