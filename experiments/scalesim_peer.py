@@ -4,8 +4,9 @@
     peer/bin/python experiments/scalesim_peer.py < cases.json > results.json
 
 A case is {"dataflow": "os", "rows": 16, "columns": 16, "layer": [height, width, kernel_h, kernel_w, channels, filters,
-stride]}; a result has its cycles (of SCALE-Sim: the number of the last one), accesses to SRAM and words of DRAM. Nothing
-of ecc is imported here. SCALE-Sim rounds the size of an output up where torch rounds it down, so strides should divide.
+stride]}; a result has its cycles (of SCALE-Sim: the number of the last one), accesses to SRAM and words of DRAM.
+Nothing of ecc is imported here. SCALE-Sim rounds the size of an output up where torch rounds it down, so strides should
+divide.
 """
 
 from __future__ import annotations

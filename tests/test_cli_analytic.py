@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import shutil
 from functools import partial
 
@@ -13,6 +14,9 @@ from cli_toy import run, workplace
 
 from ecc.api.keeping import load
 from ecc.api.recipe import Recipe
+from ecc.core.budget import Budget
+from ecc.core.errors import InputError
+from ecc.core.verdict import BudgetCheck
 from ecc.energy_models.systolic.array import PRESETS
 from ecc.energy_models.systolic.energy import systolic_energy
 from ecc.network.tracing import trace
@@ -20,6 +24,35 @@ from ecc.network.tracing import trace
 TRAINED = "net.py:small --weights weights.safetensors --data digits"
 TINY = 'base = "eyeriss"\nrows = 4\ncolumns = 4\nfrequency_hz = 1e6\n'
 JOULES = TINY + 'unit = "J"\ne_rf = 1e-12\ne_mac = 3e-12\ne_cache = 6e-12\ne_dram = 2e-10\n'
+
+
+@pytest.mark.parametrize(
+    ("budget", "unit"),
+    [
+        (Budget("energy", 0.5), "e_RF"),
+        (Budget("energy", 0.5), "J"),
+        (Budget("energy", 12.0, relative=False, unit="e_RF"), "e_RF"),
+        (Budget("energy", 12.0, relative=False), "J"),
+    ],
+    ids=str,
+)
+def test_a_verdict_on_a_model_is_written_and_read_with_its_unit_and_its_name(budget, unit):
+    check = BudgetCheck.of_count(budget, dense=40.0, value=13.0, predicted=12.5, unit=unit, source="systolic array x")
+    again = BudgetCheck.from_json(json.loads(json.dumps(check.to_json())))
+    assert again == check
+    assert (again.shown_in, again.met) == (unit, budget.relative)
+    assert again.budget == budget
+    assert re.match(rf"energy of systolic array x 13(\.0)? {unit} [≤>] [\d.]+ {unit}: ", str(check))
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit", "source"),
+    [("energy", "e_RF", ""), ("energy", "MAC", "x"), ("latency", "e_RF", "x"), ("energy", "\x1b[2J", "x")],
+)
+def test_units_that_no_device_or_model_has_are_refused(metric, unit, source):
+    made = BudgetCheck.of_count(Budget(metric, 0.5), dense=4.0, value=1.0).to_json()
+    with pytest.raises(InputError, match=r"cannot be in|no plain text"):
+        BudgetCheck.from_json(made | {"unit": unit, "source": source})
 
 
 @pytest.fixture(scope="module")

@@ -120,7 +120,7 @@ def compress(
         model: The dense, trained network; left as it is.
         train: Batches of (inputs, targets), repeatable.
         budgets: ``latency<=60%``, ``latency<=5ms``, ``macs<=0.5`` …; budgets on counts need no cost model.
-        costs: One cost model per measured budget.
+        costs: One cost model per measured budget, or a SystolicCost for a budget on what an accelerator would take.
         epochs: Of training in all.
         distill: Weight of the dense network's logits in the loss.
         test: Where the two accuracies are computed; ``validation`` when None.
