@@ -19,6 +19,8 @@ __all__ = [
     "ANCHOR",
     "check_strengths",
     "gram_nnls",
+    "macs_line",
+    "prior_from",
     "prior_of",
     "relative_nnls",
     "robust_weights",
@@ -150,10 +152,21 @@ def prior_of(
 
     Args: as of ``shrunken_nnls``; without weights all rows count the same.
     """
-    share = _shares(macs)
-    row_weights = np.ones(len(target)) if weights is None else weights
-    base, slope = _settle(np.column_stack([features[:, 0], features @ share]), target, row_weights, None)
-    prior = slope * share
+    trust = np.ones(len(target)) if weights is None else weights
+    return prior_from(macs_line(features, target, macs, trust), macs, noise=noise, ridge=ridge)
+
+
+def macs_line(features: Floats, target: Floats, macs: Floats, weights: Floats) -> tuple[float, float]:
+    """Constant and slope of the fit of constant + MACs; arguments as of ``shrunken_nnls``."""
+    columns = np.column_stack([features[:, 0], features @ _shares(macs)])
+    base, slope = _settle(columns, target, weights, None)
+    return float(base), float(slope)
+
+
+def prior_from(line: tuple[float, float], macs: Floats, *, noise: float, ridge: float) -> tuple[Floats, Floats]:
+    """As of ``prior_of``, from the constant and the slope of the fit of constant + MACs."""
+    base, slope = line
+    prior = slope * _shares(macs)
     prior[0] += base
     return prior, math.sqrt(ridge) * noise / np.maximum(prior, 1 / len(prior))
 

@@ -19,7 +19,15 @@ import torch
 from numpy.typing import NDArray
 
 from ecc.core.layers import SumOfProducts
-from ecc.energy_models.least_squares import ANCHOR, gram_nnls, prior_of, robust_weights, row_weights, shrunken_nnls
+from ecc.energy_models.least_squares import (
+    ANCHOR,
+    gram_nnls,
+    macs_line,
+    prior_from,
+    robust_weights,
+    row_weights,
+    shrunken_nnls,
+)
 from ecc.energy_models.samples import Samples
 from ecc.energy_models.stepped import NO_STEPS, SteppedProducts, SteppedSide, Steps, products_of
 from ecc.energy_models.terms import terms_of
@@ -89,6 +97,7 @@ class _Search:
             )
         plain = shrunken_nnls(features, samples.ratio, self._weights, macs, noise=noise, ridge=ridge)
         self._scale = self._weights / (features @ plain)  # predicted, not measured: a row's chance weighs nothing
+        self._line = macs_line(features, samples.ratio, macs, self._weights)
         self._active: set[Key] = set()
 
     def changes(self, steps: Steps) -> Iterator[dict[str, Triple]]:
@@ -116,9 +125,7 @@ class _Search:
         features = np.column_stack([self._column(key) for key in macs])
         counted = np.array(list(macs.values()))
         rows, aim = features * self._scale[:, None], self._samples.ratio * self._scale
-        prior, tightness = prior_of(
-            features, self._samples.ratio, counted, noise=self._noise, ridge=self._ridge, weights=self._weights
-        )
+        prior, tightness = prior_from(self._line, counted, noise=self._noise, ridge=self._ridge)
         pull = tightness**2 + 1e-9  # positive definite without a prior too
         dense = np.array([float(np.prod([self._dense[number] for number in key])) for key in macs])
         gram = rows.T @ rows + ANCHOR**2 * np.outer(dense, dense) + np.diag(pull)
