@@ -522,7 +522,7 @@ def test_front_without_the_axis_is_refused(halves):
         "graph zoo:nothing --html",
         "front nothing --out",
         "fit nothing.db -o",
-        "fit nothing.db -o cost.json --html",
+        "fit nothing.db --html",
         "systolic zoo:nothing --html",
         "profile zoo:nothing --store",
         "inspect nothing.db --html",
