@@ -27,14 +27,15 @@ def share(value: float, digits: int = 1) -> str:
 
 def made(rows: pd.DataFrame) -> str:
     """Where and when the rows were made."""
-    commits, dates = ", ".join(map(str, rows.commit.unique())), " to ".join(sorted({rows.date.min(), rows.date.max()}))
-    first = rows.iloc[0]
-    return f"torch {first.torch}, Python {first.python}, {first.threads} thread. Made {dates} at commit {commits}."
+    commits, dates = list(rows.commit.unique()), " to ".join(sorted({rows.date.min(), rows.date.max()}))
+    first, at = rows.iloc[0], ", ".join(map(str, commits)) if len(commits) < 4 else f"one of {len(commits)}, in the CSV"
+    return f"torch {first.torch}, Python {first.python}, {first.threads} thread. Made {dates} at commit {at}."
 
 
 def in_order(rows: pd.DataFrame) -> list[str]:
-    """Forms as they come in the file, auto behind those that it chooses among."""
-    return list(dict.fromkeys(rows["form"]))
+    """Forms as they come in the file; behind them what chooses among them, then peers."""
+    last = ("random", "boosted", "auto")
+    return sorted(dict.fromkeys(rows["form"]), key=lambda name: [name.startswith(each) for each in last])
 
 
 def measured(rows: pd.DataFrame) -> str:
@@ -84,7 +85,7 @@ def simulated(rows: pd.DataFrame) -> str:
             name,
             *(share(medians.get((device, name, size), float("nan"))) for size in sizes),
         ]
-        for device in dict.fromkeys(rows.device)
+        for device in sorted(set(rows.device))
         for place, name in enumerate(in_order(rows[rows.device == device]))
     ]
     at = rows[rows["rows"] == AT].groupby(["form", "device"]).mape.median()
@@ -102,7 +103,7 @@ def simulated(rows: pd.DataFrame) -> str:
 def picks(rows: pd.DataFrame) -> str:
     """What auto chose, how often."""
     chosen = rows[rows["form"] == "auto"]
-    counts = chosen.groupby(["device", "rows"], sort=False).chosen.value_counts()
+    counts = chosen.groupby(["device", "rows"]).chosen.value_counts()
     lines = []
     for (device, size), part in counts.groupby(level=[0, 1], sort=False):
         lines.append([device, f"{size:,}", ", ".join(f"{name} × {count}" for (_, _, name), count in part.items())])
