@@ -127,7 +127,7 @@ def test_it_stops_when_every_width_was_measured():
 
 def test_held_out_rows_are_those_of_the_plan():
     points = drive(Chooser("latency", 90))
-    found = judge(table(points), "latency")
+    found = judge(table(points), "latency", form="bilinear")
     assert {points[row].purpose for row in found.residuals.index} == {"random"}
     assert len(found.residuals) == sum(point.purpose == "random" for point in points)
 

@@ -418,7 +418,7 @@ def test_an_older_reader_ignores_names_it_does_not_know(tmp_path: Path) -> None:
 
 
 def test_checks_and_cost_models_of_the_package_go_in_and_out(tmp_path: Path) -> None:
-    cost = judge(simulated_profile(30), "latency").cost
+    cost = judge(simulated_profile(30), "latency", form="bilinear").cost
     checks = (
         BudgetCheck("latency", 2e-3, 4e-3, None, 1.9e-3, 1.8e-3, float("inf"), False, 0.6),
         BudgetCheck.unmeasured(Budget("energy", 0.5), dense=1.0, predicted=0.4, reason="no meter"),

@@ -33,7 +33,7 @@ HOSTILE = (
 
 @pytest.fixture(scope="module")
 def fit() -> Fit:
-    return judge(simulated_profile(40), "latency")
+    return judge(simulated_profile(40), "latency", form="bilinear")
 
 
 def groups(
