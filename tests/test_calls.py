@@ -102,3 +102,17 @@ def test_a_grouped_convolution_with_one_channel_per_group_left_is_depthwise():
     call = OperatorCall("", Operator("grouped", groups=4, channels_in=8, channels_out=8), (("channels_in", half),))
     assert call.at({"a": 0.5}).kind == "depthwise"
     assert replace(call, sides=()).at({"a": 0.5}).kind == "grouped"
+
+
+def test_an_empty_slice_follows_nothing():
+    class Halves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            y = self.first(x)
+            return self.second(torch.cat([y[:, :4], y[:, 4:]], 1))
+
+    graph = trace(Halves(), torch.zeros(2, 4))
+    assert [group.name for group in graph.prunable] == ["first"]

@@ -257,6 +257,8 @@ class _Builder:
         return len(labels) if labels is not None and self._side(labels).groups else 0
 
     def _find_side(self, group: Ints) -> Side:
+        if not len(group):  # an empty slice
+            return _DENSE
         if (group == group[:1]).all():
             return Side(((1.0, tuple(self._groups[g].name for g in group[0] if g >= 0)),))
         kinds, counts = np.unique(group, axis=0, return_counts=True)

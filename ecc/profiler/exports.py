@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ecc.core.errors import UnavailableError
-from ecc.core.table import OPERATOR_COLUMNS
-from ecc.core.table import ProfileTable
+from ecc.core.table import OPERATOR_COLUMNS, ProfileTable
 from ecc.profiler.operators import holds_operators, operator_table
 from ecc.profiler.tables import UNITS
 

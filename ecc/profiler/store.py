@@ -18,8 +18,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from ecc.core.errors import InputError, MeterError
 from ecc.core.calls import OperatorCall
+from ecc.core.errors import InputError, MeterError
 from ecc.core.layers import Layer
 from ecc.core.table import ProfileTable, Provenance
 from ecc.core.widths import Widths, WidthSpace

@@ -1,7 +1,8 @@
 """Correction: the widths of a trained solution moved to limits that have changed a little.
 
 A cost model is wrong by a few per cent, so a solution that was measured has to give up units or may take some back.
-What was trained stays: kept units rank above dropped ones, and a unit that comes back has the weights of the dense network.
+What was trained stays: kept units rank above dropped ones, and a unit that comes back has the weights of the dense
+network.
 """
 
 from __future__ import annotations

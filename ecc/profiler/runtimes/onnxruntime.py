@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ecc.core.errors import InputError, UnavailableError
+from ecc.core.errors import UnavailableError
 from ecc.core.meter import Runnable
 from ecc.profiler.devices import current_device
 from ecc.profiler.runtimes.calling import Call
