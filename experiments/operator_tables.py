@@ -71,7 +71,7 @@ class Table:
 def board(path: Path) -> Table:
     """The table of the ARM board."""
     rows = pd.read_csv(path)
-    shapes = rows.drop(columns="latency_ms").astype(str).agg("|".join, axis=1)
+    shapes = rows.drop(columns="latency_ms").map(str).agg("|".join, axis=1)
     return Table(
         "rk3288",
         [operator(row) for row in rows.to_dict("records")],
@@ -228,8 +228,11 @@ def main() -> None:
     tables = [board(arguments.data_dir / "latency_tables" / "rk3288_cpu_ops.csv")]
     if arguments.operators:
         tables.append(profiled(arguments.operators))
-    rows = [row | environment() for table in tables for row in compare(table)]
-    pd.DataFrame(rows).to_csv(arguments.out, index=False)
+    rows = []
+    for table in tables:
+        for row in compare(table):
+            rows.append(row | environment())
+            pd.DataFrame(rows).to_csv(arguments.out, index=False)  # minutes each: what there is stays
 
 
 if __name__ == "__main__":

@@ -58,3 +58,10 @@ def test_far_from_all_rows_it_knows_nothing():
     far = torch.full((1, 3), 1e4, dtype=torch.float64)
     assert abs(float(found.mean(far))) < 1e-6
     assert float(found.spread(far)) >= found.amplitude
+
+
+def test_rows_that_contradict_the_parameters_are_found_before_anything_is_asked():
+    rows, scale = torch.zeros((30, 2), dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    target, noise = torch.arange(30, dtype=torch.float64), torch.full((30,), 0.1, dtype=torch.float64)
+    assert Process(rows, target, noise, 1.0, 0.0, scale).sound
+    assert not Process(rows, target, -noise, 1.0, 0.0, scale).sound

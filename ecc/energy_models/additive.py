@@ -42,7 +42,7 @@ from ecc.energy_models.operator_costs import OperatorCosts
 from ecc.energy_models.samples import Samples
 from ecc.network.graph import WidthGraph
 
-__all__ = ["AdditiveCost", "Composable", "compose", "fit_samples"]
+__all__ = ["AdditiveCost", "Composable", "compose", "demand_composable", "fit_samples"]
 
 Floats = NDArray[np.float64]
 
@@ -309,14 +309,8 @@ def compose(
     """
     if metric not in FITTED:
         raise InputError(f"compose(metric=...) must be one of {', '.join(FITTED)}, got {metric!r}")
-    if not network.calls:
-        raise InputError(
-            "the operators that the network runs are not known (its profile is from an older version, or nothing in "
-            "it could be followed); profile it again, or compose its WidthGraph"
-        )
     chosen = runtime or operators.provenance.runtime
-    if provenance is not None:
-        _demand_like(operators.provenance, provenance, chosen)
+    demand_composable(network, operators, provenance, chosen)
     parts = parts_of(network.calls, chosen)
     known = OperatorCosts.of(operators, metric) if learnt is None else learnt
     mine = provenance or _provenance(operators.provenance, network, name, chosen)
@@ -339,6 +333,23 @@ def compose(
         dense = float(cost.evaluate(cost._full)[0])
         reach = float(stats.norm.ppf(0.975) * cost._spread(cost._full))
     return replace(cost, reference=(dense, dense * math.exp(-reach), dense * math.exp(reach)))
+
+
+def demand_composable(
+    network: Composable, operators: OperatorTable, provenance: Provenance | None = None, runtime: str | None = None
+) -> None:
+    """Refuse what no cost can be composed of, before anything is learnt; arguments as of ``compose``.
+
+    Raises:
+        InputError: If no calls are known, or measurements do not go together.
+    """
+    if not network.calls:
+        raise InputError(
+            "the operators that the network runs are not known (its profile is from an older version, or nothing in "
+            "it could be followed); profile it again, or compose its WidthGraph"
+        )
+    if provenance is not None:
+        _demand_like(operators.provenance, provenance, runtime or operators.provenance.runtime)
 
 
 def fit_samples(samples: Samples, operators: OperatorTable | None, learnt: OperatorCosts | None = None) -> AdditiveCost:

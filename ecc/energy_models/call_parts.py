@@ -82,6 +82,8 @@ class Shapes:
                 column: (size * fractions[:, follow[column]]).clamp_min(1).reshape(-1)
                 if column in follow
                 else size.repeat(n)
+                if n > 1
+                else size
                 for column, size in dense.items()
             }
         return found

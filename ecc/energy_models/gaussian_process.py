@@ -67,6 +67,14 @@ class Process:
     def _alpha(self) -> Tensor:
         return torch.cholesky_solve(self.target[:, None], self._factor)[:, 0]
 
+    @property
+    def sound(self) -> bool:
+        """Whether its rows and parameters go together in numbers of 64 bits; a damaged one would fail when asked."""
+        try:
+            return bool(torch.isfinite(self._alpha).all())
+        except RuntimeError:  # LinAlgError
+            return False
+
     def mean(self, inputs: Tensor) -> Tensor:
         """Of inputs of shape (m, d): shape (m,), differentiable."""
         return _matern(_squares(inputs * self.scale, self._rows), self.amplitude) @ self._alpha

@@ -23,6 +23,7 @@ from ecc.core.errors import InputError
 from ecc.core.layers import SumOfProducts
 from ecc.core.problem import Progress
 from ecc.core.table import OperatorTable, ProfileTable
+from ecc.energy_models.additive import demand_composable
 from ecc.energy_models.choice import Candidate, choose, explain
 from ecc.energy_models.crossing import Crossed, Folds, Predictor, cross, held_out, predictor
 from ecc.energy_models.fitted import FittedCost, conformal_quantile
@@ -135,7 +136,11 @@ def judge(
     if not _HOLDOUT[0] <= holdout <= _HOLDOUT[1]:
         raise InputError(f"judge(holdout=...) must be in [0.1, 1/3], got {holdout}")
     samples = _demand_held(Samples.of(table, metric))
-    learnt = None if operators is None else OperatorCosts.of(operators, metric)  # once for all folds
+    learnt = None
+    if operators is not None and form != AUTO:
+        demand_composable(samples, operators, samples.provenance)
+    if operators is not None and samples.calls:
+        learnt = OperatorCosts.of(operators, metric)  # once for all folds
     options = Options(operators=operators, learnt=learnt, robust=robust, seed=seed)
     generator = np.random.default_rng(seed)
     folds = Folds.of(samples, max(3, round(1 / holdout)), generator)

@@ -313,6 +313,8 @@ def _model(fields: Fields) -> KindCosts:
     if not sane or len(residual) != len(rows) or max(map(abs, residual)) > 1e3 or not 0 < float(variance.max()) < 1e9:
         raise InputError("cost model: a model of operators has impossible numbers")
     process = Process(inputs, torch.tensor(residual, dtype=torch.float64), variance, amplitude, nugget, scale, stretch)
+    if not process.sound:
+        raise InputError("cost model: the rows of a model of operators contradict its parameters")
     return KindCosts(kinds, lines, rows, process)
 
 

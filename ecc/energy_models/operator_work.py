@@ -106,11 +106,12 @@ def features(kind: str, sizes: Sizes) -> Tensor:
         *(s["kernel_h"] * s["kernel_w"], s["stride"]),
         *(done[:, 1].clamp_min(1), done[:, 2] + done[:, 3], done[:, 4]),
     ]
-    padded = [_padding(each, step) for each in (reads, writes, s["out_width"], positions) for step in _STEPS]
-    return torch.cat([torch.stack(smooth, -1).clamp_min(1e-12).log(), torch.stack(padded, -1)], -1)
+    seen = torch.stack(smooth, -1).clamp_min(1e-12).log()
+    return torch.cat([seen, _paddings(torch.stack((reads, writes, s["out_width"], positions), -1))], -1)
 
 
-def _padding(size: Tensor, step: int) -> Tensor:
-    """Logarithm of the size padded to a multiple of the step over the size itself."""
-    exact = size.detach()
-    return (torch.ceil(exact / step - _SLACK) * step / exact).log().clamp_min(0)
+def _paddings(sizes: Tensor) -> Tensor:
+    """Logarithms of sizes, shape (n, k), padded to multiples of each step over the sizes themselves; (n, k · steps)."""
+    exact = sizes.detach()[..., None]
+    steps = torch.tensor(_STEPS, dtype=torch.float64)
+    return (torch.ceil(exact / steps - _SLACK) * steps / exact).log().clamp_min(0).flatten(1)
