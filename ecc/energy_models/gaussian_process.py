@@ -75,6 +75,11 @@ class Process:
         except RuntimeError:  # LinAlgError
             return False
 
+    @property
+    def left_out(self) -> Tensor:
+        """What each row's target is above its prediction by all other rows, shape (n,)."""
+        return self._alpha / torch.cholesky_inverse(self._factor).diagonal()
+
     def mean(self, inputs: Tensor) -> Tensor:
         """Of inputs of shape (m, d): shape (m,), differentiable."""
         return _matern(_squares(inputs * self.scale, self._rows), self.amplitude) @ self._alpha
@@ -151,7 +156,7 @@ def _weights(process: Process) -> Tensor:
 def _left_out(process: Process) -> tuple[Tensor, Tensor]:
     """Residual of each row as predicted by the others, and the variance of that prediction, noise left out."""
     inverse = torch.cholesky_inverse(process._factor).diagonal()
-    return process._alpha / inverse, (1 / inverse - process.variance).clamp_min(0)
+    return process.left_out, (1 / inverse - process.variance).clamp_min(0)
 
 
 def _stretch(process: Process) -> float:
