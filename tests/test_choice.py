@@ -1,4 +1,4 @@
-"""The choice of a form: by nested cross-validation, the simplest unless another is better by more than chance."""
+"""The choice of a form: by nested cross-validation, the simplest unless another makes the rows likelier."""
 
 import json
 from dataclasses import replace
@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from oracles import made_up_cost, residual_net, simulated_profile
+from scipy import optimize, stats
 
 from ecc.core.errors import InputError
 from ecc.energy_models import bilinear, judging
 from ecc.energy_models.bilinear import BilinearCost
-from ecc.energy_models.choice import choose, explain
+from ecc.energy_models.choice import choose, explain, surprise
 from ecc.energy_models.crossing import Folds, cross
 from ecc.energy_models.forms import FORMS, Form, demand_form
 from ecc.energy_models.judging import judge
@@ -38,25 +39,49 @@ def with_forms(monkeypatch, **fitters):
 def test_the_simplest_of_equals_is_taken():
     generator = np.random.default_rng(0)
     error = np.abs(generator.normal(0, 0.02, 200))
-    same = error + generator.normal(0, 0.01, 200)
-    assert choose({"simple": same - same.mean() + error.mean() + 1e-4, "other": error}) == "simple"
+    assert choose({"simple": 1.003 * generator.permutation(error), "other": error}) == "simple"
+    assert choose({"simple": 1.01 * error, "other": error}) == "other"
     assert choose({"simple": error + 0.01, "other": error}) == "other"
     assert choose({"simple": error, "other": error + 0.01}) == "simple"
     assert choose({"alone": error}) == "alone"
 
 
-def test_differences_are_paired():
-    # Both errors vary widely from row to row, but one is a little less in every row: no chance at all.
-    error = np.abs(np.random.default_rng(0).normal(0, 1, 50))
-    assert choose({"simple": error + 0.001, "other": error}) == "other"
+def test_a_form_that_explains_what_noise_hides_is_taken():
+    # What the simple form misses is less than half the noise, so single rows hardly tell; together they do.
+    chosen = {"simple": 0, "other": 0}
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        noise, missed = generator.normal(0, 0.05, 200), generator.normal(0, 0.022, 200)
+        chosen[choose({"simple": noise + missed, "other": noise})] += 1
+    assert chosen["other"] >= 38
+
+
+def test_surprise_is_least_at_the_likeliest_scale_of_students_t():
+    errors = stats.t.rvs(6, scale=0.03, size=300, random_state=1)
+    likeliest = optimize.minimize_scalar(
+        lambda log: -stats.t.logpdf(errors, 6, scale=np.exp(log)).sum(), bounds=(-8, 0), method="bounded"
+    )
+    constant = -300 * stats.t.logpdf(0, 6)
+    assert surprise(errors) == pytest.approx(likeliest.fun - constant, abs=1e-3)
+    assert surprise(np.abs(errors)) == pytest.approx(surprise(errors))
+
+
+def test_one_outlier_decides_nothing_and_neither_does_what_is_exact():
+    error = np.abs(np.random.default_rng(0).normal(0, 0.02, 100))
+    spoilt = 0.6 * error
+    spoilt[0] = 3.0
+    assert choose({"simple": error, "other": spoilt}) == "other"
+    assert choose({"simple": np.full(100, 1e-6), "other": np.full(100, 1e-9)}) == "simple"
+    assert choose({"simple": np.zeros(100), "other": np.zeros(100)}) == "simple"
 
 
 def test_the_reason_names_the_choice_and_what_it_was_preferred_to():
     error = np.linspace(0.01, 0.03, 100)
-    assert explain({"a": error + 0.02, "b": error}).startswith("b has the least held-out error, 2.00 ± 0.06 %; what is")
+    better = explain({"a": error + 0.02, "b": error})
+    assert better.startswith("b has the likeliest held-out errors, 2.00 ± 0.06 %; what is simpler is less likely by")
     assert explain({"a": error, "b": error + 0.02}).endswith("and is the simplest form")
-    jumble = error + np.where(np.arange(100) % 2, 0.011, -0.010)
-    assert explain({"a": jumble, "b": error}).startswith("a is the simplest form whose held-out error cannot be told")
+    close = explain({"a": error * 1.005, "b": error})
+    assert close.startswith("a is the simplest form whose held-out errors, 2.01 ± 0.06 %, are about as likely as those")
     assert explain({"a": error}) == "a is the only form that can be fitted to these rows"
 
 
@@ -68,7 +93,7 @@ def test_auto_chooses_the_form_that_predicts_and_says_why(monkeypatch):
     assert [candidate.chosen_in for candidate in fit.forms] == [0, 5]
     assert fit.forms[0].mape > 5 * fit.forms[1].mape
     assert fit.forms[1].mape == pytest.approx(fit.holdout["mape"])
-    assert fit.chosen_because.startswith("bilinear has the least held-out error")
+    assert fit.chosen_because.startswith("bilinear has the likeliest held-out errors")
     alone = judge(simulated_profile(80), "latency", form="bilinear")
     assert alone.holdout == fit.holdout
     assert alone.chosen_because == "bilinear was asked for"

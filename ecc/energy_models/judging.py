@@ -120,8 +120,8 @@ def judge(
 
     Args:
         metric: A measured metric of the table.
-        form: A key of FORMS, or ``auto``: the simplest of those whose held-out errors chance cannot tell from the
-            least one (``choice.choose``).
+        form: A key of FORMS, or ``auto``: the simplest of those whose held-out errors are about as likely as the
+            likeliest (``choice.choose``).
         operators: Operator profile of the same device and runtime, for the forms that are made of one.
         robust: Let rows count less that disagree with what the others say.
         extrapolate: Let the model be asked for widths outside those that were profiled.

@@ -8,6 +8,8 @@ The fits below start there and then minimise the error of the *logarithm*, which
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,7 @@ __all__ = [
     "prior_from",
     "prior_of",
     "relative_nnls",
+    "ridge_nnls",
     "robust_weights",
     "row_weights",
     "shrunken_nnls",
@@ -175,7 +178,23 @@ def _shares(macs: Floats) -> Floats:
     return macs / macs.sum() if macs.sum() else macs
 
 
-Penalty = tuple[Floats, Floats]
+@dataclass(frozen=True, slots=True, eq=False)
+class _Penalty:
+    """What coefficients are drawn towards beside the rows.
+
+    Attributes:
+        dense: A row that aims at the dense ratio, shape (p,).
+        prior: What each coefficient is drawn to, shape (p,).
+        tightness: How strongly, shape (p,); all 0 without a prior.
+    """
+
+    dense: Floats
+    prior: Floats
+    tightness: Floats
+
+    def value(self, a: Floats) -> float:
+        """What it adds to the sum of squares."""
+        return float((self.dense @ a - ANCHOR) ** 2 + ((self.tightness * (a - self.prior)) ** 2).sum())
 
 
 def _penalty(
@@ -186,48 +205,50 @@ def _penalty(
     noise: float,
     ridge: float,
     dense: Floats | None,
-) -> Penalty:
-    """Rows that pull towards the dense ratio and the prior, and what they aim at."""
-    at_dense = np.ones(features.shape[1]) if dense is None else dense
-    rows, one = ANCHOR * at_dense[None], np.array([ANCHOR])
+) -> _Penalty:
+    width = features.shape[1]
+    row = ANCHOR * (np.ones(width) if dense is None else dense)
     if noise == 0 or ridge == 0:
-        return rows, one
-    prior, tightness = prior_of(features, target, macs, noise=noise, ridge=ridge, weights=weights)
-    return np.vstack([rows, np.diag(tightness)]), np.concatenate([one, tightness * prior])
+        return _Penalty(row, np.zeros(width), np.zeros(width))
+    return _Penalty(row, *prior_of(features, target, macs, noise=noise, ridge=ridge, weights=weights))
 
 
 def _settle(
-    features: Floats, target: Floats, weights: Floats, penalty: Penalty | None, start: Floats | None = None
+    features: Floats, target: Floats, weights: Floats, penalty: _Penalty | None, start: Floats | None = None
 ) -> Floats:
     """Non-negative a that minimises Σ w² log²(features a / target) and the penalty: Gauss-Newton with halved steps."""
-    width = features.shape[1]
-    matrix, aim = penalty if penalty is not None else (np.empty((0, width)), np.empty(0))
 
     def objective(a: Floats) -> float:
         predicted = features @ a
         if not (predicted[weights > 0] > 0).all():
             return math.inf
         errors = weights * np.log(np.where(weights > 0, predicted, target) / target)
-        return float(errors @ errors + ((matrix @ a - aim) ** 2).sum())
+        return float(errors @ errors) + (penalty.value(a) if penalty is not None else 0.0)
 
-    def nearest(scale: Floats, goal: Floats) -> Floats:
-        rows = features * (weights / scale)[:, None]
-        return _nnls(np.vstack([rows, matrix]), np.concatenate([weights * goal, aim]))
+    def nearest(scale: Floats, goal: Floats, near: Floats | None) -> Floats:
+        rows, aim = features * (weights / scale)[:, None], weights * goal
+        if penalty is None:
+            return _nnls(rows, aim)
+        rows, aim = np.vstack([rows, penalty.dense]), np.append(aim, ANCHOR)
+        if not penalty.tightness.all():
+            return _nnls(rows, aim)
+        return ridge_nnls(rows, aim, penalty.prior, penalty.tightness, None if near is None else near > 0)
 
-    found = nearest(target, np.ones(len(target))) if start is None else start
+    found = nearest(target, np.ones(len(target)), None) if start is None else start
     value = objective(found)
+    towards = found
     for _ in range(_ITERATIONS if math.isfinite(value) else 0):
         predicted = features @ found
         predicted[weights == 0] = target[weights == 0]
-        towards = nearest(predicted, 1 + np.log(target / predicted)) - found
-        step = 1.0
-        while step > 1e-6 and objective(found + step * towards) > value:
+        goal = nearest(predicted, 1 + np.log(target / predicted), towards)
+        step, change = 1.0, goal - found
+        while step > 1e-6 and objective(found + step * change) > value:
             step /= 2
         if step <= 1e-6:
             break
-        found = np.maximum(found + step * towards, 0.0)
+        found, towards = np.maximum(found + step * change, 0.0), goal
         value = objective(found)
-        if np.abs(features @ (step * towards)).max() < _SETTLED * predicted.max():
+        if np.abs(features @ (step * change)).max() < _SETTLED * predicted.max():
             break
     return found
 
@@ -244,21 +265,70 @@ def _nnls(matrix: Floats, aim: Floats) -> Floats:
 def gram_nnls(gram: Floats, moment: Floats, start: NDArray[np.bool_] | None = None) -> Floats:
     """Non-negative a that minimises aᵀ gram a − 2 momentᵀ a, for a positive definite gram of shape (p, p).
 
-    Block principal pivoting (Kim and Park, SIAM J. Sci. Comput. 2011): all columns on the wrong side of zero change
-    sides at once, one at a time where that goes in circles. Much faster than an active set that grows by one, and
-    faster still from a good start.
-
     Args:
         start: Columns that are thought to be positive, shape (p,); those with a positive moment if None.
     """
-    free = (moment > 0) if start is None else start.copy()
-    tolerance = 1e-10 * float(np.abs(moment).max(initial=0.0))
-    fewest, chances = len(moment) + 1, 3
-    for _ in range(100 + 10 * len(moment)):
-        solution = np.zeros(len(moment))
-        solution[free] = np.linalg.solve(gram[np.ix_(free, free)], moment[free])
-        slope = gram @ solution - moment
-        wrong = np.where(free, solution < 0, slope < -tolerance)
+    return _pivot(
+        lambda free: np.asarray(np.linalg.solve(gram[np.ix_(free, free)], moment[free]), dtype=np.float64),
+        lambda a: gram @ a - moment,
+        (moment > 0) if start is None else start.copy(),
+        1e-10 * float(np.abs(moment).max(initial=0.0)),
+    )
+
+
+def ridge_nnls(
+    rows: Floats, aim: Floats, prior: Floats, tightness: Floats, start: NDArray[np.bool_] | None = None
+) -> Floats:
+    """Non-negative a that minimises ‖rows a − aim‖² + Σ (tightness (a − prior))²; shapes (n, p), (n,) → (p,).
+
+    Solves systems of n or of p unknowns, whichever is smaller.
+
+    Args:
+        prior: Shape (p,).
+        tightness: Positive, shape (p,).
+        start: As of ``gram_nnls``.
+    """
+    pull = tightness**2
+    moment = rows.T @ aim + pull * prior
+
+    def solve(free: NDArray[np.bool_]) -> Floats:
+        columns, own = rows[:, free], pull[free]
+        if len(own) <= len(rows):
+            return np.asarray(np.linalg.solve(columns.T @ columns + np.diag(own), moment[free]))
+        scaled, alone = columns / own, moment[free] / own  # the identity of Sherman, Morrison and Woodbury
+        inner = np.linalg.solve(np.eye(len(rows)) + scaled @ columns.T, columns @ alone)
+        return np.asarray(alone - scaled.T @ inner)
+
+    return _pivot(
+        solve,
+        lambda a: rows.T @ (rows @ a) + pull * a - moment,
+        (moment > 0) if start is None else start.copy(),
+        1e-10 * float(np.abs(moment).max(initial=0.0)),
+    )
+
+
+def _pivot(
+    solve: Callable[[NDArray[np.bool_]], Floats],
+    slope_of: Callable[[Floats], Floats],
+    free: NDArray[np.bool_],
+    tolerance: float,
+) -> Floats:
+    """Non-negative least squares of a positive definite problem, by block principal pivoting.
+
+    All columns on the wrong side of zero change sides at once, one at a time where that goes in circles (Kim and Park,
+    SIAM J. Sci. Comput. 2011). Much faster than an active set that grows by one, and faster still from a good start.
+
+    Args:
+        solve: Free columns → their coefficients where the others are 0.
+        slope_of: Coefficients → half the slope of what is minimised.
+        free: Columns that are thought to be positive, shape (p,); changed in place.
+        tolerance: Slopes below which a column at 0 is left there.
+    """
+    fewest, chances = len(free) + 1, 3
+    for _ in range(100 + 10 * len(free)):
+        solution = np.zeros(len(free))
+        solution[free] = solve(free)
+        wrong = np.where(free, solution < 0, slope_of(solution) < -tolerance)
         count = int(wrong.sum())
         if not count:
             break

@@ -1,9 +1,10 @@
 r"""The choice of steps: how many positions make a tile, for each kind of layer and each side, from held-out error.
 
-Steps are taken one change at a time, each the one that best predicts rows that were not fitted to, as long as it beats
-the steps so far by one and a half standard errors of the difference. The choice starts at no steps, so a device
-without tiles, or one whose tiles the rows cannot show, keeps the bilinear form. One standard error is too few: the best
-of some hundred changes often wins by that much where there are no tiles at all.
+Steps are taken one change at a time, each the one that makes rows that were not fitted to likeliest, as long as it
+makes them 50 times as likely as the steps so far (four units of log-likelihood). The choice starts at no steps, so a
+device without tiles, or one whose tiles the rows cannot show, keeps the bilinear form. A standard error of the
+difference would be the wrong yardstick: it asks whether one model would be better on other rows, each having its own
+noise, and so misses tiles that the rows together leave no doubt of.
 
 Every row is held out once. That costs one fit per choice instead of one per row: with the active set held, the fit is
 linear in the readings, and the error of row i when it is left out is :math:`e_i / (1 - h_i)`, with its residual
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from ecc.core.layers import SumOfProducts
+from ecc.energy_models.choice import surprise
 from ecc.energy_models.least_squares import (
     ANCHOR,
     gram_nnls,
@@ -38,11 +40,12 @@ Floats = NDArray[np.float64]
 Key = tuple[int, ...]
 Triple = tuple[int, int, int]
 
-STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Positions per tile that are tried; 1 is no tiles."""
+STEPS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
+"""Positions per tile that are tried; 1 is no tiles. Kernels of three registers by eight or sixteen lanes work in 24s
+and 48s."""
 
 _CHANGED = ((True, False, False), (False, True, False), (True, True, False), (False, False, True))
-_CERTAIN = 1.5  # standard errors by which a change must win
+_CERTAIN = 4.0  # units of log-likelihood by which a change must win
 _MOST_ROWS = 2000  # that steps are chosen on; more change nothing but the time
 _FEWEST_ROWS = 10  # drawn at random, below which the errors of all rows decide
 _LEVER = 0.999  # above it a row decides its own prediction, and leaving it out says nothing
@@ -58,17 +61,14 @@ def choose_steps(
     """
     search = _Search(samples, noise, ridge, robust)
     best: dict[str, Triple] = {}
-    errors = search.errors(best)
+    least = surprise(search.errors(best))
     while True:
         candidates = list(search.changes(best))
-        tried = [search.errors(candidate) for candidate in candidates]
-        if not tried:
+        tried = [surprise(search.errors(candidate)) for candidate in candidates]
+        if not tried or least - min(tried) <= _CERTAIN:
             return best
-        winner = int(np.argmin([each.mean() for each in tried]))
-        gain = errors - tried[winner]
-        if not gain.mean() > _CERTAIN * gain.std(ddof=1) / np.sqrt(len(gain)):
-            return best
-        best, errors = candidates[winner], tried[winner]
+        winner = int(np.argmin(tried))
+        best, least = candidates[winner], tried[winner]
 
 
 class _Search:
@@ -120,7 +120,7 @@ class _Search:
                         yield candidate
 
     def errors(self, steps: Steps) -> Floats:
-        """Size of the error of each judged row, relative to its prediction, in a fit without it; shape (n,)."""
+        """Error of each judged row, relative to its prediction, in a fit without it; shape (n,)."""
         macs = self._terms(steps)
         features = np.column_stack([self._column(key) for key in macs])
         counted = np.array(list(macs.values()))
@@ -137,7 +137,7 @@ class _Search:
         active = rows[:, on]
         leverage = (active * np.linalg.solve(gram[np.ix_(on, on)], active.T).T).sum(1)
         error = (aim - rows @ solution) / (1 - np.minimum(leverage, _LEVER))
-        return np.asarray(np.abs(error[self._judged]))
+        return np.asarray(error[self._judged])
 
     def _signature(self, steps: Steps) -> frozenset[Key]:
         return frozenset(self._terms(steps))
