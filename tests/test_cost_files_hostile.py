@@ -102,7 +102,7 @@ def try_to_read(path, document):
     vector = torch.tensor(cost.space.dense, dtype=torch.float64, requires_grad=True)
     value = cost(vector)
     assert value.shape == ()
-    assert not math.isnan(float(value)), "a cost that is read must be a number"
+    assert not math.isnan(float(value.detach())), "a cost that is read must be a number"
     torch.autograd.grad(value, vector, allow_unused=True)
     describe(document["form"], cost)
     repr(cost)

@@ -378,9 +378,8 @@ def test_what_a_runtime_depends_on_is_in_the_provenance():
 
 def cost_of(runtime, threads):
     cpu = current_device("cpu")
-    return SimpleNamespace(
-        metric="latency", provenance=Provenance("toy", "f", (1, 3), cpu.name, cpu.fingerprint, runtime, threads)
-    )
+    provenance = Provenance("toy", "f", (1, 3), cpu.name, cpu.fingerprint, runtime, threads)
+    return SimpleNamespace(metric="latency", exact=False, provenance=provenance)
 
 
 @pytest.mark.parametrize("runtime", EXPORTED)
