@@ -43,7 +43,7 @@ KINDS = ("width", "log-width", "misaligned")
 
 _STEPS = (2, 4, 8, 16, 32, 64, 128)
 _NOISE = 0.03  # relative error to expect of any row, as in the bilinear fit
-_PARTS, _PENALTIES, _WEAKEST = 5, 30, 1e-3  # of the cross-validation; penalties from the strongest that is of any use
+_PARTS, _PENALTIES, _WEAKEST = 5, 20, 1e-2  # of the cross-validation; penalties from the strongest that is of any use
 _MOST_INPUTS = 400  # that the lasso chooses from: those that go most along with what is left over
 _TIMES = 2000  # that it goes round
 _HUBER, _MAD = 1.345, 1.4826
