@@ -98,7 +98,7 @@ class _Search:
         plain = shrunken_nnls(features, samples.ratio, self._weights, macs, noise=noise, ridge=ridge)
         self._scale = self._weights / (features @ plain)  # predicted, not measured: a row's chance weighs nothing
         self._line = macs_line(features, samples.ratio, macs, self._weights)
-        self._active: set[Key] = set()
+        self._positive: dict[Key, bool] = {}  # what each column was in the last fit that had it
 
     def changes(self, steps: Steps) -> Iterator[dict[str, Triple]]:
         """Other steps of a side, both or ragged ones, of one kind or of all; those that rows cannot tell apart once."""
@@ -130,10 +130,10 @@ class _Search:
         dense = np.array([float(np.prod([self._dense[number] for number in key])) for key in macs])
         gram = rows.T @ rows + ANCHOR**2 * np.outer(dense, dense) + np.diag(pull)
         moment = rows.T @ aim + ANCHOR**2 * dense + pull * prior
-        start = np.array([key in self._active for key in macs]) if self._active else None
+        start = np.array([self._positive.get(key, False) for key in macs]) if self._positive else None
         solution = gram_nnls(gram, moment, start)
         on = solution > 0
-        self._active = {key for key, positive in zip(macs, on, strict=True) if positive}
+        self._positive.update(zip(macs, on.tolist(), strict=True))
         active = rows[:, on]
         leverage = (active * np.linalg.solve(gram[np.ix_(on, on)], active.T).T).sum(1)
         error = (aim - rows @ solution) / (1 - np.minimum(leverage, _LEVER))
