@@ -15,7 +15,7 @@ from ecc.energy_models import bilinear, judging
 from ecc.energy_models.bilinear import BilinearCost
 from ecc.energy_models.choice import choose, explain, surprise
 from ecc.energy_models.crossing import Folds, cross
-from ecc.energy_models.forms import FORMS, Form, demand_form
+from ecc.energy_models.forms import FORMS, MACS, Form, demand_form
 from ecc.energy_models.judging import judge
 from ecc.energy_models.samples import Samples
 
@@ -197,8 +197,8 @@ def test_every_form_is_judged_alike(form):
     space, layers = residual_net()
     fit = judge(simulated_profile(30, net=(space, layers)), "latency", form=form, robust=True)
     value = json.loads(json.dumps(fit.to_json(), allow_nan=False))
-    assert (value["form"], fit.cost.form, len(fit.cost.calibration)) == (form, form, 30)
-    assert fit.holdout["mape"] < 0.06
+    assert (value["form"], fit.cost.form, len(fit.cost.calibration)) == (form, FORMS[form].cost.form, 30)
+    assert fit.holdout["mape"] < (0.15 if form == MACS else 0.06)
     assert 0.8 <= fit.interval_coverage <= 1
     assert fit.learning_curve[-1][1] == fit.holdout["mape"]
     assert not fit.cost.extrapolate

@@ -16,7 +16,7 @@ from ecc.energy_models.loading import load
 from ecc.energy_models.parts import describe
 from ecc.energy_models.samples import Samples
 
-FITTABLE = [name for name, form in FORMS.items() if not form.needs_operators]
+FITTABLE = [name for name, form in FORMS.items() if form.cost.form == name and not form.needs_operators]
 VALUES = (
     None,
     True,

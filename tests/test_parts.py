@@ -73,7 +73,7 @@ def test_a_corrected_sum_has_the_terms_of_its_base(form: str) -> None:
 def costs(graph: WidthGraph) -> dict[str, CostModel]:
     samples = Samples.of(simulated_profile(20), "latency")
     fitted = {name: form.fit(samples, Options()) for name, form in FORMS.items() if not form.needs_operators}
-    counted = {metric: CountCost(metric, graph) for metric in ("macs", "params", "memory")}
+    counted = {f"count-{metric}": CountCost(metric, graph) for metric in ("macs", "params", "memory")}
     array = SystolicArray.preset("eyeriss")
     return {**fitted, **counted, "systolic": SystolicCost.of(graph, array, "energy")}
 

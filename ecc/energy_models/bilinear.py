@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ecc.core.errors import InputError
@@ -28,9 +29,11 @@ from ecc.energy_models.cost_files import as_side, objects, refuse_large
 from ecc.energy_models.fitted import FittedCost, ground_of
 from ecc.energy_models.least_squares import check_strengths, row_weights, shrunken_nnls
 from ecc.energy_models.samples import Samples
-from ecc.energy_models.terms import Term, terms_of
+from ecc.energy_models.terms import Term, TermSet, terms_of
 
-__all__ = ["BilinearCost", "fit", "fit_samples"]
+__all__ = ["BilinearCost", "fit", "fit_macs", "fit_samples"]
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -163,12 +166,45 @@ def fit(
 def fit_samples(samples: Samples, *, noise: float = 0.03, ridge: float = 1.0, robust: bool = False) -> BilinearCost:
     """Fit a bilinear model to rows that are already checked; arguments as of ``fit``."""
     check_strengths(noise, ridge)
+    products, features, macs = _columns(samples)
+    weights = row_weights(samples.noise, noise)
+    shares = shrunken_nnls(features, samples.ratio, weights, macs, noise=noise, ridge=ridge, robust=robust)
+    return _made(samples, products, shares)
+
+
+def fit_macs(samples: Samples, *, noise: float = 0.03, robust: bool = False) -> BilinearCost:
+    """Fit a constant and one price per MAC: what a model must beat to be worth its name, and all that few rows carry.
+
+    Every term of the bilinear model has its MACs' share of that price, so it is read and written as one.
+    """
+    check_strengths(noise, 0.0)
+    products, features, macs = _columns(samples)
+    of_all = macs / max(macs.sum(), 1.0)
+    base, slope = shrunken_nnls(
+        np.column_stack([features[:, 0], features @ of_all]),
+        samples.ratio,
+        row_weights(samples.noise, noise),
+        np.array([0.0, 1.0]),
+        noise=noise,
+        ridge=0.0,
+        robust=robust,
+        dense=np.array([1.0, of_all.sum()]),
+    )
+    shares = slope * of_all
+    shares[0] += base
+    return _made(samples, products, shares)
+
+
+def _columns(samples: Samples) -> tuple[TermSet, Floats, Floats]:
+    """The products, their values in the rows behind a column of ones, and the MACs of each column."""
     products = terms_of(samples.space, samples.layers)
     evaluate = SumOfProducts(samples.space, products.factors)
     features = np.column_stack([np.ones(len(samples)), evaluate(torch.tensor(samples.widths)).numpy()])
-    macs = np.concatenate([[products.fixed_macs], products.macs])
-    weights = row_weights(samples.noise, noise)
-    shares = shrunken_nnls(features, samples.ratio, weights, macs, noise=noise, ridge=ridge, robust=robust)
+    return products, features, np.concatenate([[products.fixed_macs], products.macs])
+
+
+def _made(samples: Samples, products: TermSet, shares: Floats) -> BilinearCost:
+    """The model whose columns cost these shares of the dense network."""
     dense = samples.reference[0]
     return BilinearCost(
         **ground_of(samples), constant=float(shares[0]) * dense, terms=products.with_values(shares[1:] * dense)

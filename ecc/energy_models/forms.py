@@ -18,10 +18,13 @@ from ecc.energy_models.operator_costs import OperatorCosts
 from ecc.energy_models.samples import Samples
 from ecc.energy_models.staircase import StaircaseCost
 
-__all__ = ["AUTO", "FORMS", "Form", "Options", "demand_form"]
+__all__ = ["AUTO", "FORMS", "MACS", "Form", "Options", "demand_form"]
 
 AUTO = "auto"
 """Instead of a form: the one that held-out error speaks for."""
+
+MACS = "macs"
+"""The form that every other one must beat."""
 
 
 _WITHOUT = (
@@ -72,6 +75,11 @@ def _fit_additive(samples: Samples, options: Options) -> AdditiveCost:
 
 FORMS: Mapping[str, Form] = MappingProxyType(
     {
+        MACS: Form(
+            BilinearCost,
+            lambda samples, options: bilinear.fit_macs(samples, robust=options.robust),
+            "constant + one price per MAC, which is all that few rows carry",
+        ),
         "bilinear": Form(
             BilinearCost,
             lambda samples, options: bilinear.fit_samples(samples, robust=options.robust),

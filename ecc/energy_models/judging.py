@@ -12,23 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from ecc.core.errors import InputError
-from ecc.core.layers import SumOfProducts
 from ecc.core.problem import Progress
 from ecc.core.table import OperatorTable, ProfileTable
+from ecc.energy_models import bilinear
 from ecc.energy_models.additive import demand_composable
 from ecc.energy_models.choice import Candidate, choose, explain
 from ecc.energy_models.crossing import Crossed, Folds, Predictor, cross, held_out, predictor
 from ecc.energy_models.fitted import FittedCost, conformal_quantile
-from ecc.energy_models.forms import AUTO, FORMS, Options, demand_form
-from ecc.energy_models.least_squares import relative_nnls
+from ecc.energy_models.forms import AUTO, FORMS, MACS, Options, demand_form
 from ecc.energy_models.operator_costs import OperatorCosts
 from ecc.energy_models.samples import Samples
 
@@ -60,6 +59,7 @@ class Fit:
             (ratios to dense), ``relative_error``, ``noise`` (standard deviation).
         forms: All forms that were considered, with their held-out errors; the simplest first.
         chosen_because: Why this form, in one sentence.
+        notes: What to know before it is trusted, a sentence each; empty where it is better than MACs alone.
     """
 
     cost: FittedCost
@@ -73,6 +73,7 @@ class Fit:
     residuals: pd.DataFrame
     forms: tuple[Candidate, ...] = ()
     chosen_because: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def coefficients(self) -> dict[str, float]:
@@ -92,6 +93,7 @@ class Fit:
             "noise_floor": None if np.isnan(self.noise_floor) else self.noise_floor,
             "interval_coverage": self.interval_coverage,
             "macs_only": self.macs_only,
+            "notes": list(self.notes),
             "coefficients": self.coefficients,
             "learning_curve": [{"samples": samples, "mape": mape} for samples, mape in self.learning_curve],
         }
@@ -155,6 +157,7 @@ def judge(
     relative = (predicted / ratio - 1)[drawn]
     figures = _figures(relative)
     calibration = tuple(np.sort(np.abs(np.log(ratio / predicted)[drawn])).tolist())
+    macs_only = float(_error(held_out(folds, partial(_macs_only, robust=robust)), ratio)[drawn].mean())
     cost = FORMS[chosen].fit(samples, options)
     return Fit(
         cost=replace(cost, calibration=calibration, holdout=figures, extrapolate=extrapolate),
@@ -163,7 +166,7 @@ def judge(
         holdout=figures,
         noise_floor=_noise_floor(samples.noise[drawn]),
         interval_coverage=_coverage(folds, crossed, picks),
-        macs_only=float(_error(held_out(folds, _macs_only), ratio)[drawn].mean()),
+        macs_only=macs_only,
         learning_curve=_learning_curve(folds, chosen, options, crossed[chosen], figures["mape"]),
         residuals=pd.DataFrame(
             {
@@ -176,6 +179,7 @@ def judge(
         ),
         forms=(*(Candidate.of(name, error, picks.count(name)) for name, error in errors.items()), *left_out),
         chosen_because=explain(errors) if form == AUTO else f"{form} was asked for",
+        notes=_notes(chosen, figures["mape"], macs_only, len(samples)) if form != MACS else (),
     )
 
 
@@ -234,18 +238,21 @@ def _error(predicted: Floats, ratio: Floats) -> Floats:
     return np.asarray(np.abs(predicted / ratio - 1), dtype=np.float64)
 
 
-def _macs_only(samples: Samples) -> Predictor:
+def _macs_only(samples: Samples, *, robust: bool) -> Predictor:
     """Constant + MACs: what a model must beat to be worth its name."""
-    layers = [layer for layer in samples.layers if layer.macs]
-    products = SumOfProducts(samples.space, [(layer.reads, layer.writes) for layer in layers])
-    share = np.array([layer.macs for layer in layers], dtype=np.float64)
-    share /= max(share.sum(), 1.0)
+    return predictor(bilinear.fit_macs(samples, robust=robust))
 
-    def features(rows: Samples) -> Floats:
-        return np.column_stack([np.ones(len(rows)), products(torch.tensor(rows.widths)).numpy() @ share])
 
-    shares = relative_nnls(features(samples), samples.ratio)
-    return lambda rows: np.asarray(features(rows) @ shares, dtype=np.float64)
+def _notes(form: str, mape: float, macs_only: float, rows: int) -> tuple[str, ...]:
+    """Whether the rows say more than MACs do."""
+    if form == MACS:
+        return (f"{rows} rows say no more than MACs do: this is a constant and a price per MAC; profile more samples",)
+    if mape < macs_only:
+        return ()
+    return (
+        f"held-out error {mape:.1%} is no better than that of MACs alone, {macs_only:.1%}: profile more samples, or "
+        f"take the form {MACS}",
+    )
 
 
 def _figures(error: Floats) -> dict[str, float]:

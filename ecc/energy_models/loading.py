@@ -18,7 +18,7 @@ __all__ = ["load"]
 
 _READERS: Mapping[str, Callable[[Fields], CostModel]] = MappingProxyType(
     {
-        **{name: form.cost.from_fields for name, form in FORMS.items()},
+        **{form.cost.form: form.cost.from_fields for form in FORMS.values()},
         "count": CountCost.from_fields,
         "systolic": SystolicCost.from_fields,
     }

@@ -21,7 +21,7 @@ from ecc.core.table import ProfileTable
 from ecc.energy_models.bilinear import BilinearCost
 from ecc.energy_models.diagnostics import Diagnostics, diagnose
 from ecc.energy_models.fitted import conformal_quantile
-from ecc.energy_models.forms import FORMS
+from ecc.energy_models.forms import FORMS, MACS
 from ecc.energy_models.judging import Fit
 from ecc.energy_models.parts import describe, parts_of
 from ecc.energy_models.samples import Samples
@@ -44,6 +44,7 @@ _CORRECTED = (
     "elsewhere it is another one."
 )
 _MADE_OF = {
+    MACS: "Each product has the share of the MACs that its layers have; the constant is paid by all networks.",
     "bilinear": "A product is paid by layers that read and write these groups; a group alone by what moves its "
     "channels; the constant by all that no width changes.",
     "factored": _CORRECTED,
@@ -198,8 +199,8 @@ def _setting(table: ProfileTable, number: int) -> _Setting:
 
 
 def _diagnosed(fit: Fit, table: ProfileTable | None) -> tuple[Diagnostics | None, str]:
-    """Standard errors and influence, or why there are none; for sums of terms whose rows are at hand."""
-    if table is None or not isinstance(fit.cost, BilinearCost | StaircaseCost):
+    """Standard errors and influence, or why there are none; for sums of terms fitted one by one to rows at hand."""
+    if table is None or fit.form == MACS or not isinstance(fit.cost, BilinearCost | StaircaseCost):
         return None, ""
     try:
         return diagnose(fit.cost, Samples.of(table, fit.cost.metric)), ""
