@@ -535,7 +535,11 @@ def test_a_file_that_cannot_be_written_is_refused_before_any_work(line, monkeypa
     one_sentence(run(f"{line} ."), 2, "is a folder")
     one_sentence(run(f"{line} net.py/file"), 2, "cannot be written: 'net.py' is a file")
     one_sentence(run(f"{line} {'a' * 5000}/file"), 2, "cannot be written")
-    monkeypatch.setattr(os, "access", lambda *_: False)
+
+    def denied(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", denied)
     one_sentence(run(f"{line} file"), 2, "file cannot be written: Permission denied; choose another place")
 
 

@@ -98,7 +98,7 @@ def test_files_are_written_and_named_and_never_over_the_store(store, tmp_path):
     before = store.read_bytes()
     for option in ("csv", "parquet", "html"):
         refused = run(f"inspect {store} --{option} {store}")
-        assert (refused.code, "would overwrite the store" in refused.err) == (2, True)
+        assert (refused.code, "so it is not overwritten" in refused.err) == (2, True)
     assert store.read_bytes() == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ecc.api.composing import compose
 from ecc.cli.arguments import add_input, example_inputs
@@ -13,9 +14,12 @@ from ecc.energy_models.additive import AdditiveCost
 from ecc.network.tracing import trace
 from ecc.zoo.loading import load_model
 
-__all__ = ["add_composition", "composed"]
+__all__ = ["OF_A_MODEL", "add_composition", "composed"]
 
-_OF_ROWS = ("operators", "robust", "max_error", "html")
+OF_A_MODEL = ("input", "like")
+"""Options that only such a cost has."""
+
+_OF_ROWS = ("operators", "robust", "extrapolate", "max_error", "html")
 
 
 def add_composition(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +44,8 @@ def composed(arguments: argparse.Namespace) -> Outcome:
             raise InputError(f"--model composes a cost from operators alone; leave out --{name.replace('_', '-')}")
     if arguments.form not in ("auto", "additive"):
         raise InputError(f"form {arguments.form} needs rows of the network; --model goes with --form additive")
+    if arguments.like is not None and Path(arguments.like).resolve() == Path(arguments.out).resolve():
+        raise InputError(f"--out would overwrite {arguments.like}, which --like reads; choose another name")
     loaded = load_model(arguments.model)
     graph = trace(loaded.module, example_inputs(loaded, arguments.input, seed=arguments.seed))
     cost = compose(graph, arguments.store, arguments.metric, network=loaded.name, like=arguments.like)

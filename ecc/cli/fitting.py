@@ -6,15 +6,15 @@ import argparse
 
 from ecc.api.fitting import judge, read_profile
 from ecc.cli.command import Command, Outcome
-from ecc.cli.composing import add_composition, composed
-from ecc.cli.outputs import OutputFile
+from ecc.cli.composing import OF_A_MODEL, add_composition, composed
+from ecc.cli.outputs import add_output
 from ecc.cli.progress import ProgressLine
 from ecc.cli.text import percent, quantity, table
 from ecc.core.errors import InputError
 from ecc.energy_models.forms import AUTO, FORMS, demand_form
 from ecc.energy_models.judging import Fit
 from ecc.profiler.meters import METRICS
-from ecc.report.files import demand_target
+from ecc.report.files import COST, PAGE
 from ecc.report.fits import write_fit
 
 __all__ = ["COMMANDS", "fit_text"]
@@ -36,18 +36,18 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--extrapolate", action="store_true", help="let the model be asked for widths outside those profiled"
     )
     parser.add_argument("--max-error", type=float, metavar="SHARE", help="exit with 1 if the held-out MAPE is above")
-    parser.add_argument("--html", action=OutputFile, metavar="PAGE", help="also write all figures of the fit as a page")
-    parser.add_argument("-o", "--out", action=OutputFile, required=True, metavar="FILE", help="cost model, JSON")
+    add_output(parser, "--html", kind=PAGE, metavar="PAGE", help="also write all figures of the fit as a page")
+    add_output(parser, "-o", "--out", kind=COST, required=True, metavar="FILE", help="cost model, JSON")
 
 
 def _fit(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     if arguments.max_error is not None and not arguments.max_error > 0:
         raise InputError(f"--max-error must be a positive share such as 0.05, got {arguments.max_error}")
-    demand_target(arguments.out)
-    if arguments.html is not None:
-        demand_target(arguments.html)
     if arguments.model is not None:
         return composed(arguments)
+    for name in OF_A_MODEL:
+        if getattr(arguments, name) is not None:
+            raise InputError(f"--{name} goes with --model alone, where STORE holds operators; leave it out")
     demand_form(arguments.form, given=arguments.operators is not None)
     profiled = read_profile(arguments.store)
     fit = judge(

@@ -9,7 +9,7 @@ from typing import Any
 
 from ecc.cli.arguments import add_choice, add_input, add_model, example_inputs, the_model
 from ecc.cli.command import Command, Outcome
-from ecc.cli.outputs import OutputFile
+from ecc.cli.outputs import add_output
 from ecc.cli.progress import ProgressLine
 from ecc.cli.text import percent, quantity, table
 from ecc.core.errors import InputError
@@ -17,6 +17,7 @@ from ecc.core.fields import parse_object
 from ecc.core.widths import Widths
 from ecc.network.graph import Block, WidthGraph
 from ecc.network.tracing import trace
+from ecc.report.files import PAGE
 from ecc.report.tracks import macs_shares
 from ecc.report.widths import write_widths
 
@@ -51,7 +52,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="count MACs, parameters and memory without this residual block; repeatable",
     )
-    parser.add_argument("--html", action=OutputFile, metavar="FILE", help="also write a page with a map of the groups")
+    add_output(parser, "--html", kind=PAGE, metavar="FILE", help="also write a page with a map of the groups")
 
 
 def _graph(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:

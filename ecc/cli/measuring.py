@@ -11,7 +11,7 @@ from ecc.api.adaptive import Adaptation, measure
 from ecc.cli.arguments import add_choice, add_input, add_model, example_inputs, the_model
 from ecc.cli.command import Command, Outcome
 from ecc.cli.operators import add_operators, demand_model, measured_operators, operators_text, operators_value
-from ecc.cli.outputs import OutputFile
+from ecc.cli.outputs import add_output
 from ecc.cli.progress import ProgressLine
 from ecc.cli.text import interval, percent, precision, quantity, table
 from ecc.core.errors import InputError
@@ -20,6 +20,7 @@ from ecc.profiler.devices import list_devices
 from ecc.profiler.meters import ENERGY_SOURCES, METRICS
 from ecc.profiler.protocol import ProfileResult
 from ecc.profiler.runtimes import RUNTIMES
+from ecc.report.files import STORE
 
 __all__ = ["COMMANDS"]
 
@@ -83,8 +84,8 @@ def _profile_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-seconds", type=float, metavar="S", help="with --adaptive: stop at the latest then")
     parser.add_argument("--batch", type=int, metavar="N", help="examples per run (default: as in --input, or 1)")
-    parser.add_argument(
-        "--store", action=OutputFile, required=True, metavar="FILE", help="profile store; what it holds is not redone"
+    add_output(
+        parser, "--store", kind=STORE, required=True, metavar="FILE", help="profile store; what it holds is not redone"
     )
     parser.add_argument(
         "--energy-source",

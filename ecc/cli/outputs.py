@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from ecc.report.files import demand_target
+from ecc.core.errors import InputError
+from ecc.report.files import FileKind, demand_target
 
-__all__ = ["OutputFile"]
+__all__ = ["add_output"]
 
 
-class OutputFile(argparse.Action):
-    """Refuses at once a file that could not be written in the end, before any work is done."""
+class _OutputFile(argparse.Action):
+    """Refuses at once a file that could not be written in the end, or that would be lost, before any work is done."""
+
+    def __init__(self, *args: Any, kind: FileKind, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._kind = kind
 
     def __call__(
         self,
@@ -24,7 +30,24 @@ class OutputFile(argparse.Action):
         """Keep the path as it was typed.
 
         Raises:
-            InputError: If it cannot be written.
+            InputError: If it cannot be written, holds something else, or is what another option writes.
         """
-        demand_target(str(values))
+        path = demand_target(str(values), self._kind).resolve()
+        others: dict[str, tuple[str, Path]] = getattr(namespace, "outputs", {})
+        for dest, (option, other) in others.items():
+            if dest != self.dest and other == path:
+                raise InputError(f"{option} and {option_string} write the same file {values}; give each its own")
+        namespace.outputs = others | {self.dest: (str(option_string), path)}
         setattr(namespace, self.dest, values)
+
+
+def add_output(
+    parser: argparse.ArgumentParser, *names: str, kind: FileKind, metavar: str, help: str, required: bool = False
+) -> None:
+    """Add an option that names a file of that kind to write; it is checked as soon as it is read.
+
+    Args:
+        names: As typed, such as ``--html``.
+        kind: What will be written; only its like is replaced.
+    """
+    parser.add_argument(*names, action=_OutputFile, kind=kind, metavar=metavar, help=help, required=required)

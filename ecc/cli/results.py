@@ -12,11 +12,12 @@ from ecc.api.fronts import AXES, front_of
 from ecc.artefact import inspect as inspect_artefact
 from ecc.cli.command import Command, Outcome
 from ecc.cli.costs import cost_text, inspect_cost
-from ecc.cli.outputs import OutputFile
+from ecc.cli.outputs import add_output
 from ecc.cli.progress import ProgressLine
 from ecc.cli.stores import add_exports, exports_given, inspect_store, store_text
 from ecc.cli.text import percent, quantity, table
 from ecc.core.errors import InputError
+from ecc.report.files import PAGE
 from ecc.report.saving import write_front
 from ecc.report.style import quantity as shown
 
@@ -28,8 +29,8 @@ _LONGEST = 100  # characters of a value in the summary of inspect
 def _front_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artefacts", metavar="DIR", nargs="+", help="folders that ecc compress has written")
     parser.add_argument("--x", choices=AXES, default=AXES[0], help=f"horizontal axis (default {AXES[0]})")
-    parser.add_argument(
-        "--out", action=OutputFile, required=True, metavar="FILE.html", help="page; the figure goes beside it as PNG"
+    add_output(
+        parser, "--out", kind=PAGE, required=True, metavar="FILE.html", help="page; the figure goes beside it as PNG"
     )
 
 

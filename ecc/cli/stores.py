@@ -8,16 +8,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ecc.cli.outputs import OutputFile
+from ecc.cli.outputs import add_output
 from ecc.cli.text import interval, percent, quantity, table
-from ecc.core.errors import InputError
 from ecc.core.widths import WidthSpace
 from ecc.profiler.exports import to_csv, to_parquet
 from ecc.profiler.inspection import FLAGS, describe_state
 from ecc.profiler.operator_design import REFERENCE
 from ecc.profiler.operators import Subject, holds_operators, operator_from
 from ecc.profiler.store import Store
-from ecc.report.files import write_file
+from ecc.report.files import CSV, PAGE, PARQUET, write_file
 from ecc.report.profiles import write_profile
 
 __all__ = ["add_exports", "exports_given", "inspect_store", "store_text"]
@@ -27,10 +26,10 @@ _EXPORTS = ("csv", "parquet", "html")
 
 def add_exports(parser: argparse.ArgumentParser) -> None:
     """What ``ecc inspect`` writes of a profile store."""
-    parser.add_argument("--csv", action=OutputFile, metavar="OUT", help="also export the rows of a profile store")
-    parser.add_argument("--parquet", action=OutputFile, metavar="OUT", help="the same as Parquet")
-    parser.add_argument(
-        "--html", action=OutputFile, metavar="OUT", help="also write a page of a profile store: drift, noise, flags"
+    add_output(parser, "--csv", kind=CSV, metavar="OUT", help="also export the rows of a profile store")
+    add_output(parser, "--parquet", kind=PARQUET, metavar="OUT", help="the same as Parquet")
+    add_output(
+        parser, "--html", kind=PAGE, metavar="OUT", help="also write a page of a profile store: drift, noise, flags"
     )
 
 
@@ -47,10 +46,6 @@ def inspect_store(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         InputError: If the store is damaged, empty where rows are asked for, or a file cannot be written.
         UnavailableError: If Parquet is asked for and pyarrow is not installed.
     """
-    given = vars(arguments)
-    for name in exports_given(arguments):
-        if Path(given[name]).resolve() == path.resolve():
-            raise InputError(f"--{name} would overwrite the store {str(path)!r}; give another file")
     with Store(path) as store:
         value = store.inspect()
         if _of_operators(value):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ecc.cli.arguments import add_input, add_model, example_inputs, the_model
 from ecc.cli.command import Command, Outcome
-from ecc.cli.outputs import OutputFile
+from ecc.cli.outputs import add_output
 from ecc.cli.progress import ProgressLine
 from ecc.cli.text import percent, quantity, table
 from ecc.core.errors import InputError
@@ -16,6 +16,7 @@ from ecc.energy_models.systolic.energy import SystolicEnergy, systolic_energy
 from ecc.energy_models.systolic.indices import SparseIndex
 from ecc.energy_models.systolic.layers import LeftOut
 from ecc.network.tracing import trace
+from ecc.report.files import PAGE
 from ecc.report.systolic import amount, write_systolic
 
 __all__ = ["COMMANDS"]
@@ -38,9 +39,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="bits that say where each kept weight is, or bitmap; fetched beside the weights of layers with zeros "
         "(default 0, as in the paper)",
     )
-    parser.add_argument(
-        "--html", action=OutputFile, metavar="FILE", help="also write a page with a chart of the layers"
-    )
+    add_output(parser, "--html", kind=PAGE, metavar="FILE", help="also write a page with a chart of the layers")
 
 
 def _systolic(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:

@@ -13,7 +13,7 @@ from ecc.api.keeping import save as save_plain
 from ecc.artefact import Artefact, Manifest
 from ecc.energy_models.judging import Fit
 from ecc.fronts import Front
-from ecc.report.files import write_file
+from ecc.report.files import PICTURE, demand_target, write_file
 from ecc.report.page import Report, pictures, render
 
 __all__ = ["report_of", "save", "write_front", "write_page"]
@@ -74,11 +74,11 @@ def write_page(report: Report, path: str | Path) -> dict[str, Path]:
     Raises:
         InputError: If a file cannot be written.
     """
-    page = write_file(path, render(report).encode())
-    written = {"page": page}
-    for name, content in pictures(report).items():
-        picture = page.with_name(f"{page.stem}-{name}")
-        written[name.removesuffix(".png")] = write_file(picture, content)
+    page, drawn = Path(path), pictures(report)
+    places = {name: demand_target(page.with_name(f"{page.stem}-{name}"), PICTURE) for name in drawn}
+    written = {"page": write_file(page, render(report).encode())}
+    for name, content in drawn.items():
+        written[name.removesuffix(".png")] = write_file(places[name], content)
     return written
 
 
