@@ -20,7 +20,7 @@ from ecc.data.loading import load_data
 from ecc.energy_models import judging
 from ecc.energy_models.bilinear import fit as fit_bilinear
 from ecc.energy_models.forms import FORMS
-from ecc.energy_models.loading import load
+from ecc.energy_models.loading import load_cost as load
 from ecc.network.tracing import trace
 from ecc.profiler.host import Disturbance
 from ecc.profiler.pairing import Pairs
@@ -265,3 +265,28 @@ def test_tables_of_operators_are_no_profiles_of_a_network():
     of_operators = replace(table, space=WidthSpace(names, (4,) * len(names), (1,) * len(names)))
     with pytest.raises(InputError, match="holds operators, not widths of a network"):
         ecc.judge(of_operators, "latency")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"table": 5}, "5 is no profile; give what ecc.profile returned, or the file of a store"),
+        ({"seed": "a"}, "seed must be a whole number from 0 to 4294967295, got 'a'"),
+        ({"seed": -1}, "seed must be a whole number"),
+        ({"operators": 5, "form": "additive"}, "5 is no operator profile"),
+        ({"operators": 5}, "5 is no operator profile"),
+    ],
+)
+def test_arguments_of_other_kinds_are_refused(given, words):
+    for read in (ecc.fit, ecc.judge):
+        with pytest.raises(InputError, match=words):
+            read(**{"table": simulated_profile(30), **given})
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0,)])
+def test_tensors_of_other_groups_are_refused(shape):
+    cost = ecc.fit(simulated_profile(60), form="bilinear")
+    groups = len(cost.space)
+    for ask in (cost, cost.interval):
+        with pytest.raises(InputError, match=f"the network has {groups} groups; give a tensor of shape"):
+            ask(torch.zeros(shape))

@@ -15,6 +15,7 @@ from ecc.core.errors import InputError
 from ecc.core.operators import Operator
 from ecc.energy_models.systolic.account import layer_energy
 from ecc.energy_models.systolic.array import SystolicArray
+from ecc.energy_models.systolic.cost import SystolicCost
 from ecc.energy_models.systolic.energy import systolic_energy
 from ecc.energy_models.systolic.indices import SparseIndex
 from ecc.energy_models.systolic.layers import SystolicLayer, layers_of
@@ -414,3 +415,32 @@ def test_masks_of_nothing_and_of_other_shapes_are_refused():
             read(model, graph, masks={"stem": torch.ones(3, 10, 10)})
     with pytest.raises(InputError, match=r"the mask of 0 has shape \(3, 10\), and its input \(3, 10, 10\)"):
         systolic_energy(model, graph, masks={"0": torch.ones(3, 10)})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"masks": 3}, "masks must map names of layers to tensors, got int"),
+        ({"masks": {"0": [[1.0]]}}, "the mask of 0 must be a tensor, got list"),
+        ({"masks": {"0": torch.full((3, 10, 10), math.nan)}}, "the mask of 0 holds NaN"),
+        ({"index": 4}, r"index must be a SparseIndex such as SparseIndex\(bits_per_nonzero=4\), got 4"),
+        ({"array": 4}, "4 is no systolic array; give one, or the name of a preset or a TOML file"),
+        ({"array": "eyeris"}, "'eyeris' is no systolic array; did you mean eyeriss"),
+    ],
+)
+def test_arguments_of_other_kinds_are_refused(given, words):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+    graph = trace(model, torch.zeros(1, 3, 10, 10))
+    for read in (systolic_energy, weight_prices):
+        with pytest.raises(InputError, match=words):
+            read(model, graph, **given)
+
+
+def test_arrays_are_taken_by_name_and_from_files(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+    graph = trace(model, torch.zeros(1, 3, 10, 10))
+    (tmp_path / "own.toml").write_text('base = "tpu-v1"\n')
+    for named in ("tpu-v1", str(tmp_path / "own.toml"), tmp_path / "own.toml"):
+        for make in (lambda array: systolic_energy(model, graph, array), lambda array: SystolicCost.of(graph, array)):
+            assert make(named).array.columns == 256
+        assert weight_prices(model, graph, named).unit == "e_RF"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ecc.api.fitting import known_operators
 from ecc.core.errors import InputError
 from ecc.core.table import OperatorTable
 from ecc.energy_models import additive
 from ecc.energy_models.additive import AdditiveCost
-from ecc.energy_models.loading import load
+from ecc.energy_models.loading import load_cost
 from ecc.network.graph import WidthGraph
-from ecc.profiler.operators import read_operators
 
 __all__ = ["compose"]
 
@@ -36,8 +36,8 @@ def compose(
     Raises:
         InputError: If an operator of the network was not profiled, or the measurements do not go together.
     """
-    known = read_operators(operators) if isinstance(operators, str | Path) else operators
-    other = load(like) if isinstance(like, str | Path) else like
+    known = known_operators(operators)
+    other = load_cost(like) if isinstance(like, str | Path) else like
     if other is not None and not isinstance(other, AdditiveCost):
         raise InputError(f"{str(like)!r} holds no additive cost; fit one with `ecc fit STORE --form additive`")
     if other is not None and (other.metric != metric or not other.samples):

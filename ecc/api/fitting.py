@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from pathlib import Path
 
 from ecc.core.errors import InputError
@@ -14,7 +15,7 @@ from ecc.energy_models.judging import judge as judge_table
 from ecc.profiler.operators import read_operators
 from ecc.profiler.store import Store
 
-__all__ = ["fit", "judge", "read_profile"]
+__all__ = ["fit", "judge", "known_operators", "read_profile"]
 
 
 def fit(
@@ -33,7 +34,8 @@ def fit(
     Args:
         table: A profile, or the file of a store.
         metric: One that was measured.
-        form: ``bilinear``, ``staircase``, ``additive`` or ``mlp``; with ``auto`` held-out error decides.
+        form: ``macs``, ``bilinear``, ``staircase``, ``factored``, ``mlp`` or ``additive``; with ``auto`` held-out error
+            decides.
         operators: Operator profile of the same device, or the file of its store; for the form ``additive``.
         robust: Let rows count less that disagree with what the others say.
         extrapolate: Let the model be asked for widths outside those that were profiled.
@@ -76,18 +78,37 @@ def judge(
         InputError: As of ``fit``, or if the share is out of range.
     """
     demand_form(form, given=operators is not None)
-    known = read_operators(operators) if isinstance(operators, str | Path) else operators
+    if not isinstance(table, ProfileTable | str | Path):
+        raise InputError(f"{table!r:.80} is no profile; give what ecc.profile returned, or the file of a store")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+        raise InputError(f"seed must be a whole number from 0 to {2**32 - 1}, got {seed!r:.80}")
     return judge_table(
         table if isinstance(table, ProfileTable) else read_profile(table),
         metric,
         form=form,
-        operators=known,
+        operators=None if operators is None else known_operators(operators),
         robust=robust,
         extrapolate=extrapolate,
         seed=seed,
         holdout=holdout,
         progress=progress,
     )
+
+
+def known_operators(operators: OperatorTable | str | Path) -> OperatorTable:
+    """An operator profile, or the one in a store.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    if isinstance(operators, str | Path):
+        return read_operators(operators)
+    if not isinstance(operators, OperatorTable):
+        raise InputError(
+            f"{operators!r:.80} is no operator profile; give the file of the store "
+            "that `ecc profile --operators` has made"
+        )
+    return operators
 
 
 def read_profile(path: str | Path) -> ProfileTable:

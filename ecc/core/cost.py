@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ecc.core.errors import InputError
 from ecc.core.table import Provenance
 from ecc.core.widths import Widths, WidthSpace
 
@@ -33,8 +34,17 @@ def units_of(metric: str) -> tuple[str, ...]:
 
 
 def as_vector(space: WidthSpace, widths: Widths | Tensor) -> Tensor:
-    """Widths (a checked mapping, or a tensor of shape (…, n_groups) taken as it is) as a float64 tensor."""
+    """Widths (a checked mapping, or a tensor of shape (…, n_groups) taken as it is) as a float64 tensor.
+
+    Raises:
+        InputError: If the mapping is no widths of these groups, or the last axis of the tensor has another length.
+    """
     if isinstance(widths, Tensor):
+        if not widths.ndim or widths.shape[-1] != len(space):
+            raise InputError(
+                f"widths have shape {tuple(widths.shape)}, and the network has {len(space)} groups; give a tensor of "
+                f"shape (…, {len(space)}), or a mapping from names of groups"
+            )
         return widths.to(torch.float64)
     return torch.from_numpy(space.vector(widths)).to(torch.float64)
 

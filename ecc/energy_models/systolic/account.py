@@ -164,6 +164,8 @@ def _rate(layer: SystolicLayer, array: SystolicArray, kept: int) -> float:
 
 def index_bound(layer: SystolicLayer, array: SystolicArray, index: SparseIndex) -> tuple[float, float]:
     """Of an upper bound on an index: its elements for each kept weight, and the energy of what all weights have."""
+    if not isinstance(index, SparseIndex):
+        raise InputError(f"index must be a SparseIndex such as SparseIndex(bits_per_nonzero=4), got {index!r:.80}")
     share, everywhere = index.bits_per_nonzero / array.bits, index.bits_per_weight / array.bits
     return share, layer.size * everywhere * _rate(layer, array, layer.size)
 

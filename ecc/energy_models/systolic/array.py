@@ -175,12 +175,17 @@ class SystolicArray:
             raise InputError(f"{where}: {error}") from error
 
     @classmethod
-    def parse(cls, text: str) -> SystolicArray:
-        """The preset of that name, or the array in that TOML file.
+    def parse(cls, text: SystolicArray | str | Path) -> SystolicArray:
+        """The preset of that name, or the array in that TOML file; an array is taken as it is.
 
         Raises:
             InputError: If it is neither.
         """
+        if isinstance(text, SystolicArray):
+            return text
+        if not isinstance(text, str | Path):
+            raise InputError(f"{text!r:.80} is no systolic array; give one, or the name of a preset or a TOML file")
+        text = str(text)
         if text in PRESETS:
             return PRESETS[text]
         if text.endswith(".toml") or Path(text).is_file():

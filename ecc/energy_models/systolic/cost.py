@@ -64,13 +64,19 @@ class SystolicCost:
             )
 
     @classmethod
-    def of(cls, graph: WidthGraph, array: SystolicArray, metric: SystolicMetric = "energy") -> SystolicCost:
+    def of(
+        cls, graph: WidthGraph, array: SystolicArray | str | Path, metric: SystolicMetric = "energy"
+    ) -> SystolicCost:
         """The cost of a network.
+
+        Args:
+            array: The accelerator, the name of a preset, or a TOML file.
 
         Raises:
             InputError: If nothing of it can be counted, the array is too small for it, or seconds are asked of an array
                 whose frequency is not known.
         """
+        array = SystolicArray.parse(array)
         if metric == "latency":
             return cls(metric, array, graph.space, products=product_parts(graph))
         return cls(metric, array, graph.space, layers=layer_parts(graph, array))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -114,7 +115,7 @@ class SystolicEnergy:
 def systolic_energy(
     model: nn.Module,
     graph: WidthGraph,
-    array: SystolicArray | None = None,
+    array: SystolicArray | str | Path | None = None,
     *,
     masks: Mapping[str, Tensor] | None = None,
     index: SparseIndex = NO_INDEX,
@@ -124,17 +125,17 @@ def systolic_energy(
     Args:
         model: Its weights that are zero are not fetched.
         graph: Of the model; the batch is the one that was traced.
-        array: The accelerator; Eyeriss when None.
+        array: The accelerator, the name of a preset, or a TOML file; Eyeriss when None.
         masks: By layer, which inputs are kept (those that are not zero): shape (channels, height, width) for a
             convolution, (channels,) else; the same for all examples.
         index: What it takes to say which weights are kept; nothing by default, as in the paper.
 
     Raises:
-        InputError: If the graph is of another network, nothing can be counted, a mask is of no layer or of another
-            shape, or the cache of inputs cannot hold the rows that a kernel needs.
+        InputError: If the graph is of another network, nothing can be counted, a mask is of no layer, of another
+            shape or NaN, or the cache of inputs cannot hold the rows that a kernel needs.
     """
-    array = SystolicArray() if array is None else array
-    masks = masks or {}
+    array = SystolicArray() if array is None else SystolicArray.parse(array)
+    masks = {} if masks is None else masks
     layers, left_out = counted(graph, masks)
     found = tuple(
         layer_energy(layer, array, weight=weight, mask=masks.get(layer.name), index=index)
@@ -144,15 +145,32 @@ def systolic_energy(
     return SystolicEnergy(array, found, math.fsum(each.relaxed for each in dense), left_out)
 
 
-def counted(graph: WidthGraph, masks: Collection[str] = ()) -> tuple[tuple[SystolicLayer, ...], tuple[LeftOut, ...]]:
+def _demand_masks(masks: object) -> None:
+    if not isinstance(masks, Mapping):
+        raise InputError(
+            f"masks must map names of layers to tensors, got {type(masks).__name__}; leave them out where all inputs "
+            "are kept"
+        )
+    for name, mask in masks.items():
+        if not isinstance(mask, Tensor):
+            raise InputError(f"the mask of {name} must be a tensor, got {type(mask).__name__}; wrap it in torch.tensor")
+        if bool(mask.isnan().any()):
+            raise InputError(f"the mask of {name} holds NaN; give 0 where an input is dropped, anything else where not")
+
+
+def counted(
+    graph: WidthGraph, masks: Mapping[str, Tensor] | None = None
+) -> tuple[tuple[SystolicLayer, ...], tuple[LeftOut, ...]]:
     """The layers that are counted, at least one, and what is left out.
 
     Args:
-        masks: Names of layers that have to be among them.
+        masks: By name of a layer that has to be among them.
 
     Raises:
-        InputError: If there are none.
+        InputError: If there are none, or a mask is no tensor, holds NaN or is of another layer.
     """
+    masks = {} if masks is None else masks
+    _demand_masks(masks)
     layers, left_out = layers_of(graph)
     if not layers:
         raise InputError("the network has no convolution and no linear layer; a systolic array has nothing to do in it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class WeightPrices:
 def weight_prices(
     model: nn.Module,
     graph: WidthGraph,
-    array: SystolicArray | None = None,
+    array: SystolicArray | str | Path | None = None,
     *,
     masks: Mapping[str, Tensor] | None = None,
     index: SparseIndex = NO_INDEX,
@@ -66,8 +67,8 @@ def weight_prices(
     Raises:
         InputError: As ``systolic_energy``.
     """
-    array = SystolicArray() if array is None else array
-    masks = masks or {}
+    array = SystolicArray() if array is None else SystolicArray.parse(array)
+    masks = {} if masks is None else masks
     values: dict[str, Tensor] = {}
     prices: dict[str, Tensor] = {}
     constant = []
