@@ -6,6 +6,7 @@
     fit       ProfileTable → CostModel;  judge gives its held-out error beside it
     compress  budgets → a network that holds them, measured
     save, load, verify, front      artefacts on disk, and what they are worth
+    load_cost, compose, diagnose   cost models from files, from operators alone, and how well they are known
 
 The parts behind the verbs are public in their modules: ``ecc.network``, ``ecc.profiler``, ``ecc.energy_models``,
 ``ecc.solvers``, ``ecc.zoo``, ``ecc.data``, ``ecc.artefact``, ``ecc.report``.
@@ -15,7 +16,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ecc.api.composing import compose
     from ecc.api.compressing import Compression
+    from ecc.api.diagnosing import diagnose
     from ecc.api.fitting import fit, judge
     from ecc.api.keeping import Source, load
     from ecc.api.verbs import compress, front, profile, verify
@@ -23,9 +26,15 @@ if TYPE_CHECKING:
     from ecc.core.cost import CostModel
     from ecc.core.errors import EccError, InputError, Interrupted, MeterError, UnavailableError
     from ecc.core.table import ProfileTable
+    from ecc.energy_models.additive import AdditiveCost
     from ecc.energy_models.bilinear import BilinearCost
     from ecc.energy_models.counting import CountCost
+    from ecc.energy_models.factored import FactoredCost
     from ecc.energy_models.judging import Fit
+    from ecc.energy_models.loading import load_cost
+    from ecc.energy_models.mlp import MlpCost
+    from ecc.energy_models.published import alexnet_tx2
+    from ecc.energy_models.staircase import StaircaseCost
     from ecc.energy_models.systolic.array import SystolicArray
     from ecc.energy_models.systolic.cost import SystolicCost
     from ecc.energy_models.systolic.energy import systolic_energy
@@ -48,6 +57,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "AdditiveCost": "ecc.energy_models.additive",
     "Admm": "ecc.solvers.admm",
     "BilinearCost": "ecc.energy_models.bilinear",
     "Budget": "ecc.core.budget",
@@ -55,16 +65,19 @@ _HOME = {
     "CostModel": "ecc.core.cost",
     "CountCost": "ecc.energy_models.counting",
     "EccError": "ecc.core.errors",
+    "FactoredCost": "ecc.energy_models.factored",
     "Fit": "ecc.energy_models.judging",
     "Front": "ecc.fronts",
     "InputError": "ecc.core.errors",
     "Interrupted": "ecc.core.errors",
     "Magnitude": "ecc.solvers.baselines.magnitude",
     "MeterError": "ecc.core.errors",
+    "MlpCost": "ecc.energy_models.mlp",
     "ProfileTable": "ecc.core.table",
     "SlimManifest": "ecc.network.manifest",
     "Source": "ecc.api.keeping",
     "SparseIndex": "ecc.energy_models.systolic.indices",
+    "StaircaseCost": "ecc.energy_models.staircase",
     "Store": "ecc.profiler.store",
     "SystolicArray": "ecc.energy_models.systolic.array",
     "SystolicCost": "ecc.energy_models.systolic.cost",
@@ -72,11 +85,15 @@ _HOME = {
     "Uniform": "ecc.solvers.baselines.uniform",
     "Verification": "ecc.verification",
     "WidthGraph": "ecc.network.graph",
+    "alexnet_tx2": "ecc.energy_models.published",
+    "compose": "ecc.api.composing",
     "compress": "ecc.api.verbs",
+    "diagnose": "ecc.api.diagnosing",
     "fit": "ecc.api.fitting",
     "front": "ecc.api.verbs",
     "judge": "ecc.api.fitting",
     "load": "ecc.api.keeping",
+    "load_cost": "ecc.energy_models.loading",
     "outline": "ecc.network.slimming",
     "profile": "ecc.api.verbs",
     "rebuild": "ecc.network.manifest",
@@ -91,6 +108,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AdditiveCost",
     "Admm",
     "BilinearCost",
     "Budget",
@@ -98,16 +116,19 @@ __all__ = [
     "CostModel",
     "CountCost",
     "EccError",
+    "FactoredCost",
     "Fit",
     "Front",
     "InputError",
     "Interrupted",
     "Magnitude",
     "MeterError",
+    "MlpCost",
     "ProfileTable",
     "SlimManifest",
     "Source",
     "SparseIndex",
+    "StaircaseCost",
     "Store",
     "SystolicArray",
     "SystolicCost",
@@ -115,11 +136,15 @@ __all__ = [
     "Uniform",
     "Verification",
     "WidthGraph",
+    "alexnet_tx2",
+    "compose",
     "compress",
+    "diagnose",
     "fit",
     "front",
     "judge",
     "load",
+    "load_cost",
     "outline",
     "profile",
     "rebuild",

@@ -14,7 +14,7 @@ from ecc.core.table import ProfileTable, Provenance
 from ecc.energy_models.additive import AdditiveCost, compose
 from ecc.energy_models.fusion import hosts
 from ecc.energy_models.judging import judge
-from ecc.energy_models.loading import load
+from ecc.energy_models.loading import load_cost as load
 from ecc.energy_models.operator_costs import OperatorCosts
 from ecc.network.tracing import trace
 from ecc.profiler.operator_design import choose

@@ -25,7 +25,7 @@ from ecc.core.budget import Budget
 from ecc.core.errors import InputError
 from ecc.core.verdict import BudgetCheck
 from ecc.energy_models.judging import judge
-from ecc.energy_models.loading import load
+from ecc.energy_models.loading import load_cost as load
 
 HISTORY = pd.DataFrame({"epoch": [0, 1], "loss": [1 / 3, 0.1], "score": [0.5, np.nan]})
 

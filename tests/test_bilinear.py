@@ -15,7 +15,7 @@ from ecc.core.widths import WidthSpace
 from ecc.energy_models.bilinear import BilinearCost, fit
 from ecc.energy_models.fitted import conformal_quantile
 from ecc.energy_models.least_squares import gram_nnls, relative_nnls, ridge_nnls, robust_weights, shrunken_nnls
-from ecc.energy_models.loading import load
+from ecc.energy_models.loading import load_cost as load
 from ecc.energy_models.samples import Samples
 from ecc.energy_models.terms import terms_of
 

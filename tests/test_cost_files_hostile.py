@@ -12,7 +12,7 @@ from oracles import residual_net, simulated_profile
 from ecc.core.errors import InputError
 from ecc.energy_models.forms import FORMS, Options
 from ecc.energy_models.judging import judge
-from ecc.energy_models.loading import load
+from ecc.energy_models.loading import load_cost as load
 from ecc.energy_models.parts import describe
 from ecc.energy_models.samples import Samples
 

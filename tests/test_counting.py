@@ -11,7 +11,7 @@ from ecc.core.errors import InputError
 from ecc.core.layers import Side
 from ecc.core.widths import WidthGroup
 from ecc.energy_models.counting import CountCost
-from ecc.energy_models.loading import load
+from ecc.energy_models.loading import load_cost as load
 from ecc.network.graph import TensorAxes, WidthGraph
 
 

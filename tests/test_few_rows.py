@@ -8,7 +8,7 @@ from oracles import made_up_cost, residual_net, simulated_profile
 from ecc.core.layers import SumOfProducts
 from ecc.energy_models import bilinear, judging
 from ecc.energy_models.forms import FORMS
-from ecc.energy_models.loading import load
+from ecc.energy_models.loading import load_cost as load
 from ecc.energy_models.samples import Samples
 from ecc.report.fits import render_fit
 

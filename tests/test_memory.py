@@ -17,7 +17,7 @@ from torch import nn
 from ecc.core.layers import Side
 from ecc.core.memory import Activation, Peak, activations_without
 from ecc.energy_models.counting import CountCost
-from ecc.energy_models.loading import load
+from ecc.energy_models.loading import load_cost as load
 from ecc.network.blocks import aligned_steps, in_blocks
 from ecc.network.slimming import outline, slim
 from ecc.network.tracing import trace

@@ -11,7 +11,7 @@ from ecc.core.layers import Layer
 from ecc.core.widths import WidthSpace
 from ecc.energy_models import bilinear, mlp
 from ecc.energy_models.fitted import FittedCost
-from ecc.energy_models.loading import load
+from ecc.energy_models.loading import load_cost as load
 from ecc.energy_models.mlp import MlpCost, fit, fit_samples
 from ecc.energy_models.mlp_training import Networks, Targets, train
 from ecc.energy_models.samples import Samples

@@ -3,6 +3,7 @@ import sys
 from importlib import import_module
 
 import pytest
+from oracles import simulated_profile
 
 import ecc
 
@@ -39,3 +40,21 @@ def test_import_loads_nothing_heavy():
 
 def python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_saved_cost_is_read_by_the_public_name_and_load_says_so(tmp_path):
+    path = tmp_path / "cost.json"
+    ecc.alexnet_tx2().save(path)
+    cost = ecc.load_cost(path)
+    assert isinstance(cost, ecc.BilinearCost)
+    assert cost.coefficients == ecc.alexnet_tx2().coefficients
+    with pytest.raises(ecc.InputError, match=r"cost.json' is a file and an artefact is a folder; ecc.load_cost reads"):
+        ecc.load(path)
+
+
+def test_diagnose_takes_a_profile_and_refuses_what_is_no_sum():
+    table = simulated_profile(60)
+    found = ecc.diagnose(ecc.fit(table, form="bilinear"), table)
+    assert (found.coefficients.loc["constant", ["standard_error"]] > 0).all()
+    with pytest.raises(ecc.InputError, match=r"diagnose\(cost=...\) must be a bilinear or staircase cost, got MlpCost"):
+        ecc.diagnose(ecc.fit(table, form="mlp"), table)

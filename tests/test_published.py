@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ecc.energy_models.loading import load
+from ecc.energy_models.loading import load_cost as load
 from ecc.energy_models.published import alexnet_tx2
 
 

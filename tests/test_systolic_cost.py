@@ -18,7 +18,7 @@ from ecc.core.errors import InputError
 from ecc.core.layers import Side
 from ecc.core.operators import Operator
 from ecc.core.widths import WidthSpace
-from ecc.energy_models.loading import load
+from ecc.energy_models.loading import load_cost as load
 from ecc.energy_models.systolic.account import layer_energy, read_twice
 from ecc.energy_models.systolic.array import DATAFLOWS, PRESETS, SystolicArray
 from ecc.energy_models.systolic.cost import SystolicCost

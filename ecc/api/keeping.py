@@ -26,7 +26,7 @@ from ecc.core.table import Provenance
 from ecc.core.verdict import BudgetCheck, Measured
 from ecc.data.loading import load_data
 from ecc.energy_models.counting import COUNTED, CountCost
-from ecc.energy_models.loading import load as load_cost
+from ecc.energy_models.loading import load_cost
 from ecc.network.capture import run
 from ecc.network.comparing import difference
 from ecc.network.copying import copy_sharing
@@ -205,9 +205,12 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Loaded:
 
     Args:
         model: The dense network (any weights), for artefacts whose manifest does not say how to make it; left as it is.
+
     Raises:
         InputError: If the folder is not a sound artefact, or the dense network is another one.
     """
+    if Path(path).is_file():
+        raise InputError(f"{str(path)!r} is a file and an artefact is a folder; ecc.load_cost reads a cost model")
     artefact = read_artefact(path)
     manifest = artefact.manifest
     if model is None and not manifest.model:

@@ -26,7 +26,7 @@ from ecc.core.cost import CostModel
 from ecc.core.errors import InputError
 from ecc.core.problem import Checkpoint, Progress
 from ecc.data.values import Data
-from ecc.energy_models.loading import load as load_cost
+from ecc.energy_models.loading import load_cost
 from ecc.energy_models.systolic.array import PRESETS, SystolicArray
 from ecc.network.tracing import trace
 from ecc.profiler.devices import current_device

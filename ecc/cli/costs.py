@@ -11,7 +11,7 @@ from typing import Any
 from ecc.cli.text import percent, quantity, table
 from ecc.core.cost import METRICS
 from ecc.energy_models.cost_files import read_cost
-from ecc.energy_models.loading import load
+from ecc.energy_models.loading import load_cost
 from ecc.energy_models.parts import describe
 
 __all__ = ["cost_text", "inspect_cost"]
@@ -26,7 +26,7 @@ def inspect_cost(path: Path) -> dict[str, Any]:
     Raises:
         InputError: If it is none.
     """
-    cost = load(path)
+    cost = load_cost(path)
     form, _ = read_cost(path)
     return describe(form, cost) | {"file": str(path), "bytes": path.stat().st_size}
 

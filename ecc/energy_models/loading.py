@@ -14,7 +14,7 @@ from ecc.energy_models.counting import CountCost
 from ecc.energy_models.forms import FORMS
 from ecc.energy_models.systolic.cost import SystolicCost
 
-__all__ = ["load"]
+__all__ = ["load_cost"]
 
 _READERS: Mapping[str, Callable[[Fields], CostModel]] = MappingProxyType(
     {
@@ -25,8 +25,8 @@ _READERS: Mapping[str, Callable[[Fields], CostModel]] = MappingProxyType(
 )
 
 
-def load(path: str | Path) -> CostModel:
-    """Read the cost model that a ``save`` wrote.
+def load_cost(path: str | Path) -> CostModel:
+    """Read the cost model that its ``save``, ``ecc fit -o`` or an artefact wrote, whatever its form.
 
     Raises:
         InputError: If the file is missing, damaged or of a form that this program does not know.
