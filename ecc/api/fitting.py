@@ -78,10 +78,7 @@ def judge(
         InputError: As of ``fit``, or if the share is out of range.
     """
     demand_form(form, given=operators is not None)
-    if not isinstance(table, ProfileTable | str | Path):
-        raise InputError(f"{table!r:.80} is no profile; give what ecc.profile returned, or the file of a store")
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**32:
-        raise InputError(f"seed must be a whole number from 0 to {2**32 - 1}, got {seed!r:.80}")
+    _demand_kinds(table, seed)
     return judge_table(
         table if isinstance(table, ProfileTable) else read_profile(table),
         metric,
@@ -93,6 +90,13 @@ def judge(
         holdout=holdout,
         progress=progress,
     )
+
+
+def _demand_kinds(table: object, seed: object) -> None:
+    if not isinstance(table, ProfileTable | str | Path):
+        raise InputError(f"{table!r:.80} is no profile; give what ecc.profile returned, or the file of a store")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < 2**32:
+        raise InputError(f"seed must be a whole number from 0 to {2**32 - 1}, got {seed!r:.80}")
 
 
 def known_operators(operators: OperatorTable | str | Path) -> OperatorTable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -22,9 +22,9 @@ __all__ = ["FEWEST", "Samples"]
 FEWEST = 10
 """Rows below which nothing is fitted: too few to hold any out."""
 
-_ONE_ORIGIN = ("device_fingerprint", "runtime", "threads", "fingerprint")
+_ONE_ORIGIN = tuple(each.name for each in fields(Provenance))
 _Z95 = 1.959963984540054
-_MOST = 1e6  # of a ratio to dense, or of its inverse
+_LEAST, _MOST = 1e-6, 1e3  # of a ratio to dense: one channel per layer of a huge network; kernels that suit no width
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,9 +126,13 @@ def _measured(rows: pd.DataFrame, metric: str) -> NDArray[np.int64]:
 
 
 def _refuse_mixed(rows: pd.DataFrame) -> None:
-    for column in _ONE_ORIGIN:
-        if column in rows and rows[column].nunique(dropna=False) > 1:
-            values = ", ".join(str(value) for value in rows[column].unique()[:3])
+    """Refuse what the rows themselves say is of several origins, as exported profiles that were put together do."""
+    for column in map(str, rows):
+        if column not in _ONE_ORIGIN and not column.startswith("environment"):
+            continue
+        found = rows[column].map(str).unique()
+        if len(found) > 1:
+            values = ", ".join(f"{value:.80}" for value in found[:3])
             raise InputError(f"the profile mixes rows of several origins ({column}: {values}); fit each one alone")
 
 
@@ -147,7 +151,7 @@ def _refuse_broken(metric: str, ratio: NDArray[np.float64], numbers: NDArray[np.
             f"{len(bad)} of {len(ratio)} profile rows have no positive {metric} ratio (first: row {numbers[bad[0]]}); "
             "drop them or measure them again"
         )
-    impossible = np.flatnonzero((ratio > _MOST) | (ratio < 1 / _MOST))
+    impossible = np.flatnonzero((ratio > _MOST) | (ratio < _LEAST))
     if len(impossible):
         raise InputError(
             f"profile row {numbers[impossible[0]]} has a {metric} of {ratio[impossible[0]]:.3g} of dense, "
@@ -197,7 +201,7 @@ def _random(rows: pd.DataFrame) -> NDArray[np.bool_]:
 
 
 def _noise(rows: pd.DataFrame, metric: str) -> NDArray[np.float64]:
-    """Noise of each row's log ratio: from its interval, or from repeated blocks where those show more.
+    """Noise of each row's log ratio: from its interval, or from repeated blocks where those show more; NaN if unknown.
 
     The interval of a row says how well its median is known within its blocks. Rows measured in several blocks also show
     how much blocks differ; that pooled spread applies to every row, by the number of its blocks.
@@ -205,7 +209,7 @@ def _noise(rows: pd.DataFrame, metric: str) -> NDArray[np.float64]:
     low, high = _column(rows, f"{metric}_ratio_low"), _column(rows, f"{metric}_ratio_high")
     with np.errstate(invalid="ignore", divide="ignore"):
         within = np.log(high / low) / (2 * _Z95)
-    within = np.where(np.isfinite(within) & (within >= 0), within, np.nan)
+    within = np.where(np.isfinite(within) & (within >= 0) & (low > 0), within, np.nan)
     column = f"{metric}_block_ratios" if f"{metric}_block_ratios" in rows else "block_ratios"
     cells = list(rows[column]) if column in rows else [None] * len(rows)
     logs = [_logarithms(cell) for cell in cells]
@@ -228,5 +232,9 @@ def _repeated(widths: NDArray[np.float64], ratio: NDArray[np.float64]) -> NDArra
 
 def _logarithms(cell: object) -> NDArray[np.float64]:
     """The logarithms of a row's block ratios; empty where the row has none."""
-    values = np.asarray(cell if isinstance(cell, list | tuple | np.ndarray) else [], dtype=np.float64)
+    cells = list(cell) if isinstance(cell, list | tuple | np.ndarray) else []
+    try:
+        values = np.asarray(cells, dtype=np.float64)
+    except (TypeError, ValueError):  # a table of a user's own may hold anything
+        values = np.array([], dtype=np.float64)
     return np.asarray(np.log(values[np.isfinite(values) & (values > 0)]), dtype=np.float64)
