@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -392,7 +392,7 @@ def test_saved_model_is_the_same_model(tmp_path, alexnet):
     for model in (cost, alexnet):
         model.save(tmp_path / "cost.json")
         again = load(tmp_path / "cost.json")
-        assert vars(again) == {name: vars(model)[name] for name in vars(again)}
+        assert all(getattr(again, each.name) == getattr(model, each.name) for each in fields(model))
         widths = torch.from_numpy(model.space.floor(np.array(model.space.dense) * 0.4))
         assert float(again(widths)) == float(model(widths))
 

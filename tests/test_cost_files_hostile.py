@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -165,3 +166,46 @@ def test_error_of_a_model_must_say_its_mean(tmp_path, documents):
 @pytest.mark.parametrize("bounds", [{"low": [9] * 4, "high": [8] * 4}, {"low": [0] * 4, "high": [8] * 4}])
 def test_profiled_widths_must_be_possible(tmp_path, documents, bounds):
     assert not try_to_read(tmp_path / "cost.json", {**documents["bilinear"], "profiled": bounds})
+
+
+@pytest.mark.parametrize("form", FITTABLE)
+@pytest.mark.parametrize(
+    ("way", "value", "words"),
+    [
+        (("constant",), 1e30, "times what the dense network was measured to take"),
+        (("constant",), 1e299, "times what the dense network was measured to take"),
+        (("terms", 0, "value"), 1e30, "times what the dense network was measured to take"),
+        (("terms", 0, "value"), 1e308, "times what the dense network was measured to take"),
+        (("reference",), [1e9, 1e9, 1e9], "times what the dense network was measured to take"),
+        (("holdout",), {"mape": -5}, "-5 is no held-out error 'mape'"),
+        (("holdout",), {"mape": 1e308}, "is no held-out error 'mape'"),
+        (("holdout",), {"mape": 0.1, "within_10pct": 2}, "2 is no held-out error 'within_10pct'"),
+        (("extrapolate",), None, "'extrapolate' must be true or false"),
+    ],
+)
+def test_what_no_fit_can_say_is_refused(tmp_path, documents, form, way, value, words):
+    document = documents[form]
+    if way[0] in ("constant", "terms") and "base" in document:
+        if form == "mlp":  # its own coefficients are those of its members
+            return
+        way = ("base", *way)
+    (tmp_path / "cost.json").write_text(json.dumps(altered(document, way, value)))
+    with pytest.raises(InputError, match=re.escape(words)):
+        load(tmp_path / "cost.json")
+
+
+def test_the_sentence_names_the_file_and_says_that_it_is_damaged_once(tmp_path, documents):
+    path = tmp_path / "cost.json"
+    for way, words in ((("constant",), "has no finite number 'constant'"), (("space",), "'space' is not an object")):
+        path.write_text(json.dumps(altered(documents["bilinear"], way, "much")))
+        with pytest.raises(InputError) as caught:
+            load(path)
+        assert str(caught.value).startswith(f"cost model {str(path)!r} is damaged or not from this program: {words}")
+        assert (str(caught.value).count("damaged"), str(caught.value).count("cost.json")) == (1, 1)
+
+
+def test_an_interval_that_no_number_can_hold_is_infinite(tmp_path, documents):
+    document = altered(documents["bilinear"], ("calibration",), [1e299])
+    (tmp_path / "cost.json").write_text(json.dumps(document))
+    low, high = load(tmp_path / "cost.json").interval({})
+    assert (float(low), float(high)) == (0.0, math.inf)

@@ -10,10 +10,13 @@ from typing import Any, NoReturn
 
 from ecc.core.errors import InputError
 
-__all__ = ["Fields", "Scalar", "parse_object"]
+__all__ = ["DAMAGED", "Fields", "Scalar", "parse_object"]
 
 Scalar = str | int | float | bool | None
 """A JSON value without parts."""
+
+DAMAGED = "; it is damaged or not from this program"
+"""How sentences end of members that are missing or not what was asked for."""
 
 _MOST = 1 << 20  # entries of any list or object
 _LARGEST = (1 << 63) - 1  # of any whole number
@@ -124,7 +127,7 @@ class Fields:
         return value
 
     def _error(self, problem: str) -> InputError:
-        return InputError(f"{self._where} {problem}; it is damaged or not from this program")
+        return InputError(f"{self._where} {problem}{DAMAGED}")
 
     def __iter__(self) -> Iterator[str]:
         """Names of the members."""

@@ -31,6 +31,10 @@ __all__ = ["FITTED", "FittedCost", "conformal_quantile", "ground_of"]
 FITTED = ("latency", "energy")
 """The metrics that are measured, and so may be fitted."""
 
+_FAR = 100.0  # times the dense network's measured value that no model is off at dense widths
+_WORST = 1e9  # relative error that no row is off
+_FARTHEST = 700.0  # logarithm of the largest number that there is, nearly
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FittedCost(ABC):
@@ -147,7 +151,7 @@ class FittedCost(ABC):
         value, low, high = self.reference
         stretch = float(stats.norm.ppf((1 + level) / 2) / stats.norm.ppf(0.975))
         below, above = (math.hypot(error, stretch * math.log(ratio)) for ratio in (value / low, high / value))
-        return predicted * math.exp(-below), predicted * math.exp(above)
+        return predicted * math.exp(-below), predicted * (math.exp(above) if above < _FARTHEST else math.inf)
 
     def extrapolates(self, widths: Widths | Tensor) -> bool:
         """Whether any width lies outside those that were profiled, so that the interval promises nothing."""
@@ -223,11 +227,18 @@ class FittedCost(ABC):
             "calibration": numbers(fields, "calibration"),
             "profiled": _box(fields.inner("profiled")) if "profiled" in fields else None,
             "provenance": provenance_of(fields),
-            "holdout": None if holdout is None else {name: holdout.number(name) for name in ("mape", *holdout)},
+            "holdout": None if holdout is None else _figures(holdout),
             "samples": fields.whole("samples"),
-            "extrapolate": bool(fields.optional_flag("extrapolate")),
+            "extrapolate": _flag(fields, "extrapolate"),
         }
-        return cls.read(fields, ground)
+        cost = cls.read(fields, ground)
+        with torch.no_grad():
+            ratio = float(cost.evaluate(torch.tensor(cost.space.dense, dtype=torch.float64))) / cost.dense
+        if not 1 / _FAR <= ratio <= _FAR:
+            raise InputError(
+                f"cost model: predicts {ratio:.3g} times what the dense network was measured to take; no fit does"
+            )
+        return cost
 
     def __repr__(self) -> str:
         error = f", held-out MAPE {self.holdout['mape']:.1%}" if self.holdout else ""
@@ -245,6 +256,23 @@ def ground_of(samples: Samples) -> dict[str, Any]:
         "provenance": samples.provenance,
         "samples": len(samples),
     }
+
+
+def _flag(fields: Fields, name: str) -> bool:
+    """True or false; false where there is none."""
+    value = fields.optional_flag(name)
+    if value is None and name in fields:
+        raise InputError(f"cost model: {name!r} must be true or false")
+    return bool(value)
+
+
+def _figures(fields: Fields) -> dict[str, float]:
+    """Held-out errors."""
+    figures = {name: fields.number(name) for name in ("mape", *fields)}
+    for name, value in figures.items():
+        if not 0 <= value <= (1 if name.startswith("within") else _WORST):
+            raise InputError(f"cost model: {value:.3g} is no held-out error {name!r:.80}")
+    return figures
 
 
 def _box(fields: Fields) -> tuple[tuple[int, int], ...]:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from ecc.core.cost import CostModel
 from ecc.core.errors import InputError
-from ecc.core.fields import Fields
+from ecc.core.fields import DAMAGED, Fields
 from ecc.energy_models.cost_files import read_cost
 from ecc.energy_models.counting import CountCost
 from ecc.energy_models.forms import FORMS
@@ -38,4 +38,8 @@ def load_cost(path: str | Path) -> CostModel:
     try:
         return _READERS[form](fields)
     except InputError as error:
-        raise InputError(f"cost model {str(path)!r} is damaged or not from this program: {error}") from error
+        where = f"cost model {str(path)!r}"
+        problem = str(error).removesuffix(DAMAGED)
+        for prefix in (f"{where}: ", f"{where} ", "cost model: "):  # what this sentence says itself
+            problem = problem.removeprefix(prefix)
+        raise InputError(f"{where} is damaged or not from this program: {problem}") from error

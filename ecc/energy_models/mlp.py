@@ -8,7 +8,9 @@ the networks are to be believed, :math:`\lambda \in [0, 1]`: 0 where they do not
 better than B alone does, so that few rows give the bilinear model and nothing worse.
 
 The networks read each group's relative width and, for some steps g, :math:`\log(g \lceil w / g \rceil / w)`: how much
-hardware that counts in steps would do in vain. The value has these steps; the gradient is that between them.
+hardware that counts in steps would do in vain. The value has these steps. The gradient is not its derivative: it holds
+the inputs of steps fixed, because nothing is in vain at either end of a step, so that at multiples of g it is the slope
+along multiples of g, which is how solvers move.
 """
 
 from __future__ import annotations
@@ -146,7 +148,10 @@ class MlpCost(FittedCost):
         return SumOfProducts(self.space, [term.sides for term in self.base.terms]), values
 
     def evaluate(self, widths: Tensor) -> Tensor:
-        """The base times the mean correction at channels of shape (…, n_groups): shape (…)."""
+        """The base times the mean correction at channels of shape (…, n_groups): shape (…).
+
+        The gradient holds the inputs of steps fixed: it is the slope along whole steps, not the derivative within one.
+        """
         base = self.base.evaluate(widths)
         if self.correction is None:
             return base
