@@ -108,6 +108,17 @@ def test_an_error_above_the_users_exits_with_1_and_still_writes(store, folder):
     assert (folder / "missed.json").exists()
 
 
+def test_more_samples_are_advised_only_where_the_noise_leaves_room(folder):
+    write_store(folder / "noisy.db", simulated_profile(30, noise=0.1))
+    fit = ecc.judge("noisy.db", form="bilinear")
+    held, floor = fit.holdout["mape"], fit.noise_floor
+    for asked, advice in ((floor / 2, False), (floor * 1.1, False), ((held + floor * 1.25) / 2, True)):
+        said = run(f"fit noisy.db --form bilinear --max-error {asked} -o missed.json")
+        assert said.code == 1
+        assert ("; profile more samples" in said.out) is advice
+        assert ("more rows will not bring it there" in said.out) is not advice
+
+
 def test_what_cannot_carry_a_fit_is_refused_in_one_sentence(folder):
     table = simulated_profile(40)
     write_store(folder / "few.db", replace(table, widths=table.widths[:9], rows=table.rows[:9]))

@@ -186,7 +186,7 @@ def nan_output() -> nn.Module:
             r"to 9, got 1×2 \(int64\) with values from 3 to 10",
         ),
         (small(), IMAGE[:0], r"the example input of 0×3×8×8 \(float32\) is an empty batch; give at least one example"),
-        (nn.ReLU(), IMAGE, "ReLU has no parameters, so there is nothing to prune"),
+        (nn.ReLU(), IMAGE, "ReLU has no parameters; give a network with layers that have weights"),
         (nn.LazyLinear(3), IMAGE, "LazyLinear has lazy layers whose sizes are not known yet; run it once on an input"),
         (
             data_dependent(),

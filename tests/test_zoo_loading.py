@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -231,6 +232,29 @@ def test_a_file_that_is_not_there_is_named(net, tmp_path):
         load_weights(net, tmp_path / "gone.pt")
     with pytest.raises(InputError, match=r"there is no such file"):
         load_weights(net, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"weights", b". hello", b"abc" * 20, b"torch weights, text"], ids=repr)
+def test_a_file_that_is_none_of_torch_is_told_without_the_words_of_its_reader(net, tmp_path, content):
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(InputError, match=r"^weights .*w\.pt (cannot be read: they are damaged|are corrupt)") as told:
+        load_weights(net, tmp_path / "w.pt")
+    assert "Error" not in str(told.value)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_weights_that_hold_nan_are_refused_by_the_name_of_their_file(net, tmp_path, suffix):
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    first = next(name for name, tensor in state.items() if tensor.is_floating_point())
+    state[first].view(-1)[0] = float("nan")
+    path = tmp_path / f"w.{suffix}"
+    torch.save(state, path) if suffix == "pt" else safetensors.torch.save_file(state, path)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with pytest.raises(
+        InputError, match=rf"^weights .*w\.{suffix} hold NaN in 1 of \d+ tensors, first {re.escape(first)}"
+    ):
+        load_weights(net, path)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
 @needs_data

@@ -19,6 +19,8 @@ from ecc.report.fits import write_fit
 
 __all__ = ["COMMANDS", "fit_text"]
 
+_NEAR = 0.8  # of the error that is asked for: a fit is never quite as good as the noise allows
+
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE", help="profile store")
@@ -81,8 +83,18 @@ def fit_text(fit: Fit, out: str, max_error: float | None = None) -> str:
         f"written to {out}",
     ]
     if max_error is not None and held["mape"] > max_error:
-        lines.append(f"the held-out error is above --max-error {percent(max_error)}; profile more samples")
+        lines.append(f"the held-out error is above --max-error {percent(max_error)}; {_mend(fit, max_error)}")
     return "\n".join(lines)
+
+
+def _mend(fit: Fit, max_error: float) -> str:
+    """What to do about an error above the user's: more rows say nothing where their noise is as large as it."""
+    if fit.noise_floor > _NEAR * max_error:
+        return (
+            f"the noise of the rows alone shows as {percent(fit.noise_floor)}, so more rows will not bring it there; "
+            "measure again where less else runs, or allow more"
+        )
+    return "profile more samples"
 
 
 def _forms(fit: Fit) -> list[str]:

@@ -345,8 +345,9 @@ def demand_composable(
     """
     if not network.calls:
         raise InputError(
-            "the operators that the network runs are not known (its profile is from an older version, or nothing in "
-            "it could be followed); profile it again, or compose its WidthGraph"
+            "the operators that the network runs are not known: its store was made by an older ecc, or nothing in it "
+            "could be followed; profile it again, or compose the cost without its rows: "
+            "`ecc fit OPS.db --model MODEL --input SHAPE` (ecc.trace and compose in Python)"
         )
     if provenance is not None:
         _demand_like(operators.provenance, provenance, runtime or operators.provenance.runtime)

@@ -35,7 +35,7 @@ def examine(model: nn.Module, make: Callable[[], nn.Module], inputs: Any) -> Non
     """
     name, tensors = type(model).__name__, list(tensors_in(list(bind(inputs))))
     if not any(True for _ in model.parameters()):
-        raise InputError(f"{name} has no parameters, so there is nothing to prune")
+        raise InputError(f"{name} has no parameters; give a network with layers that have weights")
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         raise InputError(f"{name} has lazy layers whose sizes are not known yet; run it once on an input")
     empty = next((tensor for tensor in tensors if tensor.ndim and tensor.shape[0] == 0), None)

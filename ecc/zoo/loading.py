@@ -109,7 +109,7 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
             the prefix of DistributedDataParallel or torch.compile.
 
     Raises:
-        InputError: If the file is missing, corrupt or holds pickled code, or names or shapes do not fit.
+        InputError: If the file is missing, corrupt holds NaN or pickled code, or names or shapes do not fit.
     """
     path = Path(path)
     if not path.is_file():
@@ -134,6 +134,12 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
             f"weights {path}: {len(wrong)} of {len(state)} tensors do not fit, first {name} with "
             f"{_described(state[name])} where the network has {_described(own[name])}; "
             "build the network with the options of the weights"
+        )
+    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and bool(tensor.isnan().any())]
+    if broken:
+        raise InputError(
+            f"weights {path} hold NaN in {len(broken)} of {len(state)} tensors, first {broken[0]}; train the network "
+            "again, or give another file"
         )
     module.load_state_dict(state, strict=False)
 
@@ -165,8 +171,13 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"weights {path} are corrupt or hold pickled objects, which ecc never loads; "
             "save model.state_dict() alone, best as .safetensors"
         ) from error
-    except Exception as error:  # a damaged file makes torch.load raise almost anything
+    except OSError as error:
         raise InputError(f"weights {path} cannot be read ({reason(error)}); get the file again") from error
+    except Exception as error:  # a damaged file makes torch.load raise almost anything, which tells a user nothing
+        raise InputError(
+            f"weights {path} cannot be read: they are damaged, or neither .safetensors nor what torch.save writes; "
+            "get the file again"
+        ) from error
     for nest in _NESTS:
         if isinstance(state, Mapping) and isinstance(state.get(nest), Mapping):
             state = state[nest]
