@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from oracles import simulated_profile
 
 from ecc.core.cost import CostModel
 from ecc.energy_models.counting import CountCost
+from ecc.energy_models.factored import Factor
 from ecc.energy_models.forms import FORMS, Options
 from ecc.energy_models.parts import describe, parts_of
 from ecc.energy_models.samples import Samples
 from ecc.energy_models.systolic.array import SystolicArray
 from ecc.energy_models.systolic.cost import SystolicCost
+from ecc.energy_models.wording import words_of
 from ecc.network.graph import WidthGraph
 from ecc.network.tracing import trace
 from ecc.zoo.loading import load_model
@@ -101,3 +104,19 @@ def test_steps_are_shown_and_large_members_are_not() -> None:
     assert set(value["settings"]) == {"constant", "steps"}
     assert value["settings"]["steps"] == {kind: list(pair) for kind, pair in cost.steps.items()}
     assert all(group["profiled"][1] == group["dense"] for group in value["groups"].values())
+
+
+def test_what_a_form_holds_beside_its_parts_is_said_in_words_with_units() -> None:
+    samples = Samples.of(simulated_profile(60), "latency")
+    assert "words" not in describe("bilinear", FORMS["bilinear"].fit(samples, Options()))
+    stairs = replace(FORMS["staircase"].fit(samples, Options()), steps={"conv": (16, 1, 8)})
+    assert words_of(stairs) == {"tiles of conv": "16 positions read, a surcharge off multiples of 8"}
+    factored = replace(
+        FORMS["factored"].fit(samples, Options()),
+        level=math.log(2),
+        factors=(Factor("a", "misaligned", 8, 0.25), Factor("stem", "log-width", 0, -0.5)),
+    )
+    assert words_of(factored) == {
+        "factor at dense widths": "× 2 on the sum of the parts",
+        "factors of groups": "stem × (share kept)^-0.5; a × exp(0.25 · share kept) off multiples of 8",
+    }

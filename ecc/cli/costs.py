@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +33,7 @@ def inspect_cost(path: Path) -> dict[str, Any]:
 def cost_text(value: Mapping[str, Any]) -> str:
     """The manifest for people: whose it is, how good it is, and what the dense network's cost is made of."""
     lines = [f"{value['form']} model of {value['metric']}: {_dense(value)}", *_place(value), *_error(value)]
-    lines += [f"{name}: {_short(json.dumps(each, ensure_ascii=False))}" for name, each in _settings(value).items()]
+    lines += [f"{name}: {text}" for name, text in value.get("words", {}).items()]
     lines.append(_groups(value))
     if parts := value.get("parts"):
         total = math.fsum(parts.values()) or 1.0
@@ -88,13 +87,6 @@ def _error(value: Mapping[str, Any]) -> list[str]:
     if "interval_95" in value:
         lines.append(f"95 % intervals reach {percent(value['interval_95'])} above a prediction")
     return lines
-
-
-def _settings(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What is not among the parts."""
-    parts = value.get("parts", {})
-    settings: Mapping[str, Any] = value.get("settings", {})
-    return {name: each for name, each in settings.items() if name not in parts and each != []}
 
 
 def _groups(value: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from ecc.energy_models.factored import FactoredCost
 from ecc.energy_models.fitted import FittedCost, conformal_quantile
 from ecc.energy_models.mlp import MlpCost
 from ecc.energy_models.systolic.cost import SystolicCost
+from ecc.energy_models.wording import words_of
 
 __all__ = ["describe", "parts_of"]
 
@@ -60,7 +61,7 @@ def describe(form: str, cost: CostModel) -> dict[str, Any]:
     """What a cost model is, whom it belongs to and how good it is, as a JSON value.
 
     What a form or a file does not tell is absent. Groups say between which widths the model was profiled, and parts
-    what each costs at dense widths.
+    what each costs at dense widths; words say what there is beside them.
 
     Args:
         form: As its file names it.
@@ -101,7 +102,8 @@ def _fitted(cost: FittedCost) -> dict[str, Any]:
     if cost.calibration:
         value["interval_95"] = math.expm1(conformal_quantile(cost.calibration, 0.95))
     settings = {name: member for name, member in cost.members().items() if _is_short(member)}
-    return value | ({"settings": settings} if settings else {})
+    words = words_of(cost)
+    return value | ({"settings": settings} if settings else {}) | ({"words": words} if words else {})
 
 
 def _is_short(member: Any, depth: int = 2) -> bool:

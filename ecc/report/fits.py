@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -17,7 +16,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from ecc.core.errors import InputError
-from ecc.core.table import ProfileTable
+from ecc.core.table import ProfileTable, Provenance
 from ecc.energy_models.bilinear import BilinearCost
 from ecc.energy_models.diagnostics import Diagnostics, diagnose
 from ecc.energy_models.fitted import conformal_quantile
@@ -143,7 +142,8 @@ def render_fit(fit: Fit, table: ProfileTable | None = None) -> str:
         undrawn=_rest(parts[_BARS:]),
         unlisted=_rest(parts[_LISTED:]),
         worst=[_row(fit, int(number), table) for number in worst],
-        settings={name: _words(value) for name, value in about.get("settings", {}).items() if name != "constant"},
+        settings=about.get("words", {}),
+        environment=_environment(place),
         purposes=_purposes(table),
         diagnostics=found,
         undiagnosed=undiagnosed,
@@ -239,13 +239,12 @@ def _ending(name: str) -> str:
     return name if len(name) <= _ENDING else f"…{name[1 - _ENDING :]}"
 
 
-def _words(value: Any) -> str:
-    """A setting as text."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_words(each)}" for name, each in value.items())
-    if isinstance(value, list | tuple):
-        return " × ".join(_words(each) for each in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _environment(place: Provenance | None) -> dict[str, str]:
+    """What was recorded of the machine; numbers of cores are called so."""
+    found = {} if place is None else {name: str(value) for name, value in place.environment.items()}
+    if cores := found.get("pinned"):
+        found["pinned"] = f"core{'s' if ',' in cores else ''} {cores}"
+    return found
 
 
 def _quantity(value: float, unit: str) -> str:
