@@ -104,7 +104,7 @@ def explain(errors: Mapping[str, Floats]) -> str:
     rest = f"{chosen} has the likeliest held-out errors, {_points(errors[chosen])}"
     if not simpler:
         return f"{rest}, and is the simplest form"
-    losses = ", ".join(f"{form} by {surprises[form] - surprises[chosen]:.1f}" for form in simpler)
+    losses = ", ".join(f"{form} by {surprises[form] - surprises[chosen]:.2f}" for form in simpler)
     return f"{rest}; what is simpler is less likely by more than {_CERTAIN:g} in log-likelihood ({losses})"
 
 
