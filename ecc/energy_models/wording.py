@@ -45,7 +45,7 @@ def _factors(cost: FactoredCost) -> dict[str, str]:
     told = "; ".join(_factor(each) for each in strongest[:_MOST])
     more = f"; and {len(strongest) - _MOST} weaker ones" if len(strongest) > _MOST else ""
     return {
-        "factor at dense widths": f"× {math.exp(cost.level):.4g} on the sum of the parts",
+        "factor at dense widths": f"× {math.exp(cost.level):.4g} on the bilinear sum; the parts include it",
         "factors of groups": f"{told}{more}" if told else "none: no group departs from the sum",
     }
 
