@@ -80,6 +80,7 @@ def fit_text(fit: Fit, out: str, max_error: float | None = None) -> str:
         f"noise floor {floor} (what a perfect model would show); MACs alone {percent(fit.macs_only)}; "
         f"95 % intervals cover {percent(fit.interval_coverage)}",
         *_forms(fit),
+        *fit.notes,
         f"written to {out}",
     ]
     if max_error is not None and held["mape"] > max_error:
