@@ -11,7 +11,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/ecc demo $(ARGS)
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check ecc tests experiments
