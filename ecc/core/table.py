@@ -117,6 +117,11 @@ class ProfileTable:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __repr__(self) -> str:
+        """One line for people; the rows are ``rows``."""
+        subject = f"{self.provenance.network}, {len(self.space.names)} groups"
+        return _line(self, subject, "dense")
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that were measured."""
@@ -144,6 +149,10 @@ class OperatorTable:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        """One line for people; the rows are ``rows``."""
+        return _line(self, "operators", f"base {self.base.kind}")
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -178,3 +187,17 @@ def describe_operators(operators: Sequence[Operator], itemsize: int) -> pd.DataF
         for operator in operators
     ]
     return pd.DataFrame(entries, columns=[*OPERATOR_COLUMNS])
+
+
+def _line(table: ProfileTable | OperatorTable, subject: str, reference: str) -> str:
+    """A table in one line: what was measured, where, how many rows, and what the reference took."""
+    place = table.provenance
+    threads = f", {place.threads} thread{'' if place.threads == 1 else 's'}" if place.threads else ""
+    units = {"latency": "s", "energy": "J"}
+    values = [
+        f"{metric} ({reference} {value:.4g} {units.get(metric, '')}".rstrip() + ")"
+        for metric, (value, _, _) in table.reference.items()
+    ]
+    rows = f"{len(table)} row{'' if len(table) == 1 else 's'}"
+    measured = ", ".join(values) or "nothing measured"
+    return f"{type(table).__name__}({subject}; {place.device}, {place.runtime}{threads}; {rows}; {measured})"
