@@ -13,7 +13,7 @@ from profiler_toy import Host, Timed, Watch, toy_graph
 from torch import nn
 
 import ecc
-from ecc.api.ruler import meters_for
+from ecc.api.ruler import meters_for, own_meters
 from ecc.cli.measuring import _profile_text, _profiled
 from ecc.core.errors import EccError, InputError, UnavailableError
 from ecc.core.meter import Probe
@@ -81,6 +81,48 @@ def test_meters_that_cannot_be_used_are_refused():
     broken.probe = lambda: Probe(False, reason="it is unplugged; plug it in")
     with pytest.raises(UnavailableError, match=r"^energy cannot be measured on cpu: it is unplugged; plug it in$"):
         meters_for(["latency"], "cpu", own=[broken])
+
+
+def test_one_meter_is_given_without_a_list_and_monitors_are_adapted():
+    monitor, own = ZeusMonitor(), Watch(Host(), metric="energy")
+    for given in (monitor, [monitor], (WindowMeter(monitor),), WindowMeter(monitor)):
+        (meter,) = own_meters(given)
+        assert isinstance(meter, WindowMeter)
+        assert meter._monitor is monitor
+    for given in (own, [own], (each for each in [own])):
+        assert own_meters(given) == [own]
+    assert own_meters(None) == own_meters(()) == []
+
+
+def test_a_meter_whose_window_takes_seconds_to_know_is_not_asked_for_it():
+    class Slow(Watch):
+        @property
+        def shortest_window_s(self):
+            raise AssertionError
+
+        @shortest_window_s.setter
+        def shortest_window_s(self, value):
+            pass
+
+    (meter,) = own_meters(Slow(Host(), metric="energy"))
+    assert meter.metric == "energy"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (7, "got int"),
+        ("energy", "got str"),
+        ({"energy": ZeusMonitor()}, "got dict"),
+        ([ZeusMonitor(), None], "got NoneType"),
+        (ZeusMonitor, "got the class ZeusMonitor; make one with it"),
+        (SimpleNamespace(begin_window=print), "got SimpleNamespace"),
+    ],
+    ids=str,
+)
+def test_what_is_no_meter_is_refused_in_a_sentence(given, words):
+    with pytest.raises(InputError, match=f"^meters are objects with begin_window and end_window.*{words}$"):
+        ecc.profile(network(), torch.zeros(1, 8), meters=given)
 
 
 def test_noise_that_one_pair_cannot_tell_is_null_in_json_and_said_in_words(monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from ecc.api.analytic import exact_check, renewed
 from ecc.api.compressing import Compression
-from ecc.api.ruler import Ruler
+from ecc.api.ruler import Meters, Ruler
 from ecc.artefact import Artefact, Manifest
 from ecc.artefact import read as read_artefact
 from ecc.artefact import save as save_artefact
 from ecc.core.cost import CostModel
 from ecc.core.errors import EccError, InputError, UnavailableError
-from ecc.core.meter import Meter
 from ecc.core.problem import Progress
 from ecc.core.table import Provenance
 from ecc.core.verdict import BudgetCheck, Measured
@@ -257,7 +256,7 @@ def verify(
     seconds: float = 20.0,
     progress: Progress | None = None,
     seed: int = 0,
-    meters: Sequence[Meter] = (),
+    meters: Meters = (),
 ) -> tuple[Verification, str]:
     """Measure an artefact against its dense network and judge its budgets.
 
@@ -266,7 +265,7 @@ def verify(
         data: What it is scored on; the data that the artefact names when None.
         data_dir: Folder of that data.
         seconds: Longest time of the measurement.
-        meters: Of your own, for their metrics instead of the device's.
+        meters: One or several of your own, for their metrics instead of the device's.
     Returns:
         The verification, and why the accuracy is missing from it (empty when it is not).
     Raises:

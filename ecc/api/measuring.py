@@ -10,9 +10,8 @@ from typing import Any
 from torch import nn
 
 from ecc.api.constraints import demand_prunable
-from ecc.api.ruler import meters_for
+from ecc.api.ruler import Meters, meters_for
 from ecc.core.errors import InputError
-from ecc.core.meter import Meter
 from ecc.core.problem import Progress
 from ecc.core.table import ProfileTable
 from ecc.network.blocks import aligned_steps, in_blocks
@@ -44,7 +43,7 @@ def measure_widths(
     store: Store | str | Path | None = None,
     network: str = "",
     energy_source: str = "auto",
-    meters: Sequence[Meter] = (),
+    meters: Meters = (),
     seed: int = 0,
     progress: Progress | None = None,
     wait: bool = True,
@@ -57,7 +56,7 @@ def measure_widths(
         step: Channels that widths are multiples of, where groups are wide enough; the device's own step when None.
         energy_source: ``auto``, or ``counter`` or ``power`` where a GPU has both and they disagree.
         wait: Wait while another process measures on the device; refuse otherwise.
-        meters: Of your own, for their metrics instead of the device's; these metrics are measured anyway.
+        meters: One or several of your own, for their metrics instead of the device's; these are measured anyway.
         more: Asked for further widths once those before are measured, until it gives none.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,11 +20,15 @@ from ecc.profiler.devices import Device, list_devices
 from ecc.profiler.gauges import gauge_for
 from ecc.profiler.meters import ENERGY_SOURCES, meter_for
 from ecc.profiler.meters import METRICS as MEASURED
+from ecc.profiler.meters.adapter import Monitor, WindowMeter
 from ecc.profiler.protocol import Comparison, compare
 from ecc.profiler.runtimes import runtime_named
 from ecc.profiler.window import Window
 
-__all__ = ["Ruler", "find_device", "meters_for"]
+__all__ = ["Meters", "Ruler", "find_device", "meters_for", "own_meters"]
+
+Meters = Sequence[Meter | Monitor] | Meter | Monitor
+"""Meters of the user's own: one or several; monitors of other libraries are made meters by WindowMeter."""
 
 _VISITS = 10  # at least: enough that the interval covers what differs from visit to visit
 _BURST = 3  # time is better spent on more visits
@@ -36,18 +40,46 @@ def find_device(fingerprint: str) -> Device | None:
     return next((device for device in list_devices() if device.fingerprint == fingerprint), None)
 
 
-def meters_for(metrics: Sequence[str], device: str, *, source: str = "auto", own: Sequence[Meter] = ()) -> list[Meter]:
+def own_meters(given: Meters | None) -> list[Meter]:
+    """What the user gives as meters, as a list of such.
+
+    Raises:
+        InputError: If one has neither ``begin`` and ``end`` nor ``begin_window`` and ``end_window``.
+    """
+    if given is None:
+        return []
+    if isinstance(given, Iterable) and not isinstance(given, str | Mapping):
+        return [_own_meter(each) for each in given]
+    return [_own_meter(given)]
+
+
+def _own_meter(given: Any) -> Meter:
+    if not isinstance(given, type):
+        if all(hasattr(given, name) for name in ("metric", "probe", "begin", "end")):
+            meter: Meter = given
+            return meter
+        if all(callable(getattr(given, name, None)) for name in ("begin_window", "end_window")):
+            return WindowMeter(given)
+    got = f"the class {given.__name__}; make one with it" if isinstance(given, type) else type(given).__name__
+    raise InputError(
+        f"meters are objects with begin_window and end_window, or all that ecc.core.meter.Meter names; got {got}"
+    )
+
+
+def meters_for(metrics: Sequence[str], device: str, *, source: str = "auto", own: Meters = ()) -> list[Meter]:
     """One meter per metric, each probed.
 
     Args:
         source: Of energy, where the device's own meter is read.
         own: Meters to take instead of the device's; their metrics are measured too where they are not among the others.
     Raises:
-        InputError: If a metric is not one that is measured, or not from that source, or there are two meters of one.
+        InputError: If a metric is not one that is measured, or not from that source, or there are two meters of one, or
+            something else than a meter.
         UnavailableError: If the device has no such meter; the message says why and how to mend it.
     """
-    given = {meter.metric: meter for meter in own}
-    if len(given) < len(own):
+    mine = own_meters(own)
+    given = {meter.metric: meter for meter in mine}
+    if len(given) < len(mine):
         raise InputError("give one meter of each metric")
     if unknown := [metric for metric in given if metric not in MEASURED]:
         raise InputError(f"a meter has the metric {unknown[0]!r}; choose from {', '.join(MEASURED)}")
@@ -83,7 +115,7 @@ class Ruler:
     cores: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, dense: nn.Module, inputs: Any, costs: Sequence[CostModel], own: Sequence[Meter] = ()) -> Ruler | str:
+    def of(cls, dense: nn.Module, inputs: Any, costs: Sequence[CostModel], own: Meters = ()) -> Ruler | str:
         """A ruler for the costs that are measured, or the reason why there is none.
 
         The reason is empty when no cost is of a kind that is measured.
@@ -91,6 +123,7 @@ class Ruler:
         Args:
             own: Meters of the user's, which are taken for those of the costs that are of their metrics.
         """
+        given = own_meters(own)
         measured = [(cost, cost.provenance) for cost in costs if cost.metric in MEASURED and not cost.exact]
         if not measured:
             return ""
@@ -104,7 +137,7 @@ class Ruler:
         if len(sources) > 1:
             return f"the energies of the cost models were read from different sources: {', '.join(sorted(sources))}"
         metrics = [cost.metric for cost, _ in measured]
-        mine = [meter for meter in own if meter.metric in metrics]
+        mine = [meter for meter in given if meter.metric in metrics]
         return cls._at(dense, inputs, place, metrics, "".join(sources), mine)
 
     @classmethod

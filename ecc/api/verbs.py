@@ -16,9 +16,9 @@ from ecc.api.fronts import front_of
 from ecc.api.keeping import Loaded, load
 from ecc.api.keeping import verify as verify_loaded
 from ecc.api.recipe import Recipe
+from ecc.api.ruler import Meters
 from ecc.core.budget import Budget
 from ecc.core.cost import CostModel
-from ecc.core.meter import Meter
 from ecc.core.problem import Batches, Progress, Task
 from ecc.core.table import ProfileTable
 from ecc.data.values import accuracy, first_examples
@@ -43,7 +43,7 @@ def profile(
     cores: Sequence[int] = (),
     step: int | None = None,
     energy_source: str = "auto",
-    meters: Sequence[Meter] = (),
+    meters: Meters = (),
     adaptive: bool = False,
     max_seconds: float | None = None,
     seed: int = 0,
@@ -53,7 +53,7 @@ def profile(
     """Measure random widths of a network on a device, each in turn with the dense network.
 
     Args:
-        example_inputs: The batch that is timed, a tensor or a tuple of tensors.
+        example_inputs: The batch that is timed: a tensor, a tuple of positional arguments or a dict of keyword ones.
         metrics: ``latency``, ``energy``.
         runtime: How networks are run: ``eager``, ``compile``, ``cudagraph``, ``onnxruntime`` or ``openvino``.
         samples: Width vectors, at most where the profile is adaptive.
@@ -62,7 +62,8 @@ def profile(
         cores: Of a CPU, to measure on; as many as threads, one per physical core, when empty.
         step: Channels that widths are multiples of; what suits the device when None.
         energy_source: ``auto``, or ``counter`` or ``power`` where a GPU has both and they disagree.
-        meters: Of your own, for their metrics instead of the device's; these metrics are measured anyway.
+        meters: One or several of your own, for their metrics instead of the device's; these are measured anyway.
+            An object with ``begin_window`` and ``end_window``, such as a ZeusMonitor, is one of energy.
         adaptive: Measure where the fit is least certain, and stop when its held-out error falls no more.
         max_seconds: Limit of an adaptive profile.
         wait: Wait while another process measures on the device; refuse otherwise.
@@ -153,13 +154,13 @@ def verify(
     artefact: Loaded | str | Path,
     *,
     device: str | None = None,
-    meters: Sequence[Meter] = (),
+    meters: Meters = (),
     progress: Progress | None = None,
 ) -> Verification:
     """Measure an artefact against its dense network and judge its budgets.
 
     Args:
-        meters: Of your own, for their metrics instead of the device's.
+        meters: One or several of your own, for their metrics instead of the device's.
     Raises:
         InputError: If it is not a sound artefact.
         UnavailableError: If ``device`` is not the one that the budgets are for.

@@ -1,9 +1,9 @@
 """Any monitor with ``begin_window`` and ``end_window`` as a meter: so AMD and Apple GPUs and Jetson boards are reached.
 
     from zeus.monitor import ZeusMonitor
-    meter = WindowMeter(ZeusMonitor())
+    table = ecc.profile(model, inputs, meters=ZeusMonitor())
 
-then give it to ``ecc.profile`` among its ``meters``.
+makes a WindowMeter of it.
 """
 
 from __future__ import annotations
