@@ -22,6 +22,7 @@ from ecc.profiler.protocol import profile
 from ecc.profiler.runtimes import RUNTIMES, compiled, cuda_graph, exporting, runtime_named
 from ecc.profiler.runtimes import onnxruntime as onnxruntime_file
 from ecc.profiler.runtimes import openvino as openvino_file
+from ecc.profiler.runtimes.calling import Call
 from ecc.profiler.window import Window
 from ecc.zoo.networks import NETWORKS
 
@@ -246,6 +247,19 @@ def test_what_cannot_be_exported_is_refused_in_a_sentence(runtime):
     match = rf"^the network cannot be exported to {runtime} \(.+\); measure it with --runtime eager$"
     with pytest.raises(InputError, match=match):
         here(runtime).prepare(Odd(), torch.randn(3, 3))
+
+
+def test_what_an_exporter_prints_is_not_on_standard_output_but_in_the_log(capfd, caplog):
+    """Where the first exporter fails, C++ code of PyTorch prints the graph to descriptor 1."""
+    network = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 1).eval()
+    call = Call.of(torch.randn(1, 4, 16), "cpu")
+    with caplog.at_level("DEBUG", "ecc"):
+        print("before", flush=True)
+        with pytest.raises(torch.onnx.errors.UnsupportedOperatorError):
+            exporting._by_script(network, call)
+        print("after")
+    assert capfd.readouterr().out == "before\nafter\n"
+    assert "an exporter printed: Torch IR graph at exception: graph(" in caplog.text
 
 
 @pytest.mark.parametrize("runtime", EXPORTED)

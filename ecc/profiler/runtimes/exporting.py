@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ecc.core.errors import EccError, InputError, UnavailableError
 from ecc.network.nesting import tensors_in
 from ecc.profiler.runtimes.calling import Call, demand_agreement, eager_outputs, first_line
+from ecc.profiler.runtimes.silencing import quiet_output
 
 __all__ = ["Engine", "demand_exporters", "input_names", "sound_engine"]
 
@@ -120,7 +121,7 @@ def _by_graph(network: nn.Module, call: Call) -> bytes:
 def _export(network: nn.Module, call: Call, *target: Any, dynamo: bool) -> Any:
     tensors: Sequence[Tensor] = [tensor.clone() for tensor in call.tensors]
     flat = _Flat(copy.deepcopy(network), call).eval()  # exporters leave traces in a module
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), quiet_output():
         warnings.simplefilter("ignore")
         return torch.onnx.export(
             flat, tuple(tensors), *target, input_names=input_names(call), dynamo=dynamo, verbose=False
