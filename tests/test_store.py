@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from profiler_toy import toy_graph
 
-from ecc.core.errors import InputError
+from ecc.core.errors import InputError, StorageError
 from ecc.core.table import Provenance
 from ecc.profiler.exports import to_csv
 from ecc.profiler.host import Disturbance
@@ -185,7 +185,7 @@ def test_a_full_disk_keeps_the_rows_before_it_and_says_so(tmp_path):
         store.add(run, VISITS[0])
         (pages,) = store._database.read("PRAGMA page_count")[0]
         store._database.read(f"PRAGMA max_page_count = {pages}")
-        with pytest.raises(InputError, match=r"^the disk is full: .* keeps the rows written before; free some space"):
+        with pytest.raises(StorageError, match=r"^the disk is full: .* keeps the rows written before; free some space"):
             add_all(store, run, VISITS[1:])
         kept = len(store.visits())
     assert 1 <= kept < 9

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_store import GRAPH, VISITS, WHERE, add_all, alter, begin, fill, visit
 
-from ecc.core.errors import InputError, MeterError
+from ecc.core.errors import InputError, MeterError, StorageError
 from ecc.profiler.conditions import UNKNOWN, Conditions
 from ecc.profiler.pairing import Pairs
 from ecc.profiler.records import _CONDITION, conditions_from
@@ -223,8 +223,9 @@ def small_files(most):
 
 def add_until_refused(store, message):
     run = begin(store)
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(StorageError, match=message) as caught:
         add_all(store, run, MANY)
+    assert caught.value.exit_code == 3  # nothing is wrong with the input
     assert "\n" not in str(caught.value)
     return len(store.visits())
 
@@ -272,7 +273,7 @@ def test_rows_of_a_file_that_was_taken_away_are_rescued_beside_it(tmp_path, fate
         if fate == "replaced":
             path.write_text("something else")
         with pytest.raises(
-            InputError, match=r"was deleted or replaced while it was written; its rows are in '.*': ren"
+            StorageError, match=r"was deleted or replaced while it was written; its rows are in '.*': ren"
         ):
             add_all(store, run, VISITS[4:])
     (rescued,) = tmp_path.glob("p.db.rescued-*")

@@ -3,6 +3,7 @@
 EccError
 ├── InputError         2    the caller's input is wrong; the message names the input and the mend
 ├── UnavailableError   3    this machine cannot do it
+│   ├── StorageError   3    a disk failed, is full, or a file was taken away while it was written
 │   └── MeterError     3    a sensor is missing or stopped answering
 │       └── MeterReset 3    a counter went back in mid-window; the next window may be sound
 └── Interrupted      130    stopped by the user; finished work is saved, ``resume`` says how to go on
@@ -10,7 +11,7 @@ EccError
 
 from __future__ import annotations
 
-__all__ = ["EccError", "InputError", "Interrupted", "MeterError", "MeterReset", "UnavailableError"]
+__all__ = ["EccError", "InputError", "Interrupted", "MeterError", "MeterReset", "StorageError", "UnavailableError"]
 
 
 class EccError(Exception):
@@ -29,6 +30,10 @@ class UnavailableError(EccError, RuntimeError):
     """This machine cannot do what was asked; the message gives the reason."""
 
     exit_code = 3
+
+
+class StorageError(UnavailableError):
+    """A disk failed, is full, or a file was taken away while it was written; what was written before is kept."""
 
 
 class MeterError(UnavailableError):

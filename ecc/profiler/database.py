@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ecc.core.errors import InputError
+from ecc.core.errors import InputError, StorageError
 
 __all__ = ["SCHEMA_VERSION", "Database"]
 
@@ -166,7 +166,8 @@ class Database:
         """Durable when the body ends, undone when it fails; a file of an older format is brought up to date with it.
 
         Raises:
-            InputError: If it cannot be written, or the file was taken away meanwhile; its rows are then rescued.
+            InputError: If it cannot be written or is damaged.
+            StorageError: If the disk failed or is full, or the file was taken away meanwhile; its rows are then rescued.
         """
         self._demand_file()
         with self._whole() as connection:
@@ -179,7 +180,7 @@ class Database:
 
     @contextmanager
     def _whole(self) -> Iterator[sqlite3.Connection]:
-        with _translated(self._path):
+        with _translated(self._path, writing=self._identity is not None):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -194,10 +195,10 @@ class Database:
         if self._identity is None or _identity(self._path) == self._identity:
             return
         rescued = self._path.with_name(f"{self._path.name}.rescued-{os.getpid()}")
-        with _translated(rescued), closing(sqlite3.connect(rescued)) as copy:
+        with _translated(rescued, writing=True), closing(sqlite3.connect(rescued)) as copy:
             self._connection.backup(copy)
         self._identity = None
-        raise InputError(
+        raise StorageError(
             f"profile store {str(self._path)!r} was deleted or replaced while it was written; "
             f"its rows are in {str(rescued)!r}: rename that file and repeat"
         )
@@ -260,12 +261,14 @@ def _refuse_foreign(path: Path) -> None:
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def _translated(path: Path, *, writing: bool = False) -> Iterator[None]:
+    """SQLite's errors as ours; that a disk fails is not told of a file which may be cut short instead."""
     try:
         yield
     except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
         text = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:200])  # may quote the file
-        raise InputError(_meaning(str(path), text)) from error
+        failed = "full" in text or (writing and "disk I/O" in text)
+        raise (StorageError if failed else InputError)(_meaning(str(path), text)) from error
 
 
 def _meaning(path: str, text: str) -> str:

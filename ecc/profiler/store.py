@@ -176,6 +176,7 @@ class Store:
         Raises:
             MeterError: If a reading is not a positive number; the row is then not kept.
             InputError: If the file cannot be written; the rows before it are kept.
+            StorageError: If the disk is full or failed, or the file is gone; the rows before it are kept.
         """
         pairs = visit.pairs
         series = np.stack([pairs.values, pairs.references, pairs.cpu_s], 1)

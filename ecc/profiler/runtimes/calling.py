@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ecc.core.errors import EccError
+from ecc.core.errors import UnavailableError
 from ecc.network.comparing import difference
 from ecc.network.nesting import bind, map_tensors, tensors_in
 
@@ -71,11 +71,11 @@ def demand_agreement(runtime: str, network: nn.Module, expected: list[Tensor], f
         expected: Of ``eager_outputs``.
         found: Outputs of the runtime, nested as it likes.
     Raises:
-        EccError: If they differ by more than rounding does.
+        UnavailableError: If they differ by more than rounding does.
     """
     limit, gap = _limit(network, expected), difference(expected, _on_cpu(found))
     if not gap <= limit:
-        raise EccError(
+        raise UnavailableError(
             f"{runtime} computes something else than eager: the outputs differ by {gap:.2g} of the largest one, and "
             f"{limit:g} is allowed; measure the network with --runtime eager"
         )

@@ -60,7 +60,7 @@ class Compiled:
 
         Raises:
             InputError: If PyTorch cannot compile the network.
-            EccError: If the compiled network computes something else.
+            UnavailableError: If the compiled network computes something else.
         """
         network, call = module.to(self.device).eval(), Call.of(inputs, self.device)
         expected = eager_outputs(network, call)

@@ -49,7 +49,7 @@ class CudaGraph:
 
         Raises:
             InputError: If the network cannot be recorded, as when it waits for the device or allocates outside.
-            EccError: If the replay computes something else.
+            UnavailableError: If the replay computes something else.
         """
         network, call = module.to(self.device).eval(), Call.of(inputs, self.device)
         expected = eager_outputs(network, call)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ecc.core.errors import EccError, InputError, UnavailableError
+from ecc.core.errors import InputError, UnavailableError
 from ecc.network.nesting import tensors_in
 from ecc.profiler.runtimes.calling import Call, demand_agreement, eager_outputs, first_line
 from ecc.profiler.runtimes.silencing import quiet_output
@@ -59,7 +59,7 @@ def sound_engine(runtime: str, network: nn.Module, call: Call, load: Callable[[b
         load: Makes an engine of a serialised ONNX model.
     Raises:
         InputError: If no exporter can take the network or its inputs, or the runtime cannot run what they make.
-        EccError: If it runs, but computes something else.
+        UnavailableError: If it runs, but computes something else.
     """
     if any(tensor.dtype == torch.bfloat16 for tensor in call.tensors):  # numpy has no such numbers to bind
         raise InputError(f"{runtime} takes no inputs of bfloat16; give float32 or float16, or use --runtime eager")
@@ -77,11 +77,11 @@ def sound_engine(runtime: str, network: nn.Module, call: Call, load: Callable[[b
             continue
         try:
             demand_agreement(runtime, network, expected, found)
-        except EccError as error:
+        except UnavailableError as error:
             failure = error
         else:
             return engine
-    if isinstance(failure, EccError):
+    if isinstance(failure, UnavailableError):
         raise failure
     reason = "" if failure is None else f" ({first_line(failure)})"
     raise InputError(

@@ -55,7 +55,7 @@ class OpenVino:
 
         Raises:
             InputError: If the network cannot be exported or run.
-            EccError: If the exported network computes something else.
+            UnavailableError: If the exported network computes something else.
         """
         network, call = module.to(self.device).eval(), Call.of(inputs, self.device)
         threads = self.threads or torch.get_num_threads()
