@@ -52,8 +52,14 @@ def add_model(parser: argparse.ArgumentParser, *, required: bool = True) -> None
 
 
 def add_input(parser: argparse.ArgumentParser) -> None:
-    """The shape of one batch."""
-    parser.add_argument("--input", metavar="SHAPE", help="one batch, for example 1x3x32x32 or 1x32:int64")
+    """The shapes of one batch, one option for each tensor that the network takes."""
+    parser.add_argument(
+        "--input",
+        metavar="SHAPE",
+        action="append",
+        help="one batch, for example 1x3x32x32 or 1x32:int64; repeat it where the network takes several tensors, or "
+        "name them: --input image=1x3x32x32 --input ids=1x10:int64",
+    )
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
@@ -110,12 +116,20 @@ def parse_shape(text: str) -> tuple[tuple[int, ...], torch.dtype]:
         InputError: If it is not a shape.
     """
     sizes, _, kind = text.partition(":")
+    if "," in text:
+        raise InputError(
+            f"input shape {text!r} has a comma; join sizes by x, and give each further tensor by an --input of its "
+            "own, for example --input 1x3x32x32 --input 1x10:int64"
+        )
     try:
-        shape = tuple(int(size) for size in sizes.lower().replace(",", "x").split("x"))
+        shape = tuple(int(size) for size in sizes.lower().split("x"))
     except ValueError:
         shape = ()
     if not shape or min(shape) < 1:
-        raise InputError(f"input shape {text!r} is not sizes joined by x; write for example 1x3x32x32")
+        raise InputError(
+            f"input shape {text!r} is not sizes joined by x; write for example 1x3x32x32, or give inputs of another "
+            "kind in Python: ecc.trace and ecc.profile"
+        )
     if kind and kind not in _DTYPES:
         raise InputError(f"input dtype {kind!r} is unknown; choose from {', '.join(_DTYPES)}")
     return shape, _DTYPES[kind or "float32"]
@@ -136,25 +150,49 @@ def the_data(arguments: argparse.Namespace) -> Data:
     return load_data(arguments.data, data_dir=folder, batch_size=arguments.batch_size, seed=arguments.seed)
 
 
-def example_inputs(loaded: LoadedModel, text: str | None, *, batch: int | None = None, seed: int = 0) -> Any:
-    """Random inputs of the shape that the user gives, or of the zoo's when the user gives none.
+def example_inputs(loaded: LoadedModel, texts: Sequence[str] | None, *, batch: int | None = None, seed: int = 0) -> Any:
+    """Random inputs of the shapes that the user gives, or of the zoo's when the user gives none.
+
+    Args:
+        texts: One is a tensor, several are a tuple of positional arguments, and ``name=SHAPE`` are keyword arguments.
+        batch: Takes the place of axis 0 of the first tensor, and of those that are as long along theirs.
 
     Raises:
-        InputError: If neither gives a shape, or it does not fit in memory.
+        InputError: If neither gives a shape, only some are named, or they do not fit in memory.
     """
-    given = None if text is None else parse_shape(text)
+    given = [_named_shape(text) for text in texts or ()]
+    names = [name for name, _, _ in given]
+    if "" in names and any(names):
+        raise InputError(
+            "name each --input, for example --input image=1x3x32x32 --input ids=1x10:int64, or none of them"
+        )
+    if any(names) and len(set(names)) < len(names):
+        raise InputError(f"--input {max(names, key=names.count)} is given more than once; give each its own name")
     try:
-        if given is None:
+        if not given:
             return loaded.example(batch or 1, seed=seed)
-        shape, dtype = given
-        return _random(shape if batch is None else (batch, *shape[1:]), dtype, loaded.vocabulary, seed)
+        old, generator = given[0][1][0], torch.Generator().manual_seed(seed)
+        tensors = []
+        for _, shape, dtype in given:
+            sizes = (batch, *shape[1:]) if batch is not None and shape[0] == old else shape
+            tensors.append(_random(sizes, dtype, loaded.vocabulary, generator))
     except (RuntimeError, TypeError) as error:  # the latter for sizes beyond 64 bits
         raise InputError("the inputs do not fit in memory; give a smaller --input or --batch") from error
+    if any(names):
+        return dict(zip(names, tensors, strict=True))
+    return tensors[0] if len(tensors) == 1 else tuple(tensors)
 
 
-def _random(shape: tuple[int, ...], dtype: torch.dtype, vocabulary: int, seed: int) -> Tensor:
+def _named_shape(text: str) -> tuple[str, tuple[int, ...], torch.dtype]:
+    """``SHAPE`` or ``name=SHAPE`` as name, shape and dtype; the name is empty where there is none."""
+    name, separator, shape = text.rpartition("=")
+    if separator and not name.isidentifier():
+        raise InputError(f"input {text!r} is not NAME=SHAPE; write for example image=1x3x32x32")
+    return (name, *parse_shape(shape))
+
+
+def _random(shape: tuple[int, ...], dtype: torch.dtype, vocabulary: int, generator: torch.Generator) -> Tensor:
     """Normal values, or whole numbers that any vocabulary has."""
-    generator = torch.Generator().manual_seed(seed)
     if dtype.is_floating_point:
         return torch.randn(shape, generator=generator).to(dtype)
     return torch.randint(0, vocabulary or 2, shape, generator=generator, dtype=dtype)
