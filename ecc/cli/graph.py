@@ -56,8 +56,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _graph(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
+    progress.begin(f"building {arguments.model}")
     loaded = the_model(arguments)
     inputs = example_inputs(loaded, arguments.input, seed=arguments.seed)
+    progress.begin(f"tracing {loaded.name}")
     graph = trace(
         loaded.module,
         inputs,

@@ -82,7 +82,12 @@ def _profile_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure where the fit is least certain, and stop when its held-out error falls no more, at --samples",
     )
-    parser.add_argument("--max-seconds", type=float, metavar="S", help="with --adaptive: stop at the latest then")
+    parser.add_argument(
+        "--max-seconds",
+        type=float,
+        metavar="S",
+        help="with --adaptive: measure no row that begins after so many seconds",
+    )
     parser.add_argument("--batch", type=int, metavar="N", help="examples per run (default: as in --input, or 1)")
     add_output(
         parser, "--store", kind=STORE, required=True, metavar="FILE", help="profile store; what it holds is not redone"
@@ -111,10 +116,12 @@ def _profile(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         value = _profiled(found.result, arguments.store) | operators_value(found)
         return Outcome(value, operators_text(found, arguments.store))
     demand_model(arguments)
-    loaded = the_model(arguments)
     if arguments.batch is not None and arguments.batch < 1:
         raise InputError(f"--batch must be at least 1, got {arguments.batch}")
+    progress.begin(f"building {arguments.model}")
+    loaded = the_model(arguments)
     inputs = example_inputs(loaded, arguments.input, batch=arguments.batch, seed=arguments.seed)
+    progress.begin(f"tracing {loaded.name}")
     graph = trace(loaded.module, inputs, include=arguments.include, exclude=arguments.exclude)
     result, adaptation = measure(
         loaded.module,
@@ -186,7 +193,8 @@ def _profile_text(result: ProfileResult, adaptation: Adaptation | None, store: s
         lines.append(f"flagged configurations: {counts}")
     if adaptation is not None:
         track = ", ".join(f"{percent(batch.mape)} at {batch.rows}" for batch in adaptation.batches)
-        lines.append(f"held-out error {track} rows; stopped because {adaptation.stopped}")
+        error = f"held-out error {track} rows; " if track else ""
+        lines.append(f"{error}stopped because {adaptation.stopped}")
     lines += result.warnings
     return "\n".join([*lines, f"next: ecc fit {store} --metric {next(iter(result.table.reference))} -o COST.json"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from typing import TextIO
 
@@ -10,6 +11,7 @@ __all__ = ["ProgressLine"]
 
 _TERMINAL_PERIOD_S = 0.1
 _LOG_PERIOD_S = 10.0
+_MOMENT_S = 2.0  # stages that end sooner are not in logs
 
 
 class ProgressLine:
@@ -30,6 +32,7 @@ class ProgressLine:
         self._first = 0.0
         self._shown = 0.0
         self._open = False
+        self._later: threading.Timer | None = None
 
     def __call__(self, stage: str, done: float, total: float, note: str = "") -> None:
         """``done`` of ``total`` units of ``stage`` are finished."""
@@ -47,6 +50,22 @@ class ProgressLine:
             self.end_line()
             self._stage = ""
 
+    def begin(self, stage: str) -> None:
+        """A stage of which nobody knows how long it takes.
+
+        On a terminal it is shown at once, in the line of the one before; elsewhere when it takes more than a moment.
+        """
+        if self._quiet:
+            return
+        self._cancel()
+        self._stage = ""
+        if self._terminal:
+            self._write(f"{stage} …")
+        else:
+            self._later = threading.Timer(_MOMENT_S, self._write, [f"{stage} …"])
+            self._later.daemon = True
+            self._later.start()
+
     def say(self, text: str) -> None:
         """One line of its own, above the progress line."""
         if not self._quiet:
@@ -56,10 +75,17 @@ class ProgressLine:
 
     def end_line(self) -> None:
         """Leave the line that is being rewritten as it stands."""
+        self._cancel()
         if self._open:
             self._stream.write("\n")
             self._stream.flush()
             self._open = False
+
+    def _cancel(self) -> None:
+        """The stage that is over is no longer announced."""
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
 
     def _line(self, done: float, total: float, now: float, note: str) -> str:
         share = min(done / total, 1.0) if total > 0 else 1.0

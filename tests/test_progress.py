@@ -1,0 +1,62 @@
+"""Progress: long stages are seen at once on a terminal, in logs after a moment, and never with --quiet."""
+
+import io
+
+import pytest
+from cli_toy import run
+
+from ecc.cli import progress
+from ecc.cli.progress import ProgressLine
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_shows_a_stage_at_once_and_the_next_takes_its_line():
+    stream = Terminal()
+    line = ProgressLine(stream)
+    line.begin("building net")
+    assert stream.getvalue() == "\r\x1b[2Kbuilding net …"
+    line.begin("tracing net")
+    line("profile", 1, 2)
+    line.end_line()
+    shown = stream.getvalue()
+    assert shown.count("\n") == 2
+    assert "\r\x1b[2Ktracing net …\n" in shown
+    assert "profile" in shown
+
+
+def test_a_log_has_only_stages_that_take_more_than_a_moment(monkeypatch):
+    stream = io.StringIO()
+    line = ProgressLine(stream)
+    line.begin("building net")
+    quick = line._later
+    line.end_line()
+    quick.join()
+    assert stream.getvalue() == ""
+    monkeypatch.setattr(progress, "_MOMENT_S", 0.0)
+    line.begin("tracing net")
+    line._later.join()
+    assert stream.getvalue() == "tracing net …\n"
+
+
+def test_quiet_shows_no_stage():
+    stream = Terminal()
+    line = ProgressLine(stream, quiet=True)
+    line.begin("building net")
+    line.end_line()
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("command", ["graph", "profile --store nets.db --runtime openvino --device cuda"])
+def test_building_and_tracing_are_announced(tmp_path, monkeypatch, command):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\nmake = lambda: nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    told = []
+    monkeypatch.setattr(ProgressLine, "begin", lambda self, stage: told.append(stage))
+    run(f"{command} net.py:make --input 1x4")
+    assert told == ["building net.py:make", "tracing make"]
