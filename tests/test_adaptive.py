@@ -7,8 +7,10 @@ import pytest
 import torch
 from oracles import made_up_cost, residual_net
 from profiler_toy import INPUTS, Host, Timed, Watch, toy_graph
+from torch import nn
 
 from ecc.api.adaptive import Adaptation, Chooser, measure, measure_adaptively
+from ecc.api.measuring import measure_widths
 from ecc.core.errors import InputError, Interrupted
 from ecc.core.table import ProfileTable, Provenance
 from ecc.energy_models.bilinear import fit
@@ -16,6 +18,7 @@ from ecc.energy_models.judging import judge
 from ecc.energy_models.leverage import choose_rows, leverage
 from ecc.energy_models.samples import Samples
 from ecc.network.graph import WidthGraph
+from ecc.network.tracing import trace
 from ecc.profiler.design import plan
 from ecc.profiler.protocol import profile
 from ecc.profiler.store import Store
@@ -109,6 +112,21 @@ def test_it_stops_before_a_batch_that_would_end_too_late():
     chooser = Chooser("latency", 1000, max_seconds=100.0, clock=lambda: next(ticks))
     points = drive(chooser)
     assert (len(points), chooser.stopped) == (70, "the next batch would end after 100 s")
+
+
+def test_a_batch_that_the_time_has_cut_short_is_not_judged(tmp_path):
+    host = Stepped(slow=1.0)
+    chooser = Chooser("latency", 70, max_seconds=0.5, clock=host.now)
+    result = profile(
+        Timed(1.0), GRAPH, INPUTS, plan(GRAPH.space, 50, layers=GRAPH.layers), [Watch(host)],
+        window=QUICK, runtime=host, build=host.build, clock=host, more=chooser, over=chooser.over,
+    )  # fmt: skip
+    assert 1 <= len(result.table) < 50
+    assert 0.5 < host.now() < 0.6
+    assert (chooser.batches, chooser.stopped) == (
+        [],
+        "0.5 s were over before its batch was complete; the same call goes on",
+    )
 
 
 def test_it_stops_when_every_width_was_measured():
@@ -245,3 +263,14 @@ def test_nonsense_is_refused_before_anything_is_measured(options, message):
 def test_the_metric_that_counts_is_the_first():
     with pytest.raises(InputError, match="give each metric once, at least one"):
         measure_adaptively(Timed(1.0), GRAPH, INPUTS, metrics=())
+
+
+@pytest.mark.parametrize(("step", "mend"), [(16, True), (1, False)])
+def test_fewer_widths_than_samples_are_said_with_the_mend(step, mend):
+    network = nn.Sequential(nn.Conv2d(1, 16 if mend else 2, 1), nn.Conv2d(16 if mend else 2, 2, 1))
+    inputs = torch.zeros(1, 1, 4, 4)
+    window = Window(device_warm_up_s=0.0, warm_up_s=0.0, warm_up_runs=1, pairs=2, burst=1, max_blocks=3)
+    found = measure_widths(network, trace(network, inputs), inputs, samples=12, step=step, window=window)
+    (said,) = (warning for warning in found.warnings if "samples asked for" in warning)
+    assert said.startswith(f"the network has only {len(found.table)} different widths, fewer than the 12 samples")
+    assert said.endswith("steps are up to 4 channels; measure with --step 1 for finer ones") == mend

@@ -430,7 +430,7 @@ def test_missing_meter_exits_with_3_and_the_reason(monkeypatch):
     [
         ("profile net.py:small --input 4x1x8x8 --step 2", "input shape 4x1x8x8 instead of 32x1x8x8"),
         ("profile net.py:small width=8 --input 32x1x8x8 --step 2", "network small"),
-        ("profile net.py:small --input 32x1x8x8 --step 4", "groups"),
+        ("profile net.py:small --input 32x1x8x8 --step 4", "a step of 4 in group '"),
     ],
 )
 def test_store_of_something_else_is_refused(profiled, line, words):

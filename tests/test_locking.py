@@ -9,15 +9,17 @@ from contextlib import contextmanager
 from contextvars import Context
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from profiler_toy import INPUTS, Host, Timed, Watch, toy_graph
 
-from ecc.core.errors import UnavailableError
+from ecc.core.errors import InputError, UnavailableError
 from ecc.profiler import locking
 from ecc.profiler.devices import current_device
 from ecc.profiler.locking import Holder, device_lock
 from ecc.profiler.protocol import compare, profile
+from ecc.profiler.store import Store
 from ecc.profiler.window import Window
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="folders of users are POSIX's")
@@ -155,6 +157,54 @@ def test_profile_and_compare_are_alone_on_their_device(tmp_path):
         window=QUICK, runtime=host, build=host.build, progress=held,
     )  # fmt: skip
     assert free(device.fingerprint)
+
+
+def test_a_store_is_checked_and_may_be_complete_before_anybody_waits_for_the_device(tmp_path):
+    host, graph, device = Host(), toy_graph(), current_device("cpu")
+    smaller = {"a": 4, "b": 8}
+
+    def measure(*design, inputs=INPUTS):
+        return profile(
+            Timed(1.0), graph, inputs, design, [Watch(host)],
+            window=QUICK, runtime=host, build=host.build, store=tmp_path / "p.db", wait=False,
+        )  # fmt: skip
+
+    measure(graph.space.full)
+    lock = device_lock(device.fingerprint, device.name, what="elsewhere")
+    elsewhere = Context()
+    elsewhere.run(lock.__enter__)
+    try:
+        assert measure(graph.space.full).measured == 0
+        with pytest.raises(InputError, match="input shape 2x3 instead of 1x3"):
+            measure(smaller, inputs=torch.zeros(2, 3))
+        with pytest.raises(UnavailableError, match="elsewhere"):
+            measure(smaller)
+    finally:
+        elsewhere.run(lock.__exit__, None, None, None)
+    assert measure(smaller).measured
+    assert free(device.fingerprint)
+
+
+def test_rows_that_whoever_was_waited_for_has_measured_are_not_measured_again(tmp_path, monkeypatch):
+    host, graph = Host(), toy_graph()
+
+    def measure():
+        return profile(
+            Timed(1.0), graph, INPUTS, [graph.space.full, {"a": 4, "b": 8}], [Watch(host)],
+            window=QUICK, runtime=host, build=host.build, store=tmp_path / "p.db",
+        )  # fmt: skip
+
+    with Store.open(tmp_path / "p.db"):
+        pass
+
+    @contextmanager
+    def late(*names, **options):
+        monkeypatch.undo()
+        measure()
+        yield
+
+    monkeypatch.setattr("ecc.profiler.protocol.device_lock", late)
+    assert measure().measured == 0
 
 
 @pytest.mark.parametrize("trick", ["link to a folder", "file", "open to all", "link to a file"])

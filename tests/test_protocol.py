@@ -105,6 +105,20 @@ def test_a_longer_design_reuses_the_rows_of_a_shorter_one(tmp_path):
     assert (longer.measured, longer.reused, len(longer.table)) == (12, 8, 12)
 
 
+def test_rows_from_before_are_those_of_the_table_also_beyond_the_design(tmp_path):
+    measure(store=tmp_path / "p.db", design=DESIGN)
+    shorter = measure(store=tmp_path / "p.db", design=DESIGN[:5])
+    assert (shorter.measured, shorter.reused, len(shorter.table)) == (0, 12, 12)
+
+
+def test_measuring_ends_with_the_row_in_work_when_its_time_is_over_and_goes_on_from_there(tmp_path):
+    host = Host()
+    cut = measure(host, store=tmp_path / "p.db", over=lambda: len(host.built) > 4)
+    assert (cut.measured, len(cut.table)) == (4, 4)  # the first network that is built is the reference
+    whole = measure(store=tmp_path / "p.db")
+    assert (whole.measured, whole.reused, len(whole.table)) == (32, 4, 12)
+
+
 @pytest.mark.parametrize("stop_at", [1, 19, 20, 333], ids="reading={}".format)
 def test_an_interrupted_profile_keeps_every_finished_row_and_goes_on_from_there(tmp_path, stop_at):
     host = Host()

@@ -226,7 +226,9 @@ def test_an_exporter_that_gets_it_wrong_is_refused(runtime, monkeypatch):
 def test_a_compiler_that_gets_it_wrong_is_refused(monkeypatch):
     subject = here("compile")
     monkeypatch.setattr(compiled, "_compiled", lambda network, call: (network, torch.zeros(2, 2)))
-    with pytest.raises(UnavailableError, match=r"^compile computes something else than eager: the outputs differ by 1 of"):
+    with pytest.raises(
+        UnavailableError, match=r"^compile computes something else than eager: the outputs differ by 1 of"
+    ):
         subject.prepare(plain().eval(), torch.randn(2, 3))
 
 

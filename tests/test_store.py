@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from profiler_toy import toy_graph
+from profiler_toy import DENSE, NAMES, toy_graph
 
 from ecc.core.errors import InputError, StorageError
 from ecc.core.table import Provenance
+from ecc.core.widths import WidthSpace
 from ecc.profiler.exports import to_csv
 from ecc.profiler.host import Disturbance
 from ecc.profiler.pairing import Pairs
@@ -177,6 +178,25 @@ def test_rows_of_something_else_are_not_mixed_in(tmp_path, change, message):
     other = Provenance(**{**{name: getattr(WHERE, name) for name in WHERE.__dataclass_fields__}, **change})
     with Store.open(tmp_path / "p.db") as store, pytest.raises(InputError, match=message):
         begin(store, other)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (
+            WidthSpace(NAMES, DENSE, (4, 1)),
+            "a step of 4 in group 'a' instead of 1; give the --step that it",
+        ),
+        (WidthSpace(NAMES, (16, 16), (1, 1)), "a dense width of 16 in group 'b' instead of 8; give another --store$"),
+        (WidthSpace(("a", "c"), DENSE, (1, 1)), "group 'c' instead of 'b'; give another --store$"),
+        (WidthSpace(("a",), (16,), (1,)), "groups 1 instead of 2; give another --store$"),
+    ],
+    ids=["step", "width", "name", "count"],
+)
+def test_a_store_of_other_widths_says_what_differs(tmp_path, space, message):
+    fill(tmp_path / "p.db")
+    with Store.open(tmp_path / "p.db") as store, pytest.raises(InputError, match=message):
+        store.check(WHERE, space)
 
 
 def test_a_full_disk_keeps_the_rows_before_it_and_says_so(tmp_path):

@@ -113,7 +113,8 @@ def measure_adaptively(
 
     Args:
         samples: Width vectors at most.
-        max_seconds: No further batch that would, if it takes as long as the last one, end after this time.
+        max_seconds: No further batch that would, if it takes as long as the last one, end after this time; and none
+            that is in work goes on then, its rows being kept.
         options: As of ``measure_widths``.
 
     Raises:
@@ -134,6 +135,7 @@ def measure_adaptively(
         device=device,
         seed=seed,
         more=chooser,
+        over=chooser.over,
         **options,
     )
     return Adaptation(result, tuple(chooser.batches), chooser.stopped)
@@ -165,12 +167,16 @@ class Chooser:
     batches: list[Batch] = field(init=False, default_factory=list)
     stopped: str = field(init=False, default="")
     _errors: list[pd.Series[float]] = field(init=False, default_factory=list)
+    _cut: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self._times = [self.clock()]
 
     def __call__(self, table: ProfileTable) -> list[Point]:
         """The next batch: what the store holds of it already, and what is left to measure."""
+        if self._cut:
+            self.stopped = f"{self.max_seconds:g} s were over before its batch was complete; the same call goes on"
+            return []
         self._times.append(self.clock())
         batch = len(self.batches)
         planned = plan(table.space, self.samples, layers=table.layers, seed=self.seed, around=self.around)
@@ -183,6 +189,11 @@ class Chooser:
         self._errors.append(errors.set_axis(rows[errors.index]))
         self.stopped = self._reason(fit)
         return [] if self.stopped else self._next(table, known, planned[_START + batch * _DRAWN :][:_DRAWN])
+
+    def over(self) -> bool:
+        """Whether the time is over, and with it the batch in work, which is then not judged."""
+        self._cut = self.max_seconds is not None and self.clock() > self._times[0] + self.max_seconds
+        return self._cut
 
     def _reason(self, fit: Fit) -> str:
         now = self.batches[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from ecc.profiler.window import Window
 
 __all__ = ["measure_widths"]
 
+_LOG = logging.getLogger("ecc")
+
 
 def measure_widths(
     model: nn.Module,
@@ -48,6 +51,7 @@ def measure_widths(
     progress: Progress | None = None,
     wait: bool = True,
     more: Callable[[ProfileTable], Sequence[Point]] | None = None,
+    over: Callable[[], bool] | None = None,
 ) -> ProfileResult:
     """Measure a plan of widths: most of them random, some corners and steps along one group.
 
@@ -58,6 +62,7 @@ def measure_widths(
         wait: Wait while another process measures on the device; refuse otherwise.
         meters: One or several of your own, for their metrics instead of the device's; these are measured anyway.
         more: Asked for further widths once those before are measured, until it gives none.
+        over: Asked after each visit whether the time for measuring is over.
 
     Raises:
         InputError: If the input makes no sense, or the store belongs to something else.
@@ -70,11 +75,17 @@ def measure_widths(
     place = current_device(device)
     multiple = place.channel_step if step is None else step
     blocks = in_blocks(graph, model, aligned_steps(graph, multiple))
-    return profile(
+    design = plan(blocks.space, samples, layers=blocks.layers, seed=seed, around=place.channel_step)
+    few = _too_few(len(design), samples, blocks, graph)
+    if few and progress is not None:
+        progress("plan", 1, 1, few)
+    elif few:
+        _LOG.warning(few)
+    result = profile(
         model,
         blocks,
         inputs,
-        plan(blocks.space, samples, layers=blocks.layers, seed=seed, around=place.channel_step),
+        design,
         meters_for(metrics, place.torch_name, source=energy_source, own=meters),
         window=replace(window or Window.of(place.kind), threads=threads, cores=tuple(cores)),
         runtime=runtime_named(runtime, place.torch_name, threads),
@@ -85,4 +96,17 @@ def measure_widths(
         gauge=gauge_for(place.torch_name),
         wait=wait,
         more=more,
+        over=over,
     )
+    return replace(result, warnings=(few, *result.warnings)) if few else result
+
+
+def _too_few(found: int, samples: int, blocks: WidthGraph, graph: WidthGraph) -> str:
+    """What to say where there are fewer widths than samples were asked for; empty where there are as many."""
+    if found >= samples:
+        return ""
+    asked = f"the network has only {found} different widths, fewer than the {samples} samples asked for"
+    if blocks.space == graph.space:
+        return asked
+    longest = max(blocks.space.step)
+    return f"{asked}, since their steps are up to {longest} channels; measure with --step 1 for finer ones"

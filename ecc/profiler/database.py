@@ -167,7 +167,7 @@ class Database:
 
         Raises:
             InputError: If it cannot be written or is damaged.
-            StorageError: If the disk failed or is full, or the file was taken away meanwhile; its rows are then rescued.
+            StorageError: If the disk failed or is full, or the file was taken away; its rows are then rescued.
         """
         self._demand_file()
         with self._whole() as connection:

@@ -11,6 +11,7 @@ import gc
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -53,7 +54,7 @@ class ProfileResult:
     Attributes:
         table: Everything that the store holds now.
         measured: Rows (configuration × block × metric) that were measured now.
-        reused: Configurations of the design that the store already knew.
+        reused: Configurations of the table that the store held before this call.
         noise: Median relative half-width of the 95 % intervals, per metric.
         drift: Change of the reference over all visits, per metric; None where there are too few.
         seconds: Wall time.
@@ -108,6 +109,7 @@ def profile(
     clock: Clock | None = None,
     wait: bool = True,
     more: Callable[[ProfileTable], Sequence[Widths | Point]] | None = None,
+    over: Callable[[], bool] | None = None,
 ) -> ProfileResult:
     """Measure each width vector against the dense network, in randomised complete blocks.
 
@@ -128,6 +130,7 @@ def profile(
         clock: Simulated in tests.
         wait: Wait while another process measures on the device; refuse otherwise.
         more: Asked for further width vectors once those before are measured, until it gives none.
+        over: Asked after each visit whether the time for measuring is over; every row is measured by default.
     Raises:
         InputError: If the store belongs to another profile or cannot be written, or the network does not run on inputs.
         MeterError: If a meter stops answering; rows measured so far stay in the store.
@@ -142,8 +145,19 @@ def profile(
     where = _provenance(network or type(model).__name__, graph, inputs, runner, plan, meters)
     owned = not isinstance(store, Store)
     what = f"profiling {where.network} into {str(store.path if isinstance(store, Store) else store or 'memory')!r}"
-    with device_lock(where.device_fingerprint, where.device, what=what, wait=wait, progress=progress):
-        start = timer.now()
+    lock = device_lock(where.device_fingerprint, where.device, what=what, wait=wait, progress=progress)
+    start = timer.now()
+    with ExitStack() as stack:
+
+        def alone() -> None:
+            nonlocal start
+            asked = timer.now()
+            stack.enter_context(lock)
+            start += timer.now() - asked  # waiting is not measuring
+
+        known = isinstance(store, Store) or (store is not None and Path(store).exists())
+        if not known:  # a store is checked, and may be complete, before anybody waits; a new one is made after that
+            alone()
         keeper = store if isinstance(store, Store) else Store.open(store)
         try:
             keeper.check(where, graph.space)
@@ -152,10 +166,12 @@ def profile(
             session = Session(
                 *(keeper, graph, where, maker, inputs, runner, tuple(meters), plan, progress, seed),
                 *(gauge or Blind(), timer),
+                alone=alone if known else lambda: None,
+                over=over or (lambda: False),
             )
-            reused = session.measure(design)
+            session.measure(design)
             while more is not None and (chosen := more(keeper.table())):
-                reused += session.measure(chosen)
+                session.measure(chosen)
             table, visits = keeper.table(), keeper.visits()
         finally:
             if owned:
@@ -164,7 +180,7 @@ def profile(
     return ProfileResult(
         table=table,
         measured=session.measured,
-        reused=reused,
+        reused=session.found,
         noise={metric: noise(table, metric) for metric in table.metrics},
         drift={metric: drift([visit for visit in visits if visit.metric == metric]) for metric in table.metrics},
         seconds=seconds,

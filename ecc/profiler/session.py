@@ -54,9 +54,12 @@ class Session:
 
     Attributes:
         store: Where rows are kept; what it holds is not measured again.
+        alone: Called before the first row is measured; waits until nobody else measures on the device.
+        over: Asked after each configuration whether the time for measuring is over; no row is left half done.
         measured: Rows added so far.
         inside_s: Time within the windows of these rows.
         warnings: Sentences on the state in which the device was found.
+        found: Configurations that the store held at first.
     """
 
     store: Store
@@ -71,9 +74,12 @@ class Session:
     seed: int
     gauge: Gauge = field(default_factory=Blind)
     clock: Clock = field(default_factory=HostClock)
+    alone: Callable[[], None] = lambda: None
+    over: Callable[[], bool] = lambda: False
     measured: int = field(init=False, default=0)
     inside_s: float = field(init=False, default=0.0)
     warnings: list[str] = field(init=False, default_factory=list)
+    found: int = field(init=False)
     _known: dict[tuple[str, str], dict[int, Pairs]] = field(init=False, default_factory=dict)
     _widths: dict[str, Widths] = field(init=False, default_factory=dict)
     _loaded: tuple[str, ...] = field(init=False, default=())
@@ -83,22 +89,20 @@ class Session:
     def __post_init__(self) -> None:
         self._observer = Observer(self.gauge, self.clock)
         self._idle = Idle(self.meters, self.runtime, self.window, self.clock)
-        for visit in self.store.visits():
-            self._learn(visit)
+        self._read()
+        self.found = len(self._widths)
 
-    def measure(self, design: Sequence[Widths | Point]) -> int:
-        """Do what is left of the design.
-
-        Returns:
-            How many of its configurations the store knew before.
-        """
+    def measure(self, design: Sequence[Widths | Point]) -> None:
+        """Do what is left of the design."""
         named: dict[str, Widths] = {}
         for point in (each if isinstance(each, Point) else Point(each) for each in design):
             widths = self.graph.space.widths(self.graph.space.vector(point.widths))
             named[configuration(widths)] = widths
             self._purposes.setdefault(configuration(widths), point.purpose)
-        reused = sum(any((name, meter.metric) in self._known for meter in self.meters) for name in named)
-        if any(self._left(named, block) for block in range(self._last_block)):
+        if self._begun is None and self._unfinished(named):
+            self.alone()
+            self._read()  # whoever was waited for may have measured into the same store
+        if self._unfinished(named):
             try:
                 with quiet(self.window.threads, self.window.cores):
                     self._work(named)
@@ -108,7 +112,13 @@ class Session:
                 if not self.measured:
                     raise
                 raise MeterError(f"{error}; {self._kept}") from error
-        return reused
+
+    def _unfinished(self, named: Mapping[str, Widths]) -> bool:
+        return any(self._left(named, block) for block in range(self._last_block))
+
+    def _read(self) -> None:
+        for visit in self.store.visits():
+            self._learn(visit)
 
     @property
     def _kept(self) -> str:
@@ -143,6 +153,8 @@ class Session:
                     gc.collect()
                 if self.progress is not None:
                     self.progress("profile", self.measured, total, f"block {block + 1}")
+                if self.over():
+                    return
 
     def _begin(self) -> tuple[Ready, int]:
         """The warm reference and the run; those of the design before, where this one goes on from it."""

@@ -99,7 +99,7 @@ class Store:
             f"{label} {mine} instead of {theirs}"
             for label, mine, theirs, same in (
                 ("network", _named(provenance), _named(old), provenance.fingerprint == old.fingerprint),
-                ("groups", len(space), len(network.space), space == network.space),
+                (*_groups(space, network.space), space == network.space),
                 ("input shape", _shape(provenance), _shape(old), provenance.input_shape == old.input_shape),
                 ("device", _placed(provenance), _placed(old), provenance.device_fingerprint == old.device_fingerprint),
                 ("runtime", provenance.runtime, old.runtime, provenance.runtime == old.runtime),
@@ -111,6 +111,8 @@ class Store:
         ]
         if differences:
             mend = "give another --store"
+            if len(differences) == 1 and differences[0].startswith("a step"):
+                mend = "give the --step that it was made with, or another --store"
             if differences[-1].startswith("energy source") and known in ENERGY_SOURCES:
                 mend = f"choose --energy-source {known}, or {mend}"
             raise InputError(
@@ -317,6 +319,19 @@ def _extras_text(pairs: Pairs) -> str | None:
             for name, values in pairs.extras.items()
         }
     )
+
+
+def _groups(mine: WidthSpace, theirs: WidthSpace) -> tuple[str, str, str]:
+    """What differs first between two spaces: what it is, and it on either side."""
+    if len(mine) == len(theirs):
+        for here, there in zip(mine.names, theirs.names, strict=True):
+            if here != there:
+                return "group", repr(here), repr(there)
+        for label, ours, others in (("dense width", mine.dense, theirs.dense), ("step", mine.step, theirs.step)):
+            for name, width, other in zip(mine.names, ours, others, strict=True):
+                if width != other:
+                    return f"a {label} of", f"{width} in group {name!r}", str(other)
+    return "groups", str(len(mine)), str(len(theirs))
 
 
 def _named(provenance: Provenance) -> str:
