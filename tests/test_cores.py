@@ -49,7 +49,7 @@ def test_without_a_topology_each_core_counts(tmp_path, monkeypatch):
     [
         (1, (0,), "core 0 is not among the cores of this process: 1,2,3,4,5"),
         (1, (2, 17), "core 17 is not among"),
-        (2, (4, 4), "2 threads need as many cores, got 4"),
+        (2, (4,), "2 threads need as many cores, got 4"),
     ],
 )
 def test_cores_that_cannot_be_had_are_refused(machine, threads, wanted, message):
@@ -133,3 +133,8 @@ def test_the_load_of_others_is_what_the_cores_did_beside_this_process(tmp_path):
     assert Load.now((), stat=tmp_path / "b").busy_s is None
     assert Load.now((17,), stat=tmp_path / "b").busy_s is None
     assert Load.now((1,), stat=tmp_path / "none").busy_s is None
+
+
+def test_a_core_that_is_named_twice_is_refused(machine):
+    with pytest.raises(InputError, match=r"^name each core once, got 1,2,1$"):
+        choose_cores(1, (1, 2, 1), tree=machine)

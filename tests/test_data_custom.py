@@ -97,7 +97,7 @@ def test_looking_at_the_loaders_leaves_torchs_generator_alone(make):
             "loader(), loader()",
             "the factory returned a tuple of 2; it must return the train, validation and test loaders",
         ),
-        ("3", "the factory returned a int; it must return the train, validation and test loaders"),
+        ("3", "the factory returned an int; it must return the train, validation and test loaders"),
         ("{'train': loader()}", "the factory returned no 'validation' loader; return train, validation, test"),
         ("dict(zip(('train', 'validation', 'test', 'los'), [loader()] * 4))", "the factory returned the unknown 'los'"),
         ("loader(), 3, loader()", "the validation loader failed with TypeError: 'int' object is not iterable; mend it"),

@@ -83,6 +83,13 @@ def test_meters_that_cannot_be_used_are_refused():
         meters_for(["latency"], "cpu", own=[broken])
 
 
+def test_a_source_of_energy_is_refused_where_no_energy_is_measured():
+    with pytest.raises(InputError, match=r"^the energy source 'counter' is of the metric energy; measure that too"):
+        meters_for(["latency"], "cpu", source="counter")
+    with pytest.raises(InputError, match="a CPU has energy counters, no power sensor"):
+        meters_for(["energy"], "cpu", source="power")
+
+
 def test_one_meter_is_given_without_a_list_and_monitors_are_adapted():
     monitor, own = ZeusMonitor(), Watch(Host(), metric="energy")
     for given in (monitor, [monitor], (WindowMeter(monitor),), WindowMeter(monitor)):

@@ -84,6 +84,8 @@ def meters_for(metrics: Sequence[str], device: str, *, source: str = "auto", own
     if unknown := [metric for metric in given if metric not in MEASURED]:
         raise InputError(f"a meter has the metric {unknown[0]!r}; choose from {', '.join(MEASURED)}")
     wanted = dict.fromkeys((*metrics, *given))
+    if source != ENERGY_SOURCES[0] and "energy" not in wanted:
+        raise InputError(f"the energy source {source!r} is of the metric energy; measure that too, or leave it out")
     meters = [given.get(metric) or meter_for(metric, device, source=source) for metric in wanted]
     for meter in meters:
         probe = meter.probe()

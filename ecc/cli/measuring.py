@@ -107,10 +107,15 @@ def _cores(text: str) -> tuple[int, ...]:
     """Numbers apart by commas."""
     if not all(part.strip().isdecimal() for part in text.split(",")):
         raise argparse.ArgumentTypeError(f"give numbers of cores such as 0,1, got {text!r}")
-    return tuple(int(part) for part in text.split(","))
+    cores = tuple(int(part) for part in text.split(","))
+    if len(set(cores)) < len(cores):
+        raise argparse.ArgumentTypeError(f"name each core once, got {text!r}")
+    return cores
 
 
 def _profile(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
+    if arguments.energy_source != ENERGY_SOURCES[0] and "energy" not in (arguments.metric or ()):
+        raise InputError("--energy-source says what energy is read from; add --metric energy, or leave it out")
     if arguments.operators:
         found = measured_operators(arguments, progress)
         value = _profiled(found.result, arguments.store) | operators_value(found)

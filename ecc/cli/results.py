@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from ecc.report.style import quantity as shown
 
 __all__ = ["COMMANDS"]
 
+_HEAD_BYTES = 1 << 12
 _LONGEST = 100  # characters of a value in the summary of inspect
 
 
@@ -69,8 +71,24 @@ def _inspect(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     if path.is_dir():
         value = inspect_artefact(path)
         return Outcome(value, _summary(value))
+    _refuse_foreign(path)
     value = inspect_cost(path)
     return Outcome(value, cost_text(value))
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse a file that is not even the beginning of what this program writes, without guessing what it should be."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}; choose another file") from error
+    if not head.removeprefix(codecs.BOM_UTF8).lstrip().startswith((b"{", b"[")):
+        problem = "it is no database and not readable JSON" if head else "it is empty"
+        raise InputError(
+            f"{str(path)!r} is no profile store, cost model or artefact: {problem}; give what `ecc profile`, `ecc fit` "
+            "or `ecc compress` wrote"
+        )
 
 
 def _summary(value: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 from ecc.core.errors import EccError, InputError
 
-__all__ = ["build", "call", "parse_value", "reason", "suggestion"]
+__all__ = ["build", "call", "kind_of", "parse_value", "reason", "suggestion"]
 
 
 def parse_value(text: str) -> int | float | bool | str:
@@ -32,6 +32,12 @@ def parse_value(text: str) -> int | float | bool | str:
         except ValueError:
             continue
     return text
+
+
+def kind_of(value: Any) -> str:
+    """The name of a value's type with its article: ``an int``, ``a tuple``."""
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in set('aeiou') else 'a'} {name}"
 
 
 def suggestion(name: str, known: list[str]) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ecc.core.errors import EccError, InputError
-from ecc.core.factories import build, reason
+from ecc.core.factories import build, kind_of, reason
 from ecc.core.problem import Batches
 from ecc.data.values import Data, accuracy, mean_squared_error, rank_correlation
 
@@ -43,7 +43,7 @@ def load_custom(spec: str, *, data_dir: Path | None, batch_size: int, seed: int)
     else:
         size = f" of {len(made)}" if isinstance(made, tuple | list) else ""
         raise InputError(
-            f"data {spec!r}: the factory returned a {type(made).__name__}{size}; "
+            f"data {spec!r}: the factory returned {kind_of(made)}{size}; "
             "it must return the train, validation and test loaders, as a tuple or a mapping"
         )
     return _complete(spec, given)

@@ -30,7 +30,7 @@ def choose_cores(threads: int, wanted: Sequence[int] = (), *, tree: Path = _TREE
     Returns:
         Sorted numbers; empty where the system cannot keep a process on cores.
     Raises:
-        InputError: If a wanted core is not there or not allowed, or there are fewer of them than threads.
+        InputError: If a wanted core is not there, not allowed or named twice, or there are fewer of them than threads.
     """
     allowed = _allowed()
     if not wanted:
@@ -39,6 +39,8 @@ def choose_cores(threads: int, wanted: Sequence[int] = (), *, tree: Path = _TREE
         return tuple(sorted([*physical, *siblings][:threads]))
     if not allowed:
         raise InputError("processes cannot be kept on cores on this system; leave the cores out")
+    if len(set(wanted)) < len(wanted):
+        raise InputError(f"name each core once, got {','.join(map(str, wanted))}")
     missing = sorted(set(wanted) - set(allowed))
     if missing:
         raise InputError(f"core {missing[0]} is not among the cores of this process: {_listed(allowed)}")

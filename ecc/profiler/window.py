@@ -11,6 +11,7 @@ from ecc.core.meter import Meter
 __all__ = ["Window"]
 
 _LONG_WINDOW_S = 0.1  # a meter whose windows are longer is read a few times, not many
+_THREADS = "the number of threads (--threads)"  # which is given to whole profiles rather than here
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,11 @@ class Window:
     def __post_init__(self) -> None:
         for name in ("warm_up_runs", "blocks", "pairs", "burst", "long_pairs", "max_blocks", "idle_every", "threads"):
             if getattr(self, name) < 1:
-                raise InputError(f"Window({name}=...) must be at least 1, got {getattr(self, name)}")
+                shown = _THREADS if name == "threads" else f"Window({name}=...)"
+                raise InputError(f"{shown} must be at least 1, got {getattr(self, name)}")
         most = os.cpu_count() or 1
         if self.threads > most:
-            raise InputError(
-                f"Window(threads=...) must be at most {most}, the cores of this machine, got {self.threads}"
-            )
+            raise InputError(f"{_THREADS} must be at most {most}, the cores of this machine, got {self.threads}")
         for name in ("device_warm_up_s", "device_warm_up_max_s", "warm_up_s", "idle_s"):
             if not 0 <= getattr(self, name) < 1e6:
                 raise InputError(f"Window({name}=...) must be a number of seconds from 0, got {getattr(self, name)}")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ecc.core.errors import InputError
-from ecc.core.factories import build, call, parse_value, reason, suggestion
+from ecc.core.factories import build, call, kind_of, parse_value, reason, suggestion
 from ecc.zoo.networks import NETWORKS
 
 __all__ = ["LoadedModel", "load_model", "load_weights"]
@@ -87,7 +87,7 @@ def _make(spec: str, options: Mapping[str, str] | None) -> LoadedModel:
         raise InputError(f"model {spec!r} names no factory; for the zoo's network write zoo:{name}")
     made = build("model", spec, values)
     if not isinstance(made, nn.Module):
-        raise InputError(f"model {spec!r}: the factory returned a {type(made).__name__}; it must return an nn.Module")
+        raise InputError(f"model {spec!r}: the factory returned {kind_of(made)}; it must return an nn.Module")
     return LoadedModel(made.eval(), name)
 
 
