@@ -145,11 +145,18 @@ def test_the_time_axis_leaves_idle_time_out_and_marks_runs():
     runs = [1, 1, 1, 1, 2, 2]
     visits = [replace(visit(4, i, started=start), run=n) for i, (start, n) in enumerate(zip(starts, runs, strict=True))]
     clock = _Clock.of(visits)
-    measured = 20.1 / 60  # the pause begins where the third reading ends
-    assert clock.minutes == pytest.approx([0, 1 / 6, 1 / 3, 0.1 / 60 + 1 / 3, measured + 1 / 6, measured + 1 / 3])
+    assert clock.unit == "seconds"
+    assert clock.times == pytest.approx([0, 10, 20, 20.1, 30.1, 40.1])  # the pause begins where the third reading ends
     assert [words for _, words in clock.breaks] == ["run 1", "after 66 min idle", "run 2"]
     assert [part.tolist() for part in clock.parts] == [[0, 1, 2], [3], [4, 5]]
     assert _Clock.of(visits[:3]).breaks == ()
+
+
+def test_the_time_axis_of_a_long_run_is_in_minutes():
+    visits = [replace(visit(4, i), started=30.0 * i, seconds=29.9) for i in range(9)]
+    clock = _Clock.of(visits)
+    assert clock.unit == "minutes"
+    assert clock.times == pytest.approx([i / 2 for i in range(9)])
 
 
 @pytest.mark.parametrize("visits", [VISITS[:1], VISITS[:2], [VISITS[0], VISITS[0]]], ids=["one", "two", "same time"])

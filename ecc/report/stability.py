@@ -22,6 +22,7 @@ __all__ = ["drift_figure", "noise_figure", "span"]
 
 _WIDTH_IN = 9.2
 _IDLE_S = 60.0  # between two readings: longer than any warm-up, so nobody was measuring
+_IN_SECONDS_S = 180.0  # shorter runs have a time axis in seconds
 _BATCHES = 24
 _OUTSIDE = 0.01  # share of the readings at either end that may lie beyond the axis
 _STATES = (("clock_hz", "clock", "GHz", 1e-9), ("temperature_c", "temperature", "°C", 1.0))
@@ -33,12 +34,14 @@ class _Clock:
     """Readings on a time axis without the time in which nobody measured.
 
     Attributes:
-        minutes: Of each reading, shape (n,).
-        breaks: Where something begins anew: (minutes, what).
+        times: Of each reading since the first, in ``unit``, shape (n,).
+        unit: ``seconds``, or ``minutes`` where there are several.
+        breaks: Where something begins anew: (time, what).
         parts: Indices of the readings between breaks.
     """
 
-    minutes: NDArray[np.float64]
+    times: NDArray[np.float64]
+    unit: str
     breaks: Sequence[tuple[float, str]]
     parts: Sequence[NDArray[np.int64]]
 
@@ -49,15 +52,16 @@ class _Clock:
         ends = started + [visit.seconds for visit in visits]
         gaps = np.maximum(started[1:] - np.maximum.accumulate(ends)[:-1], 0.0)
         idle = np.where(gaps > _IDLE_S, gaps, 0.0)
-        minutes = (started - started[0] - np.concatenate([[0.0], np.cumsum(idle)])) / 60
+        seconds = started - started[0] - np.concatenate([[0.0], np.cumsum(idle)])
+        times, unit = (seconds, "seconds") if seconds[-1] < _IN_SECONDS_S else (seconds / 60, "minutes")
         breaks, cuts = [(0.0, "" if visits[0].run is None else f"run {visits[0].run}")], []
         for i, gap in enumerate(idle, start=1):
             words = [f"run {visits[i].run}"] if visits[i].run != visits[i - 1].run else []
             words += [f"after {span(gap)} idle"] if gap else []
             if words:
-                breaks.append((float(minutes[i]), ", ".join(words)))
+                breaks.append((float(times[i]), ", ".join(words)))
                 cuts.append(i)
-        return cls(minutes, breaks if cuts else (), np.split(np.arange(len(visits)), cuts))
+        return cls(times, unit, breaks if cuts else (), np.split(np.arange(len(visits)), cuts))
 
 
 def drift_figure(visits: Sequence[Visit], table: ProfileTable, metric: str) -> Figure:
@@ -73,14 +77,14 @@ def drift_figure(visits: Sequence[Visit], table: ProfileTable, metric: str) -> F
     with canvas(_WIDTH_IN, 3.3 + 1.5 * len(states), 1 + len(states), 1) as (figure, axes):
         _reference_panel(axes[0], ordered, clock, table, metric)
         for ax, (_, name, unit, factor, values) in zip(axes[1:], states, strict=True):
-            ax.plot(clock.minutes, values * factor, linestyle="", marker=".", color=COLOURS[2], markersize=4)
+            ax.plot(clock.times, values * factor, linestyle="", marker=".", color=COLOURS[2], markersize=4)
             ax.set_ylabel(axis_label(name, unit))
         for i, ax in enumerate(axes):
             _mark(ax, clock, named=i == 0)
             ax.tick_params(labelbottom=i == len(states))
-            ax.set_xlim(-0.01 * clock.minutes[-1], max(1.01 * clock.minutes[-1], 1e-3))
+            ax.set_xlim(-0.01 * clock.times[-1], max(1.01 * clock.times[-1], 1e-3))
         cut = ", idle time left out" if any("idle" in words for _, words in clock.breaks) else ""
-        axes[-1].set_xlabel(f"minutes since the first reading{cut}")
+        axes[-1].set_xlabel(f"{clock.unit} since the first reading{cut}")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
@@ -95,14 +99,14 @@ def _reference_panel(ax: Axes, visits: Sequence[Visit], clock: _Clock, table: Pr
     if np.isfinite(high):  # one reading has no interval
         ax.axhspan(low * factor, high * factor, color=COLOURS[5], alpha=0.3, linewidth=0, label="long run, 95 %")
     flagged = np.array([bool(visit.flags) for visit in visits])
-    _dots(ax, clock.minutes[~flagged], values[~flagged], bottom, top, "reading")
+    _dots(ax, clock.times[~flagged], values[~flagged], bottom, top, "reading")
     if flagged.any():
         shown = np.clip(values[flagged], bottom, top)
-        ax.plot(clock.minutes[flagged], shown, label="flagged reading", alpha=0.85, **_FLAGGED)
+        ax.plot(clock.times[flagged], shown, label="flagged reading", alpha=0.85, **_FLAGGED)
     for i, part in enumerate(clock.parts):
         chunks = np.array_split(part, max(min(round(_BATCHES * len(part) / len(values)), len(part) // 4), 1))
         ax.plot(
-            [np.mean(clock.minutes[chunk]) for chunk in chunks],
+            [np.mean(clock.times[chunk]) for chunk in chunks],
             [np.median(values[chunk]) for chunk in chunks],
             color=INK,
             linewidth=1.6,
@@ -133,11 +137,11 @@ def _room(values: NDArray[np.float64]) -> tuple[float, float]:
 
 def _mark(ax: Axes, clock: _Clock, *, named: bool) -> None:
     """A dotted line where a run begins or measuring goes on after a pause."""
-    for minutes, words in clock.breaks:
-        ax.axvline(minutes, color=MUTED, linestyle=":", linewidth=1)
+    for time, words in clock.breaks:
+        ax.axvline(time, color=MUTED, linestyle=":", linewidth=1)
         if named:
             ax.annotate(
-                words, (minutes, 1), xycoords=("data", "axes fraction"), xytext=(3, -2), textcoords="offset points",
+                words, (time, 1), xycoords=("data", "axes fraction"), xytext=(3, -2), textcoords="offset points",
                 va="top", fontsize=8, color=MUTED,
             )  # fmt: skip
 
