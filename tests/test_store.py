@@ -304,6 +304,38 @@ def test_an_altered_store_is_refused_in_one_sentence(tmp_path, statements, messa
     assert "\x1b" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("UPDATE rows SET run = 77 WHERE id = 2", "a row has a 'run' that there is not"),
+        ("UPDATE rows SET run = 'x'", "a row has a 'run' that there is not"),
+        ("UPDATE rows SET cpu_s = 'much'", "a row has no finite number 'cpu_s'"),
+        ("UPDATE rows SET steal_s = 9e999", "a row has no finite number 'steal_s'"),
+        ("UPDATE rows SET steal_s = 'some'", "a row has no finite number 'steal_s'"),
+        ("UPDATE rows SET switches = -1", "a row has no whole number 'switches' of 0 or more"),
+        ("UPDATE rows SET n = 0", "a row has no whole number 'n' of 1 or more"),
+        ("UPDATE rows SET n = 8", "its number of pairs is not that of its pairs"),
+        ("UPDATE rows SET block = 'first' WHERE id = 1", "a row has no whole number 'block' of 0 or more"),
+        ("UPDATE rows SET value = -1", "a row has a 'value' below 0"),
+        ("UPDATE rows SET started = 'first'", "a row has no finite number 'started'"),
+        ("UPDATE rows SET pairs = '[[1, 2, \"x\"]]'", "its pairs are not numbers"),
+        ("UPDATE rows SET widths = '{}'", "its widths lack a group"),
+        ("UPDATE runs SET threads = -4", "the runtime or the threads of a run are not those of its provenance"),
+        ("UPDATE runs SET runtime = 'warp'", "the runtime or the threads of a run are not those of its provenance"),
+    ],
+    ids=range(15),
+)
+@pytest.mark.parametrize("reads", [Store.table, Store.inspect], ids=["table", "inspect"])
+def test_an_edited_cell_is_named_without_words_of_python(tmp_path, reads, statement, message):
+    path = fill(tmp_path / "p.db")
+    alter(path, "PRAGMA foreign_keys = OFF", statement)
+    with Store(path) as store, pytest.raises(InputError) as caught:
+        reads(store)
+    assert str(caught.value) == (
+        f"profile store {str(path)!r} is damaged: a stored value cannot be read ({message}); profile again"
+    )
+
+
 @pytest.mark.parametrize("purpose", ["random", "corner", "sweep", "adaptive"])
 def test_a_row_says_why_it_was_measured(tmp_path, purpose):
     with Store.open(tmp_path / "p.db") as store:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -23,7 +23,7 @@ from ecc.profiler.host import Disturbance
 from ecc.profiler.pairing import Pairs
 from ecc.profiler.tables import UNITS, Visit
 
-__all__ = ["Network", "Run", "conditions_from", "network_from", "run_from", "visit_from"]
+__all__ = ["Network", "Run", "check_figures", "check_run", "conditions_from", "network_from", "run_from", "visit_from"]
 
 _LAST_INSTANT = 253_000_000_000  # Unix time in the year 9987: calendars end soon after
 
@@ -131,6 +131,39 @@ def _side(parts: list[Any], where: str) -> Side:
     return Side.from_json(parts)
 
 
+def check_run(runtime: object, threads: object, provenance: str) -> None:
+    """Refuse a run whose columns do not say what its provenance says.
+
+    Raises:
+        InputError: If they differ.
+    """
+    said = parse_object(provenance.encode(), "its provenance")
+    if (runtime, threads) != (said.text("runtime"), said.whole("threads")):
+        raise InputError("the runtime or the threads of a run are not those of its provenance")
+
+
+def check_figures(row: Mapping[str, object], runs: Collection[int]) -> None:
+    """Refuse a row with a cell that is no number of its kind, whatever else of it is read.
+
+    Args:
+        row: Columns by name: SQLite takes any value into any of them.
+        runs: Numbers of the runs that there are.
+    Raises:
+        InputError: If there is one; names the column.
+    """
+    cells = Fields(dict(row), "a row")
+    for name in ("n", "block", "position", "switches"):
+        if name != "switches" or row[name] is not None:
+            cells.whole(name, int(name == "n"))
+    for name in ("ratio", "value", "reference", "cpu_s", "started", "seconds"):
+        if cells.number(name) < 0:
+            raise InputError(f"a row has a {name!r} below 0")
+    for name in ("ratio_low", "ratio_high", "steal_s"):
+        cells.optional_number(name)
+    if row["run"] not in runs:
+        raise InputError("a row has a 'run' that there is not")
+
+
 def run_from(number: int, started: float, seed: int, protocol: str, provenance: str) -> Run:
     """Read a run.
 
@@ -184,6 +217,7 @@ def visit_from(
     position: int,
     metric: str,
     pairs: str,
+    n: int,
     started: float,
     seconds: float,
     steal_s: float | None,
@@ -198,11 +232,16 @@ def visit_from(
     Raises:
         ValueError: If it is not what a store writes (or TypeError, KeyError).
     """
-    series = np.array(json.loads(pairs), dtype=np.float64)
+    try:
+        series = np.array(json.loads(pairs), dtype=np.float64)
+    except (ValueError, TypeError, OverflowError, RecursionError):  # speaks of Python
+        raise ValueError("its pairs are not numbers") from None
     if series.ndim != 2 or series.shape[1] != 3 or not len(series):
         raise ValueError("its pairs are not triples")
     if not np.isfinite(series).all() or (series[:, :2] <= 0).any():
         raise ValueError("a reading is not a positive number")
+    if n != len(series):
+        raise ValueError("its number of pairs is not that of its pairs")
     if metric not in UNITS:
         raise ValueError("its metric is unknown")
     if purpose not in PURPOSES:

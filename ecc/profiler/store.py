@@ -20,6 +20,7 @@ import numpy as np
 
 from ecc.core.calls import OperatorCall
 from ecc.core.errors import InputError, MeterError
+from ecc.core.fields import DAMAGED
 from ecc.core.layers import Layer
 from ecc.core.table import ProfileTable, Provenance
 from ecc.core.widths import Widths, WidthSpace
@@ -28,12 +29,17 @@ from ecc.profiler.database import Database
 from ecc.profiler.inspection import describe
 from ecc.profiler.meters import ENERGY_SOURCES
 from ecc.profiler.pairing import Pairs, estimate
-from ecc.profiler.records import Network, Run, network_from, run_from, visit_from
+from ecc.profiler.records import Network, Run, check_figures, check_run, network_from, run_from, visit_from
 from ecc.profiler.tables import Visit, tabulate
 
 __all__ = ["Key", "Store", "configuration"]
 
 _MISSING = {"conditions": "'{}'", "purpose": "'random'", "extras": "NULL"}  # what rows of earlier stores hold
+
+_FIGURES = (
+    *("run", "n", "block", "position", "ratio", "ratio_low", "ratio_high", "value", "reference", "cpu_s"),
+    *("started", "seconds", "steal_s", "switches"),
+)
 
 Key = tuple[str, int, str]
 """What a row is of: configuration, block, metric."""
@@ -223,13 +229,14 @@ class Store:
     def network(self) -> Network | None:
         """What the store belongs to, by its newest run; None while it is empty."""
         found = self._database.read(
-            "SELECT runs.provenance, networks.space, networks.layers FROM runs "
+            "SELECT runs.provenance, networks.space, networks.layers, runs.runtime, runs.threads FROM runs "
             "JOIN networks ON networks.id = runs.network ORDER BY runs.id DESC LIMIT 1"
         )
         if not found:
             return None
         with self._damage():
-            provenance, space, layers = found[0]
+            provenance, space, layers, runtime, threads = found[0]
+            check_run(runtime, threads, provenance)
             return network_from(provenance, space, layers, f"profile store {str(self.path)!r}")
 
     def energy_source(self) -> str:
@@ -258,17 +265,30 @@ class Store:
         there = self._database.columns
         added = ", ".join(name if name in there else default for name, default in _MISSING.items())
         found = self._database.read(
-            "SELECT run, widths, block, position, metric, pairs, started, seconds, steal_s, switches, flags, "
+            "SELECT run, widths, block, position, metric, pairs, n, started, seconds, steal_s, switches, flags, "
             f"{added} FROM rows ORDER BY id"
         )
+        cells = self._database.read(f"SELECT {', '.join(_FIGURES)} FROM rows ORDER BY id")
+        runs = {number for (number,) in self._database.read("SELECT id FROM runs")}
+        network = self.network()
         with self._damage():
-            return [visit_from(*record) for record in found]
+            for row in cells:
+                check_figures(dict(zip(_FIGURES, row, strict=True)), runs)
+            visits = [visit_from(*record) for record in found]
+            names = set() if network is None else set(network.space.names)
+            if any(names > set(visit.widths) for visit in visits):
+                raise InputError("its widths lack a group")
+            return visits
 
     def runs(self) -> list[Run]:
         """All runs, in the order in which they began."""
-        found = self._database.read("SELECT id, started, seed, protocol, provenance FROM runs ORDER BY id")
+        found = self._database.read(
+            "SELECT id, started, seed, protocol, provenance, runtime, threads FROM runs ORDER BY id"
+        )
         with self._damage():
-            return [run_from(*record) for record in found]
+            for *_, provenance, runtime, threads in found:
+                check_run(runtime, threads, provenance)
+            return [run_from(*record[:5]) for record in found]
 
     def table(self) -> ProfileTable:
         """All rows as a table, one row per configuration.
@@ -298,8 +318,9 @@ class Store:
         try:
             yield
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, OverflowError) as error:
+            why = f" ({str(error).removesuffix(DAMAGED)})" if isinstance(error, ValueError) else ""  # else Python's
             raise InputError(
-                f"profile store {str(self.path)!r} is damaged: a stored value cannot be read ({error}); profile again"
+                f"profile store {str(self.path)!r} is damaged: a stored value cannot be read{why}; profile again"
             ) from error
 
 
