@@ -53,7 +53,8 @@ def profile(
     """Measure random widths of a network on a device, each in turn with the dense network.
 
     Args:
-        example_inputs: The batch that is timed: a tensor, a tuple of positional arguments or a dict of keyword ones.
+        example_inputs: The batch that is timed: a tensor, a tuple of positional arguments or a dict of keyword ones;
+            these may be nested, as for ``trace``.
         metrics: ``latency``, ``energy``.
         runtime: How networks are run: ``eager``, ``compile``, ``cudagraph``, ``onnxruntime`` or ``openvino``.
         samples: Width vectors, at most where the profile is adaptive.

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ecc.core.errors import InputError
 from ecc.core.meter import Meter, Runtime
@@ -27,6 +27,7 @@ from ecc.core.problem import Progress
 from ecc.core.table import ProfileTable, Provenance
 from ecc.core.widths import Widths
 from ecc.network.graph import WidthGraph
+from ecc.network.nesting import bind, tensors_in
 from ecc.network.slimming import outline
 from ecc.profiler.clock import Clock, HostClock
 from ecc.profiler.conditions import Gauge
@@ -116,7 +117,8 @@ def profile(
     Args:
         model: The dense network; left as it is.
         graph: Its width graph.
-        inputs: Tensor, tuple or dict of tensors that ``forward`` takes; the batch that is timed; figures are per call.
+        inputs: Tensor, tuple or dict of tensors that ``forward`` takes, nested as for ``trace``; the batch that is
+            timed; figures are per call.
         design: Width vectors; plain ones count as drawn at random, see Point.
         meters: One per metric.
         window: How long to measure.
@@ -299,7 +301,7 @@ def _provenance(
     network: str, graph: WidthGraph, inputs: Any, runtime: Runtime, window: Window, meters: Sequence[Meter]
 ) -> Provenance:
     device = current_device(runtime.device)
-    first = _first_tensor(inputs)
+    first = next(tensors_in(list(bind(inputs))))  # the batch is its axis 0, as ecc.trace has it
     environment = {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -323,13 +325,3 @@ def _provenance(
         threads=window.threads if device.kind == "cpu" else 0,
         environment=environment,
     )
-
-
-def _first_tensor(inputs: Any) -> Tensor:
-    values = (
-        inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple | list) else [inputs]
-    )
-    for value in values:
-        if isinstance(value, Tensor):
-            return value
-    raise InputError("inputs hold no tensor; give an example of what the network's forward takes")
