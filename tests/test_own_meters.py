@@ -125,7 +125,7 @@ def test_a_meter_whose_window_takes_seconds_to_know_is_not_asked_for_it():
         (ZeusMonitor, "got the class ZeusMonitor; make one with it"),
         (SimpleNamespace(begin_window=print), "got SimpleNamespace"),
     ],
-    ids=str,
+    ids=["number", "text", "dict", "none", "class", "half"],
 )
 def test_what_is_no_meter_is_refused_in_a_sentence(given, words):
     with pytest.raises(InputError, match=f"^meters are objects with begin_window and end_window.*{words}$"):
