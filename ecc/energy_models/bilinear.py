@@ -48,7 +48,7 @@ class BilinearCost(FittedCost):
     form = "bilinear"
 
     constant: float
-    terms: tuple[Term, ...]
+    terms: tuple[Term[Side], ...]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,7 +97,7 @@ class BilinearCost(FittedCost):
         return {"constant": self.constant, **{term.name: term.value for term in self.terms}}
 
     @cached_property
-    def active_terms(self) -> tuple[Term, ...]:
+    def active_terms(self) -> tuple[Term[Side], ...]:
         """The terms that cost something."""
         return tuple(term for term in self.terms if term.value > 0)
 
@@ -138,7 +138,7 @@ class BilinearCost(FittedCost):
         return cls(**ground, constant=fields.number("constant"), terms=terms)
 
 
-def _term(fields: Fields, space: WidthSpace) -> Term:
+def _term(fields: Fields, space: WidthSpace) -> Term[Side]:
     sides = tuple(as_side(value, space) for value in fields.items("sides"))
     if not 0 < len(sides) <= 64:
         raise InputError(f"cost model: term {fields.text('name')!r} must have between 1 and 64 sides")
@@ -195,7 +195,7 @@ def fit_macs(samples: Samples, *, noise: float = 0.03, robust: bool = False) -> 
     return _made(samples, products, shares)
 
 
-def _columns(samples: Samples) -> tuple[TermSet, Floats, Floats]:
+def _columns(samples: Samples) -> tuple[TermSet[Side], Floats, Floats]:
     """The products, their values in the rows behind a column of ones, and the MACs of each column."""
     products = terms_of(samples.space, samples.layers)
     evaluate = SumOfProducts(samples.space, products.factors)
@@ -203,7 +203,7 @@ def _columns(samples: Samples) -> tuple[TermSet, Floats, Floats]:
     return products, features, np.concatenate([[products.fixed_macs], products.macs])
 
 
-def _made(samples: Samples, products: TermSet, shares: Floats) -> BilinearCost:
+def _made(samples: Samples, products: TermSet[Side], shares: Floats) -> BilinearCost:
     """The model whose columns cost these shares of the dense network."""
     dense = samples.reference[0]
     return BilinearCost(

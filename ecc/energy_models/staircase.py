@@ -32,7 +32,8 @@ from ecc.energy_models.fitted import FittedCost, ground_of
 from ecc.energy_models.least_squares import check_strengths, row_weights, shrunken_nnls
 from ecc.energy_models.samples import Samples
 from ecc.energy_models.step_choice import choose_steps
-from ecc.energy_models.stepped import SteppedProducts, SteppedSide, SteppedTerm, Steps, stepped_terms
+from ecc.energy_models.stepped import SteppedProducts, SteppedSide, Steps, stepped_terms
+from ecc.energy_models.terms import Term
 
 __all__ = ["StaircaseCost", "fit", "fit_samples"]
 
@@ -55,7 +56,7 @@ class StaircaseCost(FittedCost):
     form = "staircase"
 
     constant: float
-    terms: tuple[SteppedTerm, ...]
+    terms: tuple[Term[SteppedSide], ...]
     steps: Steps
 
     def __post_init__(self) -> None:
@@ -72,7 +73,7 @@ class StaircaseCost(FittedCost):
         return {"constant": self.constant, **costs}
 
     @cached_property
-    def active_terms(self) -> tuple[SteppedTerm, ...]:
+    def active_terms(self) -> tuple[Term[SteppedSide], ...]:
         """The terms that cost something."""
         return tuple(term for term in self.terms if term.value > 0)
 
@@ -149,11 +150,11 @@ def _steps(fields: Fields) -> Steps:
     return MappingProxyType(steps)
 
 
-def _term(fields: Fields, space: WidthSpace) -> SteppedTerm:
+def _term(fields: Fields, space: WidthSpace) -> Term[SteppedSide]:
     sides = tuple(_side(Fields(value, "cost model: a side"), space) for value in fields.items("sides"))
     if not 0 < len(sides) <= 64:
         raise InputError(f"cost model: term {fields.text('name')!r} must have between 1 and 64 sides")
-    return SteppedTerm(fields.text("name"), sides, fields.number("value"))
+    return Term(fields.text("name"), sides, fields.number("value"))
 
 
 def _side(fields: Fields, space: WidthSpace) -> SteppedSide:

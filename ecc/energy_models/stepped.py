@@ -20,19 +20,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ecc.core.layers import Layer, Side, SumOfProducts
 from ecc.core.widths import WidthSpace
-from ecc.energy_models.terms import distinct, name_of, simplest_sides, without_groups_outside
+from ecc.energy_models.terms import TermSet, name_of, simplest_sides, without_groups_outside
 
 __all__ = [
     "NO_STEPS",
     "SteppedProducts",
     "SteppedSide",
-    "SteppedTerm",
-    "SteppedTerms",
     "Steps",
     "products_of",
     "stepped_sides",
@@ -66,21 +63,6 @@ class SteppedSide:
 
 
 Factors = tuple[SteppedSide, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SteppedTerm:
-    """A product of stepped sides with its coefficient.
-
-    Attributes:
-        name: For people, unique in a model: ``conv1 × ⌈conv2/32⌉``.
-        sides: The factors; their product is 1 at dense widths.
-        value: What the term costs at dense widths, in the unit of the model.
-    """
-
-    name: str
-    sides: Factors
-    value: float
 
 
 def products_of(space: WidthSpace, layer: Layer, steps: Steps) -> list[tuple[Factors, float]]:
@@ -125,31 +107,7 @@ def _stepped(space: WidthSpace, side: Side, positions: int, step: int) -> Factor
     return (SteppedSide(without_groups_outside(space, side), positions, step),) if step < positions else ()
 
 
-@dataclass(frozen=True, eq=False)
-class SteppedTerms:
-    """The distinct products of a network under given steps, before they have coefficients.
-
-    Attributes:
-        names: One per product, distinct.
-        factors: The sides of each product, same order.
-        macs: Dense multiply-accumulates of each product, shape (n_terms,).
-        fixed_macs: Dense multiply-accumulates of layers that no width changes.
-    """
-
-    names: tuple[str, ...]
-    factors: tuple[Factors, ...]
-    macs: NDArray[np.float64]
-    fixed_macs: float
-
-    def with_values(self, values: NDArray[np.float64]) -> tuple[SteppedTerm, ...]:
-        """The products with coefficients, same order."""
-        return tuple(
-            SteppedTerm(name, factors, float(value))
-            for name, factors, value in zip(self.names, self.factors, values, strict=True)
-        )
-
-
-def stepped_terms(space: WidthSpace, layers: Sequence[Layer], steps: Steps) -> SteppedTerms:
+def stepped_terms(space: WidthSpace, layers: Sequence[Layer], steps: Steps) -> TermSet[SteppedSide]:
     """The distinct products of layers: reads × writes where MACs are spent, and each side alone, in tiles.
 
     Without steps they are those of ``terms.terms_of``.
@@ -158,9 +116,7 @@ def stepped_terms(space: WidthSpace, layers: Sequence[Layer], steps: Steps) -> S
     for layer in layers:
         for factors, value in products_of(space, layer, steps):
             macs[factors] = macs.get(factors, 0.0) + value
-    fixed = macs.pop((), 0.0)
-    names = distinct(" × ".join(_name_of(side) for side in factors) for factors in macs)
-    return SteppedTerms(names, tuple(macs), np.array(list(macs.values()), dtype=np.float64), fixed)
+    return TermSet.of(macs, _name_of)
 
 
 def _order(side: SteppedSide) -> tuple[tuple[tuple[float, tuple[str, ...]], ...], int, int]:

@@ -9,8 +9,9 @@ concatenations are represented exactly.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,24 +23,27 @@ __all__ = ["Term", "TermSet", "distinct", "name_of", "simplest_sides", "terms_of
 
 Factors = tuple[Side, ...]
 
+F = TypeVar("F")
+"""What a product is made of: plain sides, or sides in tiles (``stepped``)."""
+
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class Term(Generic[F]):
     """A product of sides with its coefficient.
 
     Attributes:
-        name: For people, unique in a model: ``conv1 × conv2``.
+        name: For people, unique in a model: ``conv1 × conv2``, ``conv1 × ⌈conv2/32⌉``.
         sides: The factors; their product is 1 at dense widths.
         value: What the term costs at dense widths, in the unit of the model.
     """
 
     name: str
-    sides: Factors
+    sides: tuple[F, ...]
     value: float
 
 
 @dataclass(frozen=True, eq=False)
-class TermSet:
+class TermSet(Generic[F]):
     """The distinct products of a network, before they have coefficients.
 
     Attributes:
@@ -50,11 +54,19 @@ class TermSet:
     """
 
     names: tuple[str, ...]
-    factors: tuple[Factors, ...]
+    factors: tuple[tuple[F, ...], ...]
     macs: NDArray[np.float64]
     fixed_macs: float
 
-    def with_values(self, values: Sequence[float] | NDArray[np.float64]) -> tuple[Term, ...]:
+    @classmethod
+    def of(cls, macs: Mapping[tuple[F, ...], float], name_of: Callable[[F], str]) -> TermSet[F]:
+        """The products by their dense multiply-accumulates; the empty product is what no width changes."""
+        products = {factors: value for factors, value in macs.items() if factors}
+        names = distinct(" × ".join(name_of(side) for side in factors) for factors in products)
+        values = np.array(list(products.values()), dtype=np.float64)
+        return cls(names, tuple(products), values, macs.get((), 0.0))
+
+    def with_values(self, values: Sequence[float] | NDArray[np.float64]) -> tuple[Term[F], ...]:
         """The products with coefficients, same order."""
         return tuple(
             Term(name, factors, float(value))
@@ -62,7 +74,7 @@ class TermSet:
         )
 
 
-def terms_of(space: WidthSpace, layers: Sequence[Layer]) -> TermSet:
+def terms_of(space: WidthSpace, layers: Sequence[Layer]) -> TermSet[Side]:
     """The distinct products of layers: reads × writes where MACs are spent, and each side alone.
 
     Products that are equal for all widths are one term; groups outside ``space`` count as dense.
@@ -75,9 +87,7 @@ def terms_of(space: WidthSpace, layers: Sequence[Layer]) -> TermSet:
             macs[product] = macs.get(product, 0.0) + layer.macs
         for alone in (reads, writes):
             macs.setdefault(alone, 0.0)
-    fixed = macs.pop((), 0.0)
-    names = distinct(" × ".join(name_of(side) for side in factors) for factors in macs)
-    return TermSet(names, tuple(macs), np.array(list(macs.values()), dtype=np.float64), fixed)
+    return TermSet.of(macs, name_of)
 
 
 def simplest_sides(space: WidthSpace, side: Side) -> Factors:
