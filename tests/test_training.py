@@ -299,9 +299,9 @@ def test_a_network_without_trainable_parameters_is_refused():
         ("epochs", -1, "must be 0 or more"),
         ("lr", 0.0, "must be positive"),
         ("lr", float("nan"), "must be positive"),
-        ("optimizer", "lion", "must be adam, adamw or sgd"),
+        ("optimizer", "lion", "must be adam, adamw, "),
         ("momentum", 1.0, r"must be in \[0, 1\)"),
-        ("schedule", "step", "must be cosine or constant"),
+        ("schedule", "ramp", "must be cosine, constant, "),
         ("warmup_epochs", -1, "must be 0 or more"),
         ("distill", 1.5, r"must be in \[0, 1\]"),
         ("clip_norm", 0.0, "must be positive or None"),
@@ -310,5 +310,5 @@ def test_a_network_without_trainable_parameters_is_refused():
     ],
 )
 def test_a_config_without_sense_is_refused(field, value, rule):
-    with pytest.raises(InputError, match=rf"TrainConfig\({field}=...\) {rule}, got"):
+    with pytest.raises(InputError, match=rf"TrainConfig\({field}=...\) {rule}.*, got"):
         TrainConfig(**{field: value})

@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sized
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pandas as pd
@@ -35,6 +35,7 @@ from ecc.solvers.evaluation import (
     switch_off_dropout,
 )
 from ecc.solvers.interrupts import deferred_interrupt
+from ecc.solvers.optimisers import make_optimizer
 from ecc.solvers.settings import TrainConfig
 
 __all__ = ["Hook", "Step", "TrainConfig", "evaluate", "recalibrate", "train"]
@@ -135,7 +136,7 @@ class _Run:
         self.hook, self.stage, self.progress, self.checkpoint = hook, stage, progress, checkpoint
         self.device = device_of(model)
         self.batches = _count(task.train)
-        self.optimizer = _optimizer(model, config)
+        self.optimizer = make_optimizer(model, config.optimizer, config.settings)
         half = _half_precision(self.device) if config.mixed_precision else None
         self.autocast = torch.autocast(self.device.type, dtype=half or torch.bfloat16, enabled=half is not None)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half == torch.float16)
@@ -270,8 +271,9 @@ class _Run:
 
     def _identity(self) -> str:
         """Hash of everything that decides the result: start weights, settings, hook, number of batches."""
-        settings = {k: v for k, v in asdict(self.config).items() if k not in ("checkpoint_every_s", "device")}
-        digest = hashlib.sha256(json.dumps([settings, self.stage, self.batches, self.hook and self.hook.key]).encode())
+        digest = hashlib.sha256(
+            json.dumps([self.config.identity, self.stage, self.batches, self.hook and self.hook.key]).encode()
+        )
         for network in (self.model, self.teacher):
             for name, tensor in network.state_dict().items() if network is not None else ():
                 digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
@@ -332,16 +334,6 @@ class _Run:
         if self.at_boundary:  # else the weights are halfway through a step, and the state saved before stands
             self._save()
         return Interrupted(f"{where}; its state is saved, and the same call goes on from there")
-
-
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise InputError("the network has no trainable parameter; set requires_grad on those that may change")
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, config.lr, config.momentum, weight_decay=config.weight_decay)
-    family = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return family(parameters, config.lr, weight_decay=config.weight_decay)
 
 
 def _half_precision(device: torch.device) -> torch.dtype:
