@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ecc.core.errors import InputError
+from ecc.core.interactions import Interactions
 from ecc.core.table import Provenance
 from ecc.core.widths import Widths, WidthSpace
 
-__all__ = ["METRICS", "NORMALISED", "CostModel", "as_vector", "units_of"]
+__all__ = ["METRICS", "NORMALISED", "CostModel", "Decomposable", "as_vector", "units_of"]
 
 METRICS: Mapping[str, str] = {
     "latency": "s",
@@ -88,3 +89,12 @@ class CostModel(Protocol):
 
     def save(self, path: str | Path) -> None:
         """Write the model as JSON."""
+
+
+@runtime_checkable
+class Decomposable(Protocol):
+    """A cost that is a sum of functions of few groups each, which makes the best widths under it computable."""
+
+    @property
+    def interactions(self) -> Interactions:
+        """Sets of positions in ``space``: the cost is exactly a sum of functions of one set each, and a constant."""

@@ -31,6 +31,7 @@ from ecc.core.calls import OperatorCall
 from ecc.core.cost import as_vector
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields
+from ecc.core.interactions import Interactions, joint_interactions
 from ecc.core.operators import KINDS
 from ecc.core.table import OperatorTable, ProfileTable, Provenance
 from ecc.core.widths import Widths, WidthSpace
@@ -138,6 +139,13 @@ class AdditiveCost(FittedCost):
         columns = [self.operators(kind, sizes).reshape(len(widths), -1) for kind, sizes in shapes.items()]
         costs = torch.cat(columns, 1)[:, self._shapes.order] * self._shapes.counts * self.unit_cost
         return costs, self._shapes.weights(shapes, len(widths))
+
+    @property
+    def interactions(self) -> Interactions:
+        """The groups of each call: what an operator costs depends on all of its sizes together."""
+        return joint_interactions(
+            self.space, ({n for _, side in part.sides for n in side.groups} for part in self.parts)
+        )
 
     def interval(self, widths: Widths | Tensor, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Prediction interval: as of FittedCost where rows of the network were held out.

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields
+from ecc.core.interactions import Interactions, product_interactions, summands
 from ecc.core.layers import Side, SumOfProducts
 from ecc.core.table import ProfileTable
 from ecc.core.widths import WidthSpace
@@ -117,6 +118,12 @@ class BilinearCost(FittedCost):
         products, values = self._products
         total: Tensor = self.constant + products(widths) @ values
         return total
+
+    @property
+    def interactions(self) -> Interactions:
+        """Groups that share a product: it is a sum of products of the parts of its sides."""
+        products = ([summands(side) for side in term.sides] for term in self.active_terms)
+        return product_interactions(self.space, products)
 
     def members(self) -> dict[str, Any]:
         """The constant and the terms."""

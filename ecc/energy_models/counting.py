@@ -15,6 +15,7 @@ from torch import Tensor
 from ecc.core.cost import METRICS, as_vector
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields
+from ecc.core.interactions import Interactions, product_interactions, summands
 from ecc.core.layers import Layer, Side, SumOfProducts
 from ecc.core.memory import Activation, Peak
 from ecc.core.widths import Widths, WidthSpace
@@ -129,13 +130,18 @@ class CountCost:
     @cached_property
     def _products(self) -> tuple[SumOfProducts, Tensor]:
         """The products that are counted, the activations behind the others, and the dense count of each."""
+        products = self._counted
+        sides, counts = [sides for sides, _ in products], [float(count) for _, count in products]
+        return SumOfProducts(self.space, sides), torch.tensor(counts, dtype=torch.float64)
+
+    @cached_property
+    def _counted(self) -> list[tuple[Sequence[Side], int]]:
+        """The sides of each product and its dense count."""
         products: list[tuple[Sequence[Side], int]]
         products = [(axes.sides, math.prod(axes.shape) * self._each(axes)) for axes in self._held.values()]
         if self.metric == "macs":
             products = [((layer.reads, layer.writes), layer.macs) for layer in self.graph.layers if layer.macs]
-        products += [(each.sides, each.nbytes) for each in self._activations]
-        sides, counts = [sides for sides, _ in products], [float(count) for _, count in products]
-        return SumOfProducts(self.space, sides), torch.tensor(counts, dtype=torch.float64)
+        return products + [(each.sides, each.nbytes) for each in self._activations]
 
     def _each(self, axes: TensorAxes) -> int:
         """What an element counts."""
@@ -154,6 +160,13 @@ class CountCost:
         if self._activations:
             total = total + self._peak(found[..., rest:])
         return total if isinstance(widths, Tensor) else total.round()  # a count is whole where the widths are
+
+    @property
+    def interactions(self) -> Interactions:
+        """Groups that share a product; of memory, whose peak may be anywhere, all groups together."""
+        if self._activations:
+            return (tuple(range(len(self.space))),)
+        return product_interactions(self.space, ([summands(side) for side in sides] for sides, _ in self._counted))
 
     def interval(self, widths: Widths | Tensor, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """(value, value): a count is certain."""

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields
+from ecc.core.interactions import Interactions, maximal
 from ecc.core.table import ProfileTable
 from ecc.core.widths import WidthSpace
 from ecc.energy_models import bilinear
@@ -124,6 +125,12 @@ class FactoredCost(FittedCost):
         inputs, values = self._inputs
         total: Tensor = self.base.evaluate(widths) * (self.level + inputs(widths) @ values).exp()
         return total
+
+    @property
+    def interactions(self) -> Interactions:
+        """Those of the base, each with all groups that have a factor: what multiplies all terms is in each of them."""
+        everywhere = {self.space.names.index(factor.group) for factor in self.factors}
+        return maximal(tuple(sorted({*each, *everywhere})) for each in (*self.base.interactions, ()))
 
     def members(self) -> dict[str, Any]:
         """The base and the factors."""

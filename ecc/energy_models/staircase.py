@@ -25,6 +25,7 @@ from torch import Tensor
 from ecc.core.cost import as_vector
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields
+from ecc.core.interactions import Interactions, product_interactions, summands
 from ecc.core.table import ProfileTable
 from ecc.core.widths import Widths, WidthSpace
 from ecc.energy_models.cost_files import as_side, objects, refuse_large
@@ -107,6 +108,12 @@ class StaircaseCost(FittedCost):
         total: Tensor = self.constant + products.smooth(as_vector(self.space, widths)) @ values
         return total
 
+    @property
+    def interactions(self) -> Interactions:
+        """Groups that share a product, of which a side in tiles is one factor: it rounds the sum of its parts."""
+        products = ([_summands(each) for each in term.sides] for term in self.active_terms)
+        return product_interactions(self.space, products)
+
     def members(self) -> dict[str, Any]:
         """The constant, the steps and the terms."""
         return {
@@ -164,6 +171,11 @@ def _side(fields: Fields, space: WidthSpace) -> SteppedSide:
     if positions > _MOST_POSITIONS or step > _LARGEST_STEP or positions < least or (ragged and step == 1):
         raise InputError(f"cost model: a side of {positions} positions cannot have steps of {step}")
     return SteppedSide(as_side(fields.items("parts"), space), positions, step, ragged)
+
+
+def _summands(factor: SteppedSide) -> list[tuple[str, ...]]:
+    """The groups of each part of a side that is their sum, all groups together of one that is rounded as a whole."""
+    return summands(factor.side) if factor.step == 1 else [tuple(sorted(factor.side.groups))]
 
 
 def fit(

@@ -32,6 +32,7 @@ class Limits:
         min_fraction: Least fraction of each group's units; at least one unit is always kept.
 
     Attributes:
+        constraints: Those of the problem.
         names: One per constraint: its metric, numbered from the second of the same metric on.
         limits: Of the relative costs, shape (n_constraints,).
         dense: Units of each group, shape (n_groups,).
@@ -43,7 +44,7 @@ class Limits:
 
     def __init__(self, problem: Problem, min_fraction: float = 0.0) -> None:
         space = problem.space
-        self._constraints = problem.constraints
+        self.constraints = problem.constraints
         self._step = torch.tensor(space.step, dtype=torch.float64)
         self.dense = torch.tensor(space.dense, dtype=torch.float64) / self._step
         least = torch.from_numpy(space.vector({**space.smallest, **problem.least})).to(torch.float64) / self._step
@@ -65,12 +66,12 @@ class Limits:
         self._check_reachable(min_fraction)
 
     def __len__(self) -> int:
-        return len(self._constraints)
+        return len(self.constraints)
 
     def values(self, units: Tensor) -> Tensor:
         """Each cost in its metric's unit: units kept, shape (…, n_groups) → (…, n_constraints)."""
         widths = units.to(torch.float64) * self._step
-        costs = [constraint.cost(widths).to(torch.float64) for constraint in self._constraints]
+        costs = [constraint.cost(widths).to(torch.float64) for constraint in self.constraints]
         return torch.stack(costs, -1) if costs else torch.zeros((*units.shape[:-1], 0), dtype=torch.float64)
 
     def costs(self, units: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ class Limits:
     @torch.no_grad()
     def _check_reachable(self, min_fraction: float) -> None:
         smallest = self.values(self.lowest)
-        for constraint, value, limit in zip(self._constraints, smallest.tolist(), self._absolute.tolist(), strict=True):
+        for constraint, value, limit in zip(self.constraints, smallest.tolist(), self._absolute.tolist(), strict=True):
             if value <= limit * _ROUNDING:
                 continue
             metric, unit, dense = constraint.cost.metric, METRICS[constraint.cost.metric], constraint.cost.dense

@@ -19,6 +19,7 @@ from torch import Tensor
 from ecc.core.cost import METRICS, as_vector
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields
+from ecc.core.interactions import Interactions, joint_interactions
 from ecc.core.widths import Widths, WidthSpace
 from ecc.energy_models.cost_files import objects, refuse_large, space_of, write_cost
 from ecc.energy_models.systolic.array import SystolicArray
@@ -129,6 +130,13 @@ class SystolicCost:
         """
         total: Tensor = self._evaluator(as_vector(self.space, widths)).sum(-1)
         return total if self.metric == "energy" else total / float(self.array.frequency_hz or 1.0)
+
+    @property
+    def interactions(self) -> Interactions:
+        """The groups of each layer: what it takes depends on all of its sizes together."""
+        sizes = [part.sizes for part in self.layers] or [part.sizes for part in self.products]
+        sides = ([side for size in each for side in (*size.over, *size.under)] for each in sizes)
+        return joint_interactions(self.space, ({name for side in each for name in side.groups} for each in sides))
 
     def shares(self, widths: Widths) -> dict[str, float]:
         """What each layer, or module, takes at these widths, in ``unit``; what has one name is added up."""
