@@ -5,6 +5,7 @@ from scipy import stats
 
 from ecc.core.meter import Reading
 from ecc.profiler.pairing import Pairs, Ready, alternate, estimate, median_interval, ready, spread
+from ecc.profiler.window import Window
 
 
 @pytest.mark.parametrize("n", [6, 7, 24, 61, 200], ids="n={}".format)
@@ -76,7 +77,7 @@ def test_the_reading_of_a_burst_is_the_median_of_its_windows_after_one_lead_in()
         calls.append(times)
         host.time += 0.1 if len(calls) % 11 == 5 else times * 1e-3  # one window in ten is hit
 
-    pairs = alternate(Ready(run, 1e-3), Ready(run, 1e-3), Watch(host), 3, host.rng, burst=12, clock=host)
+    pairs = alternate(Ready(run, 1e-3), Ready(run, 1e-3), Watch(host), 3, host.rng, burst=10, clock=host)
     assert len(calls) == 3 * 2 * (1 + 10)
     assert pairs.values == pytest.approx(1e-3)
     assert pairs.references == pytest.approx(1e-3)
@@ -85,11 +86,62 @@ def test_the_reading_of_a_burst_is_the_median_of_its_windows_after_one_lead_in()
 
 @pytest.mark.parametrize(
     ("inference_s", "window_s", "windows"),
-    [(1e-4, 5e-4, 10), (5e-3, 5e-4, 10), (0.1, 5e-4, 1), (1e-3, 2.0, 1)],
-    ids=["short", "middle", "long", "energy"],
+    [(2e-5, 5e-4, 30), (1.25e-4, 5e-4, 30), (1e-3, 5e-4, 20), (5e-3, 5e-4, 10), (0.1, 5e-4, 1), (1e-3, 2.0, 1)],
+    ids=["shorter", "short", "middle", "longer", "long", "energy"],
 )
-def test_a_burst_is_as_long_as_makes_the_lead_in_cheap(inference_s, window_s, windows):
-    assert Ready(lambda _: None, inference_s).burst(window_s, 12) == windows
+def test_a_burst_is_as_long_as_makes_the_lead_in_cheap_and_lets_caches_settle(inference_s, window_s, windows):
+    assert Ready(lambda _: None, inference_s).burst(window_s, 30) == windows
+
+
+class Cold:
+    """A network whose inferences are slow after the other network ran, and settle."""
+
+    def __init__(self, host, seconds, slowness):
+        self.host, self.seconds, self.slowness = host, seconds, slowness
+        self.since = 0
+
+    def run(self, times):
+        for _ in range(times):
+            self.host.spend(self.seconds * (1 + self.slowness * 0.5**self.since), 1.0)
+            self.since += 1
+
+
+def cold_pairs(slowness, *, stall=False):
+    host = Host()
+    first, second = (Cold(host, seconds, slowness) for seconds in (1e-3, 2e-3))
+    calls = []
+
+    def after(mine, other):
+        def run(times):
+            other.since = 0
+            calls.append(times)
+            mine.run(times)
+            if stall and len(calls) == 20:
+                host.spend(5e-3, 1.0)
+
+        return run
+
+    sides = (Ready(after(first, second), 1e-3), Ready(after(second, first), 2e-3))
+    return alternate(*sides, Watch(host), 5, host.rng, burst=40, clock=host)
+
+
+def test_windows_in_which_the_caches_still_settle_do_not_count():
+    pairs = cold_pairs(1.0)
+    assert pairs.values == pytest.approx(1e-3, rel=0.001)
+    assert pairs.references == pytest.approx(2e-3, rel=0.006)  # the median of all ten is 1.2 % above
+    assert pairs.inside_s < 5 * (20e-3 + 20e-3)
+
+
+def test_where_nothing_settles_every_window_counts_and_a_stall_in_one_changes_nothing():
+    pairs = cold_pairs(0.0, stall=True)
+    assert pairs.values == pytest.approx(1e-3)
+    assert pairs.inside_s == pytest.approx(5 * (20e-3 + 20e-3) + 5e-3)
+
+
+def test_long_preparations_are_followed_by_as_much_measuring_but_not_by_more_than_would_be_enough():
+    window, watch = Window(blocks=3, pairs=5, max_blocks=8), Watch(Host())
+    assert [window.pairs_of(watch, prepared) for prepared in (0.0, 4.9, 7.2, 1e3)] == [5, 5, 8, 13]
+    assert window.pairs_of(Watch(Host(), shortest_window_s=2.0), 1e3) == window.long_pairs
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 On shared hosts the speed of a core switches between levels within seconds; the ratio of two neighbouring runs does not.
 The median of such ratios is what is modelled; its interval is made of order statistics and needs no assumption
 about the shape of the noise. The first run after the other network finds cold caches and is not timed; so that most of
-the time is spent on runs that are, several follow it, and their median is one reading.
+the time is spent on runs that are, several follow it, and their median is one reading. Weights that exceed the inner
+caches take several inferences to come back (MobileNetV2 under ONNX Runtime eight: the first took twice as long as the
+ninth), so the windows at the head that are slower than all of the later half, as all pairs together tell, do not count.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,8 @@ Floats = NDArray[np.float64]
 _LEAD_IN_S = 0.5e-3  # untimed run before each window, in which the caches forget the other network …
 _LEAD_IN_SHARE = 0.05  # … or this share of the window where that is longer (power lags; its rise is left out anyway)
 _WARM_S = 0.02  # a network that runs longer fills the caches early in its own time
-_LEAD_INS = 10  # windows of a burst take that many times its lead-in
+_LEAD_INS = 10  # windows of a burst take that many times its lead-in …
+_BURST_S = 0.02  # … and this time at least, in which caches settle
 _FEW = 6  # values below which order statistics do not reach 95 %
 _KNOWN, _WORTH = 20, 6.0  # configurations that tell the usual scatter, which counts as that many further readings
 _BLOCKS_TO_RANK = 9  # the fewest blocks of which two order statistics hold the median although one block is spoilt
@@ -57,8 +60,16 @@ class Ready:
         return 0 if self.inference_s > max(_WARM_S, seconds) else self.repeats(seconds)
 
     def burst(self, window_s: float, most: int) -> int:
-        """Windows to measure after one lead-in, so that it costs little beside them."""
-        return min(most, max(1, math.ceil(_LEAD_INS * self.lead_in(window_s) / self.repeats(window_s))))
+        """Windows to measure after one lead-in, so that it costs little beside them and caches settle meanwhile."""
+        if not (lead_in := self.lead_in(window_s)):
+            return 1
+        repeats = self.repeats(window_s)
+        return min(most, math.ceil(max(_LEAD_INS * lead_in, _BURST_S / self.inference_s) / repeats))
+
+    def side_s(self, window_s: float, most: int) -> float:
+        """Roughly how long this side of a pair takes, in s."""
+        inferences = self.lead_in(window_s) + self.burst(window_s, most) * self.repeats(window_s)
+        return inferences * self.inference_s
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,39 +191,43 @@ def alternate(
         burst: Windows per side of a pair, at most.
     """
     window_s, timer = meter.shortest_window_s, clock or HostClock()
-    flags: set[str] = set()
-    readings, inside_s = np.empty((n, 3)), 0.0
-    extras: dict[str, Floats] = {}
+    sides: tuple[list[_Side], list[_Side]] = [], []
     network_first = bool(rng.integers(2))
     for pair in range(n):
-        for column in (0, 1) if network_first else (1, 0):
-            subject = (network, reference)[column]
-            side = _read(subject, meter, window_s, subject.burst(window_s, burst), timer)
-            readings[pair, column] = side.value
-            inside_s += side.inside_s
-            flags |= side.flags
-            for name, value in side.extras.items():
-                extras.setdefault(name, np.full((n, 2), np.nan))[pair, column] = value
-            if column == 0:
-                readings[pair, 2] = side.cpu_s
+        for place, column in enumerate((0, 1) if network_first else (1, 0)):
+            subject, cold = (network, reference)[column], place == 1 or pair == 0
+            sides[column].append(_read(subject, meter, window_s, subject.burst(window_s, burst), timer, cold=cold))
         network_first = not network_first
-    return Pairs(readings[:, 0], readings[:, 1], readings[:, 2], tuple(sorted(flags)), inside_s, extras)
+    return _paired(*(_settled(column) for column in sides))
 
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """One side of a pair, per inference; ``inside_s`` in all."""
+    """One side of a pair.
 
-    value: float
+    Attributes:
+        readings: Of its windows.
+        seconds: How long each of them took.
+        repeats: Inferences per window.
+        cpu_s: CPU time per inference.
+        cold: Whether the other network ran before.
+    """
+
+    readings: Sequence[Reading]
+    seconds: Sequence[float]
+    repeats: int
     cpu_s: float
-    inside_s: float
-    flags: set[str]
-    extras: Mapping[str, float]
+    cold: bool
+
+    @property
+    def value(self) -> float:
+        """Median of the windows, per inference."""
+        return float(np.median([reading.value for reading in self.readings])) / self.repeats
 
 
-def _read(subject: Ready, meter: Meter, window_s: float, windows: int, clock: Clock) -> _Side:
+def _read(subject: Ready, meter: Meter, window_s: float, windows: int, clock: Clock, *, cold: bool) -> _Side:
     """A lead-in, then as many windows."""
-    repeats, readings, inside_s = subject.repeats(window_s), list[Reading](), 0.0
+    repeats, readings, seconds = subject.repeats(window_s), list[Reading](), list[float]()
     subject.run(subject.lead_in(window_s))
     cpu_s = time.process_time()
     for _ in range(windows):
@@ -220,22 +235,49 @@ def _read(subject: Ready, meter: Meter, window_s: float, windows: int, clock: Cl
         start = clock.now()
         subject.run(repeats)
         readings.append(meter.end())  # waits for the device
-        inside_s += clock.now() - start
-    cpu_s = (time.process_time() - cpu_s) / (repeats * windows)
-    value = float(np.median([reading.value for reading in readings])) / repeats
-    flags = {word for reading in readings for word in reading.flag.split()}
-    return _Side(value, cpu_s, inside_s, flags, _extras(readings, repeats))
+        seconds.append(clock.now() - start)
+    return _Side(readings, seconds, repeats, (time.process_time() - cpu_s) / (repeats * windows), cold)
 
 
-def _extras(readings: Sequence[Reading], repeats: int) -> dict[str, float]:
+def _settled(sides: Sequence[_Side]) -> list[_Side]:
+    """Cold sides of a network without the windows at the head that were slower than every one of the later half.
+
+    The same ones go from all of them, by their median: what hits one window of one side decides nothing. Where windows
+    are all alike, that of the head goes in one of W / 2 + 1 cases, and nothing is lost but a reading.
+    """
+    values = np.median([[reading.value for reading in side.readings] for side in sides if side.cold], axis=0)
+    half = len(values) // 2
+    slower = values[:half] > values[half:].max()
+    head = half if slower.all() else int(np.argmin(slower))
+    return [
+        replace(side, readings=side.readings[head:], seconds=side.seconds[head:]) if side.cold else side
+        for side in sides
+    ]
+
+
+def _paired(networks: Sequence[_Side], references: Sequence[_Side]) -> Pairs:
+    both = [*networks, *references]
+    told = [[_extras(side) for side in column] for column in (networks, references)]
+    names = dict.fromkeys(name for column in told for extras in column for name in extras)
+    return Pairs(
+        values=np.array([side.value for side in networks]),
+        references=np.array([side.value for side in references]),
+        cpu_s=np.array([side.cpu_s for side in networks]),
+        flags=tuple(sorted({word for side in both for reading in side.readings for word in reading.flag.split()})),
+        inside_s=sum(sum(side.seconds) for side in both),
+        extras={name: np.array([[each.get(name, np.nan) for each in column] for column in told]).T for name in names},
+    )
+
+
+def _extras(side: _Side) -> dict[str, float]:
     """Medians over the windows, per inference, of what all of them told beside their values."""
     found = [
         {**reading.parts, "error": reading.error, "delta": reading.delta, "check": reading.check}
-        for reading in readings
+        for reading in side.readings
     ]
     told = {name: [each.get(name) for each in found] for name in found[0]}
     return {
-        name: float(np.median([value for value in values if value is not None])) / repeats
+        name: float(np.median([value for value in values if value is not None])) / side.repeats
         for name, values in told.items()
         if None not in values
     }

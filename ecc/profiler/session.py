@@ -294,11 +294,15 @@ class Session:
         rng: np.random.Generator,
     ) -> None:
         known = configuration(widths) in self._widths
+        start = self.clock.now()
         network = self._warm(self.build(widths), self.window.warm_up_s, known=known)
+        preparing_s = self.clock.now() - start
         for meter in self.meters:
             if meter.metric not in metrics:
                 continue
-            n, burst = self.window.pairs_of(meter), self.window.burst_of(meter)
+            burst = self.window.burst_of(meter)
+            pair_s = sum(each.side_s(meter.shortest_window_s, burst) for each in (network, reference))
+            n = self.window.pairs_of(meter, preparing_s / pair_s)
             found = self._observer.observe(network, reference, meter, n, rng, burst=burst, flags=self._loaded)
             conditions = replace(found.conditions, idle_w=self._idle.watts)
             visit = Visit(

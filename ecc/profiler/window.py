@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ class Window:
         warm_up_s: Load before the first pair of each visit to a configuration; a fifth of it at later visits.
         warm_up_runs: Inferences before it, at least.
         blocks: Visits to each configuration.
-        pairs: Pairs (configuration, reference) per visit where a window is short (latency).
+        pairs: Pairs (configuration, reference) per visit where a window is short (latency); see ``pairs_of``.
         burst: Windows per side of such a pair, at most; their median is the reading.
         long_pairs: Pairs per visit where a window takes seconds (energy).
         rel_half_width: Configurations whose 95 % interval is wider than this share of the ratio get more visits …
@@ -42,7 +43,7 @@ class Window:
     warm_up_runs: int = 3
     blocks: int = 3
     pairs: int = 5
-    burst: int = 10
+    burst: int = 40
     long_pairs: int = 1
     rel_half_width: float = 0.02
     max_blocks: int = 8
@@ -79,9 +80,18 @@ class Window:
             return cls()
         return cls(device_warm_up_s=5.0, warm_up_s=0.5, warm_up_runs=10, blocks=2, burst=5, max_s=1080.0, idle_every=80)
 
-    def pairs_of(self, meter: Meter) -> int:
-        """Pairs per visit with that meter."""
-        return self.pairs if self.brief(meter) else self.long_pairs
+    def pairs_of(self, meter: Meter, prepared: float = 0.0) -> int:
+        """Pairs per visit with that meter.
+
+        Args:
+            prepared: Pairs that could be measured in the time that it took to prepare the network. Where these are
+                many, as many are measured, which costs little beside that; but no more than make in ``blocks`` visits
+                what ``max_blocks`` of them would: that is enough.
+        """
+        if not self.brief(meter):
+            return self.long_pairs
+        most = self.pairs * max(self.blocks, self.max_blocks) // self.blocks
+        return max(self.pairs, min(most, math.ceil(prepared)))
 
     def burst_of(self, meter: Meter) -> int:
         """Windows per side of a pair with that meter, at most."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from ecc.core.meter import Runnable
 from ecc.profiler.devices import current_device
 from ecc.profiler.runtimes.calling import Call
 from ecc.profiler.runtimes.exporting import demand_exporters, input_names, sound_engine
+from ecc.profiler.runtimes.templates import Templates
 
 __all__ = ["OnnxRuntime"]
 
@@ -31,6 +32,7 @@ class OnnxRuntime:
 
     device: str = "cpu"
     threads: int | None = None
+    _templates: Templates = field(default_factory=Templates, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         kind = current_device(self.device).kind
@@ -60,7 +62,9 @@ class OnnxRuntime:
         """
         network, call = module.to(self.device).eval(), Call.of(inputs, self.device)
         threads = self.threads or torch.get_num_threads()
-        return sound_engine(self.name, network, call, lambda model: _Session(model, call, self.device, threads)).run
+        return sound_engine(
+            self.name, network, call, lambda model: _Session(model, call, self.device, threads), self._templates
+        ).run
 
     def synchronise(self) -> None:
         """Wait until the device has finished all work."""

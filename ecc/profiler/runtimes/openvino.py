@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ecc.profiler.devices import current_device
 from ecc.profiler.host import signal_stack_kept
 from ecc.profiler.runtimes.calling import Call
 from ecc.profiler.runtimes.exporting import demand_exporters, input_names, sound_engine
+from ecc.profiler.runtimes.templates import Templates
 
 __all__ = ["OpenVino"]
 
@@ -33,6 +34,7 @@ class OpenVino:
 
     device: str = "cpu"
     threads: int | None = None
+    _templates: Templates = field(default_factory=Templates, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if current_device(self.device).kind != "cpu":
@@ -62,7 +64,9 @@ class OpenVino:
         floats = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
         settings = _settings(threads, exact=floats <= {torch.float32, torch.float64})
         with signal_stack_kept():
-            return sound_engine(self.name, network, call, lambda model: _Request(model, call, settings)).run
+            return sound_engine(
+                self.name, network, call, lambda model: _Request(model, call, settings), self._templates
+            ).run
 
     def synchronise(self) -> None:
         """Nothing to wait for: an inference has ended when it returns."""
