@@ -14,7 +14,8 @@ from ecc.data import load_data
 from ecc.energy_models.counting import CountCost
 from ecc.network.slimming import slim
 from ecc.network.tracing import trace
-from ecc.solvers.admm import Admm, _Alternation
+from ecc.solvers.admm import Admm
+from ecc.solvers.alternation import Alternation
 from ecc.solvers.checkpoints import FileCheckpoint
 from ecc.solvers.limits import Limits, Ranking, solution
 from ecc.solvers.sparsity import Sparsity
@@ -295,7 +296,7 @@ def test_every_step_follows_the_published_order_and_formulas(form):
     cost = CountingCost(WidthSpace(("0",), (20,), (1,)), ((3.0, (side("0"),)),))
     task, n, rho, rate = digits_task(), 20, 2.0, 1e-3
     posed = Problem(model, (member,), cost.space, task, (Constraint(cost, 0.3 * 3.0),))
-    hook = _Alternation(Admm(rho=rho, form=form, continuation=1.0), posed, Limits(posed), model)
+    hook = Alternation(Admm(rho=rho, form=form, continuation=1.0), posed, Limits(posed), model)
     optimizer, total = torch.optim.Adam(model.parameters(), rate), 33
     s, y, z = 20.0, 0.0, 0.0
     seen_y = []

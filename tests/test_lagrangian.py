@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from solver_toy import digits_task, mlp, problem, residual
 
-from ecc.solvers.lagrangian import CodeForm, PaperForm, ascend, descend_widths, proximal_step, width_gradient
+from ecc.solvers.lagrangian import CodeForm, PaperForm, ascend, descend, proximal_step, width_gradient
 from ecc.solvers.limits import Limits
 
 TASK = digits_task()
@@ -99,7 +99,7 @@ def test_the_width_step_goes_down_the_gradient_of_the_lagrangian(form, made, dat
     (gradient,) = torch.autograd.grad(lagrangian(form, sigma, dense, phi, y, z, limits, current, 10.0), sigma)
     found = width_gradient(made.pull(phi, s, dense), y, z, limits.slopes(s)[1], over, 10.0)
     torch.testing.assert_close(found, gradient)
-    moved, _ = descend_widths(s, z, y, phi, limits, limits.costs(s) - 1e-7, 10.0, made)  # one short move
+    moved, _ = descend(s, z, y, phi, limits, limits.costs(s) - 1e-7, 10.0, made)  # one short move
     downhill = width_gradient(made.pull(phi, s, dense), y, z, limits.slopes(s)[1], torch.full((2,), 1e-7), 10.0)
     step = (s - moved) / dense
     assert step.max() > 0
@@ -127,7 +127,7 @@ def test_without_resistance_narrow_groups_are_not_emptied_first():
     network = mlp(4, 64)
     limits = Limits(problem(network, TASK, 0.3))
     zero = torch.zeros(2, dtype=torch.float64)
-    s, _ = descend_widths(
+    s, _ = descend(
         limits.dense, torch.zeros(1).double(), zero, limits.dense * 0, limits, limits.limits, 10.0, PaperForm()
     )
     assert s[0] / 4 > 0.3
@@ -138,12 +138,12 @@ def test_widths_fall_until_the_limit_is_met_and_no_further_than_the_floor():
     limits = Limits(problem(network, TASK, 0.4), min_fraction=0.25)
     s, z, y = limits.dense, torch.zeros(1).double(), torch.zeros(2).double()
     for _ in range(40):
-        s, z = descend_widths(s, z, y, s, limits, limits.limits, 10.0, PaperForm())
+        s, z = descend(s, z, y, s, limits, limits.limits, 10.0, PaperForm())
     assert limits.costs(s)[0] == pytest.approx(0.4, abs=1e-6)
     assert (s >= limits.lowest).all()
     nothing = torch.zeros(1).double()
     for _ in range(200):
-        s, z = descend_widths(s, z, y, s, limits, nothing, 10.0, PaperForm())
+        s, z = descend(s, z, y, s, limits, nothing, 10.0, PaperForm())
     assert torch.equal(s, limits.lowest)
 
 
@@ -151,7 +151,7 @@ def test_s_moves_however_strongly_the_weights_resist():
     network = mlp()
     limits = Limits(problem(network, TASK, 0.4))
     y = torch.tensor([1e4, 1e6], dtype=torch.float64)
-    s, z = descend_widths(
+    s, z = descend(
         limits.dense, torch.zeros(1).double(), y, limits.dense, limits, limits.limits, 10.0, PaperForm()
     )
     assert s[0] < limits.dense[0]

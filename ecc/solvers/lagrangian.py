@@ -12,23 +12,27 @@ Per constraint q: E the cost and B the limit, both relative to dense, z the dual
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+from scipy.optimize import nnls
 from torch import Tensor
 
 from ecc.solvers.limits import Limits
 
-__all__ = ["CodeForm", "Form", "PaperForm", "ascend", "descend_widths", "proximal_step", "width_gradient"]
+__all__ = ["CodeForm", "Form", "PaperForm", "ascend", "descend", "prices", "proximal_step", "width_gradient"]
 
 _MARGIN = 1e-3  # how far the floor of z lifts the gradient of the cheapest group above zero
-_MOVES = 8  # of s after one step of the weights
-_LONGEST = 0.05  # change of a relative width in one move
+_LONGEST = 0.05  # change of a relative width in one stabilised step
 
 
 class Form(Protocol):
     """How the quadratic part of the bound φ ≤ s enters the width step, and how y sees the bound."""
+
+    @property
+    def stabilised(self) -> bool:
+        """Whether the width step has the public code's floor of z, its mask and its clip."""
 
     def pull(self, phi: Tensor, s: Tensor, dense: Tensor) -> Tensor:
         """Derivative of the quadratic part by -s/N, over rho: shape (n_groups,)."""
@@ -39,7 +43,9 @@ class Form(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PaperForm:
-    """As in the paper: the sum of squared hinges; y ascends along φ - s."""
+    """As in the paper: the sum of squared hinges; y ascends along φ - s; s moves freely between its bounds."""
+
+    stabilised: bool = field(default=False, init=False)
 
     def pull(self, phi: Tensor, s: Tensor, dense: Tensor) -> Tensor:
         """Each group's own hinge."""
@@ -52,7 +58,9 @@ class PaperForm:
 
 @dataclass(frozen=True, slots=True)
 class CodeForm:
-    """As in the public code: the square of the sum of hinges; y ascends along φ - floor(s)."""
+    """As in the public code: the square of the sum of hinges; y ascends along φ - floor(s); stabilisers of s and z."""
+
+    stabilised: bool = field(default=True, init=False)
 
     def pull(self, phi: Tensor, s: Tensor, dense: Tensor) -> Tensor:
         """The sum of all hinges, for every group whose hinge is open."""
@@ -109,14 +117,15 @@ def ascend(dual: Tensor, slack: Tensor, rho: float) -> Tensor:
     return (dual + rho * slack).clamp(min=0)
 
 
-def descend_widths(
-    s: Tensor, z: Tensor, y: Tensor, phi: Tensor, limits: Limits, current: Tensor, rho: float, form: Form
+def descend(
+    s: Tensor, y: Tensor, z: Tensor, phi: Tensor, limits: Limits, current: Tensor, rho: float, form: Form
 ) -> tuple[Tensor, Tensor]:
-    """Move s down the gradient of the Lagrangian until the costs at s meet the limits of this step.
+    r"""The width step: s moves once down the gradient of the Lagrangian, within its bounds.
 
-    The stabilisers of the public code, without units: z is lifted until at least one group's gradient is positive, so
-    that s always moves; s only shrinks; it stops at the lowest widths. Instead of a step size and a clip in units, a
-    move ends where the limit is met to first order, and changes no relative width by more than 0.05.
+    The step size is :math:`1/(\rho(1 + \sum|\mathrm{slopes}|^2))`, the largest that is stable whatever the curvature of
+    the quadratic part, so that there is none to be tuned. The code's form has the stabilisers of the public code,
+    without units: z is lifted until at least one group's gradient is positive where a limit is violated, s only
+    shrinks, and no relative width changes by more than 0.05 in a step.
 
     Args:
         s: Bounds in units, shape (n_groups,); ``y`` and ``phi`` likewise.
@@ -126,22 +135,33 @@ def descend_widths(
     Returns:
         New s and z.
     """
-    for _ in range(_MOVES):
-        costs, slopes = limits.slopes(s)
-        over = (costs - current).clamp(min=0)
-        free = s > limits.lowest
-        if not bool((over > 1e-12).any()) or not bool(free.any()):
-            break
-        rest = width_gradient(form.pull(phi, s, limits.dense), y, torch.zeros_like(z), slopes, over, rho)
-        z = _lift(z, rest, slopes, over, free)
-        direction = (rest + z @ slopes).clamp(min=0) * free
-        if not bool((direction > 0).any()):  # on a flat step of a stepped cost all groups give way
-            direction = free.double()
-        direction = direction / direction.max()
-        fall = slopes @ direction
-        length = (over / fall.clamp(min=1e-12)).max().clamp(max=_LONGEST)
-        s = torch.maximum(s - length * direction * limits.dense, limits.lowest)
-    return s, z
+    costs, slopes = limits.slopes(s)
+    over = (costs - current).clamp(min=0)
+    free = s > limits.lowest
+    slopes = _secants(s, costs, slopes, over, free, limits)
+    pull = form.pull(phi, s, limits.dense)
+    if form.stabilised:
+        z = _lift(z, width_gradient(pull, y, torch.zeros_like(z), slopes, over, rho), slopes, over, free)
+    gradient = width_gradient(pull, y, z, slopes, over, rho)
+    move = gradient / (rho * (1 + slopes.square().sum()))
+    if form.stabilised:
+        move = move.clamp(min=0) * free
+        move = move * (_LONGEST / move.max().clamp(min=_LONGEST))
+    return torch.minimum(torch.maximum(s - move * limits.dense, limits.lowest), limits.dense), z
+
+
+def _secants(s: Tensor, costs: Tensor, slopes: Tensor, over: Tensor, free: Tensor, limits: Limits) -> Tensor:
+    """Slopes, but those of a violated constraint that no free group's slope lowers are taken over the whole way down.
+
+    A stepped cost is flat within a step.
+    """
+    flat = (over > 0) & ~((slopes > 0) & free).any(1)
+    if not bool(flat.any()) or not bool(free.any()):
+        return slopes
+    lowered = torch.where(torch.eye(len(s), dtype=torch.bool), limits.lowest, s)
+    way = ((s - limits.lowest) / limits.dense).clamp(min=1e-12)
+    secants = ((costs - limits.costs(lowered).detach()).T / way).clamp(min=0) * free
+    return torch.where(flat[:, None], secants, slopes)
 
 
 def _lift(z: Tensor, rest: Tensor, slopes: Tensor, over: Tensor, free: Tensor) -> Tensor:
@@ -155,3 +175,22 @@ def _lift(z: Tensor, rest: Tensor, slopes: Tensor, over: Tensor, free: Tensor) -
         floor = ((-others).clamp(min=0) + _MARGIN)[cheaper] / slopes[q][cheaper]
         z[q] = torch.maximum(z[q], floor.min())
     return z
+
+
+def prices(energy: Tensor, s: Tensor, limits: Limits) -> Tensor:
+    r"""The duals z of widths that an allocation chose: what a relative cost is worth in energy, shape (n_constraints,).
+
+    At an optimum the energy of the last unit that stays balances :math:`\sum_q z_q \partial E_q / \partial (s/N)` in every
+    group between its bounds; z is the non-negative least-squares solution of that.
+
+    Args:
+        energy: Unit energies in falling order, padded with 0, shape (n_groups, most units).
+        s: Units allocated, whole numbers, shape (n_groups,).
+    """
+    free = (s > limits.lowest) & (s < limits.dense)
+    if not len(limits) or not bool(free.any()):
+        return torch.zeros(len(limits), dtype=torch.float64)
+    last = energy.gather(1, (s.long() - 1)[:, None]).squeeze(1) * limits.dense
+    _, slopes = limits.slopes(s)
+    solved, _ = nnls(slopes[:, free].T.numpy(), last[free].numpy())
+    return torch.from_numpy(solved)

@@ -5,6 +5,7 @@ Costs are divided by their dense values, so that no solver depends on joules or 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -68,6 +69,12 @@ class Limits:
     def __len__(self) -> int:
         return len(self.constraints)
 
+    def at(self, relative: Tensor) -> Limits:
+        """The same costs and bounds under other limits, shape (n_constraints,), relative to dense; not checked."""
+        other = copy.copy(self)
+        other.limits, other._absolute = relative, relative * self._scale
+        return other
+
     def values(self, units: Tensor) -> Tensor:
         """Each cost in its metric's unit: units kept, shape (…, n_groups) → (…, n_constraints)."""
         widths = units.to(torch.float64) * self._step
@@ -124,6 +131,7 @@ class Ranking:
     def __init__(self, importance: Sequence[Tensor]) -> None:
         together = torch.cat(list(importance)).cpu().double()  # one copy from an accelerator, not one per group
         split = together.split_with_sizes([len(values) for values in importance])
+        self.importance: list[Tensor] = list(split)
         orders = [torch.sort(values, descending=True, stable=True) for values in split]
         self._order = [order.indices for order in orders]
         self.sorted: Tensor = nn.utils.rnn.pad_sequence([order.values for order in orders], batch_first=True)
@@ -139,6 +147,14 @@ class Ranking:
         for mask, chosen in zip(masks, self.kept(units), strict=True):
             mask[chosen] = True
         return masks
+
+    def flags(self, units: Tensor) -> Tensor:
+        """The same as one bool mask over the units of all groups, one group after another."""
+        chosen = [
+            torch.zeros(len(order), dtype=torch.bool).index_fill_(0, order[: int(count)], True)
+            for order, count in zip(self._order, units.tolist(), strict=True)
+        ]
+        return torch.cat(chosen)
 
     def shrink(self, units: Tensor, limits: Limits) -> Tensor:
         """Drop units, each time the one that loses least importance per relative cost saved, until all limits hold."""
@@ -168,6 +184,10 @@ class Ranking:
             added = (limits.costs(units + ones[groups]) - limits.costs(units)).clamp(min=0).sum(-1)
             gain = self.sorted[groups, units[groups].long()]
             units[groups[torch.argmax(gain / (added + 1e-12))]] += 1
+
+    def allocate(self, start: Tensor, limits: Limits) -> Tensor:
+        """Units within the limits, near ``start``, that lose little importance: as few go as must, and none too many."""
+        return self.grow(self.shrink(start.floor(), limits), limits)
 
 
 def solution(

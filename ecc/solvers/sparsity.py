@@ -74,6 +74,7 @@ class Sparsity:
         weights: The tensors that energies are taken from, each once.
         readers: The slices that energies are taken from.
         silenced: The slices that ``silence`` zeroes.
+        gated: The slices that are gates.
         gates: (number of the group, tensor) of every gate, each once.
 
     Raises:
@@ -106,6 +107,7 @@ class Sparsity:
         self.weights = tuple(dict.fromkeys(place.tensor for place in self._readers))
         self.readers = _pack(self._readers, self.units)
         self.silenced = _pack(self._silent, self.units)
+        self.gated = _pack(self._gates, self.units)
         self.gates = tuple(dict.fromkeys((place.group, place.tensor) for place in self._gates))
 
     @torch.no_grad()
