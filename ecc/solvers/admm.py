@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -18,7 +19,7 @@ from ecc.core.problem import Checkpoint, Constraint, Problem, Progress, Solution
 from ecc.solvers.allocation import demand_reachable
 from ecc.solvers.alternation import FORMS, Alternation
 from ecc.solvers.energies import CRITERIA, Criterion
-from ecc.solvers.limits import Limits, Ranking, solution
+from ecc.solvers.limits import Limits, solution
 from ecc.solvers.training import TrainConfig, train
 
 __all__ = ["Admm", "Keeper"]
@@ -70,7 +71,7 @@ class Admm:
         training: How the weights are trained; ``seed`` is replaced by the problem's.
         rho: Weight of the quadratic penalties and step of the duals; results hardly depend on it from 1 to 100.
         form: ``paper`` or ``code``.
-        step: ``allocation`` or ``gradient``; None for ``allocation`` in the paper's form and ``gradient`` in the code's.
+        step: ``allocation`` or ``gradient``; None: ``allocation`` in the paper's form, ``gradient`` in the code's.
         importance: What unit energies are: ``energy``, or the estimates of the loss ``taylor`` and ``fisher``, running
             means from the gradients of training.
         continuation: Part of the steps over which the limit falls to the budget; 0 sets the budget from the start.
@@ -190,7 +191,7 @@ def _falling(problem: Problem, budgets: Sequence[Sequence[Constraint]], min_frac
     """
     if not budgets:
         raise InputError("solve_path(budgets=...) needs at least one budget")
-    for before, after in zip(budgets, budgets[1:], strict=False):
+    for before, after in pairwise(budgets):
         costs = [constraint.cost for constraint in before]
         if len(after) != len(costs) or any(one.cost is not cost for one, cost in zip(after, costs, strict=True)):
             raise InputError("solve_path(budgets=...) must set limits on the same costs in the same order")
@@ -223,4 +224,4 @@ def _shares(path: Sequence[Limits], epochs: int) -> list[int]:
     ends = [round(epochs * (levels[0] - level) / whole) for level in levels]
     ends[-1] = epochs
     least = min(epochs, 1)
-    return [max(after - before, least) for before, after in zip(ends, ends[1:], strict=False)]
+    return [max(after - before, least) for before, after in pairwise(ends)]

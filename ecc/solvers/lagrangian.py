@@ -178,10 +178,10 @@ def _lift(z: Tensor, rest: Tensor, slopes: Tensor, over: Tensor, free: Tensor) -
 
 
 def prices(energy: Tensor, s: Tensor, limits: Limits) -> Tensor:
-    r"""The duals z of widths that an allocation chose: what a relative cost is worth in energy, shape (n_constraints,).
+    r"""The duals z of widths that an allocation chose: what a relative cost is worth in energy.
 
-    At an optimum the energy of the last unit that stays balances :math:`\sum_q z_q \partial E_q / \partial (s/N)` in every
-    group between its bounds; z is the non-negative least-squares solution of that.
+    At an optimum the energy of the last unit that stays balances :math:`\sum_q z_q \partial E_q / \partial (s/N)` in
+    every group between its bounds; z, of shape (n_constraints,), is the non-negative least-squares solution of that.
 
     Args:
         energy: Unit energies in falling order, padded with 0, shape (n_groups, most units).

@@ -186,7 +186,7 @@ class Ranking:
             units[groups[torch.argmax(gain / (added + 1e-12))]] += 1
 
     def allocate(self, start: Tensor, limits: Limits) -> Tensor:
-        """Units within the limits, near ``start``, that lose little importance: as few go as must, and none too many."""
+        """Units within the limits, near ``start``: as few go as must, and one more anywhere would not fit."""
         return self.grow(self.shrink(start.floor(), limits), limits)
 
 
