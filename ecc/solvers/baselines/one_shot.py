@@ -1,4 +1,4 @@
-"""What the baselines share: choose widths from one ranking of the trained weights, without training."""
+"""What the baselines without training share: choose widths from one rating of the trained weights' units."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import time
 from collections.abc import Callable
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from ecc.core.problem import Problem, Progress, Solution
 from ecc.solvers.evaluation import evaluate
 from ecc.solvers.limits import Limits, Ranking, solution
-from ecc.solvers.sparsity import Sparsity
 
-__all__ = ["one_shot"]
+__all__ = ["drop_smallest", "one_shot"]
 
 
 def one_shot(
     problem: Problem,
     name: str,
-    rate: Callable[[Sparsity], list[Tensor]],
+    rate: Callable[[], list[Tensor]],
     choose: Callable[[Ranking, Limits], Tensor],
     progress: Progress | None,
 ) -> Solution:
-    """Rank the units, choose widths and zero the rest in a copy of the network.
+    """Rate the units, choose widths and zero the rest in a copy of the network.
 
     Args:
-        rate: Importance of each group's units.
+        rate: Importance of each group's units; called once the constraints are known to be reachable.
         choose: Units kept per group, within the limits.
 
     Returns:
@@ -39,9 +39,9 @@ def one_shot(
     """
     started = time.monotonic()
     limits = Limits(problem)
-    model = copy.deepcopy(problem.model)
-    ranking = Ranking(rate(Sparsity(model, problem.groups)))
+    ranking = Ranking(rate())
     units = choose(ranking, limits)
+    model = copy.deepcopy(problem.model)
     found = solution(problem, model, limits, ranking, units, pd.DataFrame())
     row = {"phase": name, "epoch": 0, "loss": math.nan}
     row |= {"score": evaluate(model, problem.task.validation, problem.task.score)}
@@ -49,3 +49,28 @@ def one_shot(
     if progress is not None:
         progress(name, 1, 1, f"score {row['score']:.4f} before fine-tuning")
     return Solution(model, found.kept, found.widths, found.predicted, found.status, pd.DataFrame([row]))
+
+
+def drop_smallest(ranking: Ranking, limits: Limits) -> Tensor:
+    """Units after the fewest drops, in rising order of importance over all groups, that meet every constraint."""
+    groups, positions = _droppable(limits)
+    # Rising importance; among equals the later unit of a group goes first, so that each group keeps a prefix.
+    values = ranking.sorted[groups, positions]
+    order = torch.argsort(values.flip(0), stable=True)
+    queue = groups.flip(0)[order]
+
+    def units(drops: int) -> Tensor:
+        return limits.dense - torch.bincount(queue[:drops], minlength=len(limits.dense))
+
+    low, high = -1, len(queue)  # the lowest widths are feasible, which was checked; -1 stands for "not feasible"
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if limits.met(units(middle)) else (middle, high)
+    return units(high)
+
+
+def _droppable(limits: Limits) -> tuple[Tensor, Tensor]:
+    """(group, position in the ranking) of every unit that may go."""
+    pairs = [(g, p) for g, n in enumerate(limits.dense.tolist()) for p in range(int(limits.lowest[g]), int(n))]
+    table = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
+    return table[:, 0], table[:, 1]

@@ -33,7 +33,7 @@ class Uniform:
         Raises:
             InputError: If no admissible widths meet a constraint.
         """
-        return one_shot(problem, self.name, Sparsity.energies, _choose, progress)
+        return one_shot(problem, self.name, Sparsity(problem.model, problem.groups).energies, _choose, progress)
 
 
 def _choose(ranking: Ranking, limits: Limits) -> Tensor:
