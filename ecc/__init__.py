@@ -4,7 +4,7 @@
     slim      widths → a smaller nn.Module with the same outputs as the masked network
     profile   random widths, measured in turn with the dense network → ProfileTable
     fit       ProfileTable → CostModel;  judge gives its held-out error beside it
-    compress  budgets → a network that holds them, measured
+    compress  budgets → a network that holds them, measured; compress_path, one for each of many budgets
     save, load, verify, front      artefacts on disk, and what they are worth
     load_cost, compose, diagnose   cost models from files, from operators alone, and how well they are known
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from ecc.api.diagnosing import diagnose
     from ecc.api.fitting import fit, judge
     from ecc.api.keeping import Source, load
-    from ecc.api.verbs import compress, front, profile, verify
+    from ecc.api.recipe import Recipe
+    from ecc.api.verbs import compress, compress_path, front, profile, verify
     from ecc.core.budget import Budget
     from ecc.core.cost import CostModel
     from ecc.core.errors import EccError, InputError, Interrupted, MeterError, UnavailableError
@@ -74,6 +75,7 @@ _HOME = {
     "MeterError": "ecc.core.errors",
     "MlpCost": "ecc.energy_models.mlp",
     "ProfileTable": "ecc.core.table",
+    "Recipe": "ecc.api.recipe",
     "SlimManifest": "ecc.network.manifest",
     "Source": "ecc.api.keeping",
     "SparseIndex": "ecc.energy_models.systolic.indices",
@@ -88,6 +90,7 @@ _HOME = {
     "alexnet_tx2": "ecc.energy_models.published",
     "compose": "ecc.api.composing",
     "compress": "ecc.api.verbs",
+    "compress_path": "ecc.api.verbs",
     "diagnose": "ecc.api.diagnosing",
     "fit": "ecc.api.fitting",
     "front": "ecc.api.verbs",
@@ -125,6 +128,7 @@ __all__ = [
     "MeterError",
     "MlpCost",
     "ProfileTable",
+    "Recipe",
     "SlimManifest",
     "Source",
     "SparseIndex",
@@ -139,6 +143,7 @@ __all__ = [
     "alexnet_tx2",
     "compose",
     "compress",
+    "compress_path",
     "diagnose",
     "fit",
     "front",

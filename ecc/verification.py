@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ecc.core.verdict import BudgetCheck
+from ecc.core.verdict import BudgetCheck, joint_confidence
 
 __all__ = ["Verification"]
 
@@ -30,9 +30,19 @@ class Verification:
             return False
         return None if None in verdicts else True
 
+    @property
+    def confidence(self) -> float | None:
+        """Probability that all budgets hold, at least (Bonferroni); None where one of them was not measured."""
+        return joint_confidence(self.checks)
+
     def to_json(self) -> dict[str, Any]:
         """The fields of ``ecc verify --json``."""
-        return {"budgets": [check.to_json() for check in self.checks], "met": self.met, "accuracy": self.accuracy}
+        return {
+            "budgets": [check.to_json() for check in self.checks],
+            "met": self.met,
+            "confidence": self.confidence,
+            "accuracy": self.accuracy,
+        }
 
     def __str__(self) -> str:
         return "\n".join(str(check) for check in self.checks)

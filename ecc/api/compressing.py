@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from ecc.api.bench import keeper_in
+from ecc.api.chance import upper
 from ecc.api.constraints import constraints_of, graph_of_costs
-from ecc.api.job import Job, keeper_in
+from ecc.api.job import Job
 from ecc.api.recipe import Recipe
 from ecc.api.result import Compression
+from ecc.api.ruler import Meters
+from ecc.api.targets import Target, labels_of
 from ecc.core.budget import Budget
 from ecc.core.cost import CostModel
-from ecc.core.problem import Batches, Progress, Task
+from ecc.core.problem import Batches, Constraint, Progress, Task
 from ecc.network.graph import WidthGraph
 from ecc.profiler.devices import current_device
 
-__all__ = ["Compression", "compress"]
+__all__ = ["Compression", "compress", "compress_path", "job_of"]
 
 
 def compress(
@@ -28,33 +32,88 @@ def compress(
     budgets: Sequence[Budget],
     costs: Sequence[CostModel],
     inputs: Any,
+    **options: Any,
+) -> Compression:
+    """Compress a trained network to its budgets; the model is left as it is.
+
+    Args:
+        options: As of ``job_of``.
+    Raises:
+        InputError: If the input makes no sense, or the budgets cannot be reached together.
+        UnavailableError: If the device to train on is not here.
+        Interrupted: If the user pressed Ctrl-C; the state is in ``folder``.
+    """
+    (result,) = job_of(model, graph, task, [tuple(budgets)], costs, inputs, **options).run()
+    return result
+
+
+def compress_path(
+    model: nn.Module,
+    graph: WidthGraph,
+    task: Task,
+    sets: Sequence[tuple[Budget, ...]],
+    costs: Sequence[CostModel],
+    inputs: Any,
+    **options: Any,
+) -> Iterator[Compression]:
+    """One network for each set of budgets, from loose to tight, each begun where the one before ended.
+
+    Args:
+        sets: As of ``sets_of``.
+        options: As of ``job_of``.
+    Raises:
+        InputError: As of ``compress``, at once, whichever set is at fault.
+    """
+    return job_of(model, graph, task, sets, costs, inputs, **options).run()
+
+
+def job_of(
+    model: nn.Module,
+    graph: WidthGraph,
+    task: Task,
+    sets: Sequence[tuple[Budget, ...]],
+    costs: Sequence[CostModel],
+    inputs: Any,
     *,
     recipe: Recipe | None = None,
     test: Batches | None = None,
     network: str = "",
     folder: str | Path | None = None,
+    meters: Meters = (),
     progress: Progress | None = None,
-) -> Compression:
-    """Compress a trained network to its budgets; the model is left as it is.
+) -> Job:
+    """The job, refused where it cannot be done; nothing is trained or measured yet.
 
     Args:
         graph: Width graph of the model; where a cost model was fitted to longer steps, those widths are used.
+        sets: Budgets of each network, from loose to tight.
         inputs: The batch that is timed.
         recipe: How to run the job.
-        test: Where the two accuracies are computed; the task's validation batches when None.
+        test: Where the accuracies are computed; the task's validation batches when None.
         network: Name for people; the class's by default.
         folder: Where the job's state is kept, so that the same call goes on after an interrupt; removed by the caller.
+        meters: One or several of the user's own, for their metrics instead of the device's.
         progress: Told how far each stage is.
     Raises:
-        InputError: If the input makes no sense, or a budget cannot be reached.
+        InputError: If the input makes no sense, or the budgets cannot be reached together.
         UnavailableError: If the device to train on is not here.
-        Interrupted: If the user pressed Ctrl-C; the state is in ``folder``.
     """
     plan = recipe or Recipe()
     if plan.device is not None:
         current_device(plan.device)  # refuse one that is not here before any work
     blocks = graph_of_costs(graph, model, costs)
-    limits = constraints_of(blocks, budgets, costs)
+    targets = _targets(sets, constraints_of(blocks, sets[0], costs), plan)
     name = network or type(model).__name__
-    job = Job(model, graph, blocks, task, tuple(budgets), limits, inputs, plan, test, name, keeper_in(folder), progress)
-    return job.run()
+    return Job(model, graph, blocks, task, targets, inputs, plan, test, name, keeper_in(folder), progress, meters)
+
+
+def _targets(sets: Sequence[tuple[Budget, ...]], first: Sequence[Constraint], plan: Recipe) -> tuple[Target, ...]:
+    """The targets on the cost models of the first, which methods that go from one to the next want to be the same."""
+    costs = [limit.cost for limit in first]
+    uppers = [upper(cost, plan.chance) for cost in costs]
+    targets = []
+    for label, budgets in zip(labels_of(sets), sets, strict=True):
+        limits = [budget.absolute(cost.dense, cost.unit) for budget, cost in zip(budgets, costs, strict=True)]
+        own, above = (tuple(map(Constraint, kinds, limits)) for kinds in (costs, uppers))
+        targets.append(Target(label, budgets, own, above))
+    return tuple(targets)

@@ -1,4 +1,4 @@
-"""Budgets and cost models → constraints, refused before any long work where they cannot hold."""
+"""Budgets and cost models → constraints, refused before any long work where they do not fit each other."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def constraints_of(graph: WidthGraph, budgets: Sequence[Budget], costs: Sequence
 
     Raises:
         InputError: If a budget has no cost model, a cost model has no budget or belongs to another network, or a limit
-            is above dense or below what the smallest admissible network needs.
+            is above dense. Whether the limits can be reached together is not looked at here.
     """
     demand_prunable(graph)
     if not budgets:
@@ -62,7 +62,6 @@ def constraints_of(graph: WidthGraph, budgets: Sequence[Budget], costs: Sequence
         found.append(Constraint(cost, budget.absolute(cost.dense, cost.unit)))
     if unused := [metric for metric in by_metric if metric not in metrics]:
         raise InputError(f"the cost model of {unused[0]} has no budget; give {unused[0]}=LIMIT or leave the model out")
-    _refuse_unreachable(graph.space, found)
     return tuple(found)
 
 
@@ -97,21 +96,4 @@ def _refuse_foreign(cost: CostModel, graph: WidthGraph) -> None:
         raise InputError(
             f"the {cost.metric} cost model belongs to another network{name}; profile and fit this one, or give the "
             "model and the options that it was made for"
-        )
-
-
-def _refuse_unreachable(space: WidthSpace, limits: Sequence[Constraint]) -> None:
-    floor = floor_of(space, [limit.cost for limit in limits])
-    for limit in limits:
-        cost, least = limit.cost, float(limit.cost(floor))
-        if least <= limit.limit:
-            continue
-        if floor == space.smallest:
-            what, mend = "admissible network, one unit in every group,", "give a limit above that"
-        else:
-            what = "widths that were profiled"
-            mend = "give a limit above that, profile smaller widths, or fit with --extrapolate (extrapolate=True)"
-        raise InputError(
-            f"budget {cost.metric} ≤ {limit.limit / cost.dense:.3g} of dense cannot be reached: the smallest {what} "
-            f"still need{'s' if floor == space.smallest else ''} {least / cost.dense:.3g} of dense; {mend}"
         )

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
+from ecc.api.chance import demand_chance
+from ecc.api.options import checked_options, names_of
 from ecc.core.errors import InputError
+from ecc.core.fields import Scalar
 from ecc.core.problem import Solver
 from ecc.solvers.admm import Admm
 from ecc.solvers.baselines.magnitude import Magnitude
 from ecc.solvers.baselines.uniform import Uniform
 from ecc.solvers.settings import TrainConfig
 
-__all__ = ["METHODS", "Recipe"]
+__all__ = ["METHODS", "Recipe", "options_of"]
 
-METHODS: tuple[str, ...] = ("admm", "uniform", "magnitude")
+_KINDS: Mapping[str, Any] = {"admm": Admm, "uniform": Uniform, "magnitude": Magnitude}
+
+METHODS: tuple[str, ...] = tuple(_KINDS)
 """Names of the solvers."""
+
+_PARTS = ("train", "solve", "tune")
+"""Options of training: in the solver and in tuning, in the solver alone, in tuning alone."""
+
+_OWN = ("epochs", "seed", "device")  # of TrainConfig: the recipe's
+_BOTH = (*_OWN, "lr", "distill")  # what the recipe gives to solver and tuning alike
+_EVERY_S = 10.0  # between checkpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +39,16 @@ class Recipe:
         method: A name of METHODS.
         epochs: Of training in all: the solver's and those of tuning the slim network.
         distill: Weight of the distillation loss, in [0, 1].
-        lr: Learning rate of Adam, in the solver and in tuning.
+        lr: Step size of the optimiser, in the solver and in tuning.
         solve_share: Part of the epochs that a solver which trains may use.
         rounds: How often widths may be measured and corrected.
         measure_s: Longest time of the last measurement; those that correct take at most half of it.
         seed: Of every random choice.
         device: Where to train; None for where the model is.
+        chance: Probability with which the cost models' predictions keep each budget, from 0.5 to below 1; None budgets
+            what they expect.
+        options: Further settings, ``PART.OPTION`` → value. PART is ``train`` for a field of TrainConfig (``solve`` or
+            ``tune`` for the solver's training or tuning alone), or the method for one of its own.
     """
 
     method: str = "admm"
@@ -42,57 +60,93 @@ class Recipe:
     measure_s: float = 20.0
     seed: int = 0
     device: str | None = None
+    chance: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InputError(f"method {self.method!r} is unknown; choose from {', '.join(METHODS)}")
-        if self.epochs < (2 if self.method == "admm" else 1):
-            least = "2 for admm, one to solve and one to tune" if self.method == "admm" else "1"
+        if self.epochs < (2 if self.trains else 1):
+            least = f"2 for {self.method}, one to solve and one to tune" if self.trains else "1"
             raise InputError(f"epochs must be at least {least}, got {self.epochs}")
         if not 0 < self.solve_share < 1:
             raise InputError(f"Recipe(solve_share=...) must be in (0, 1), got {self.solve_share}")
         if not 0 < self.measure_s < 1e6:
             raise InputError(f"Recipe(measure_s=...) must be a number of seconds, got {self.measure_s}")
         if self.rounds < 1:
-            raise InputError(f"Recipe(rounds=...) must be at least 1, got {self.rounds}")
+            raise InputError(f"rounds must be at least 1, got {self.rounds}")
+        demand_chance(self.chance)
+        self._demand_parts()
         self.tuning(0)
+        self.solver()
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method trains; others choose widths only."""
+        return any(each.name == "training" for each in fields(_KINDS[self.method]))
 
     @property
     def solve_epochs(self) -> int:
         """Epochs of the solver; baselines that do not train leave all of them to tuning."""
-        if self.method != "admm":
+        if not self.trains:
             return 0
         return min(max(round(self.epochs * self.solve_share), 1), self.epochs - 1)
 
     @property
-    def settings(self) -> dict[str, str | int | float | bool | None]:
-        """The attributes as a JSON object, for manifests."""
-        return asdict(self)
+    def settings(self) -> dict[str, Scalar]:
+        """The attributes as a JSON object, for manifests; options by their names, objects by those of their types."""
+        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "options"}
+        return own | {name: _scalar(value) for name, value in self.options.items()}
 
     def solver(self) -> Solver:
         """The method with its settings."""
-        if self.method == "uniform":
-            return Uniform()
-        if self.method == "magnitude":
-            return Magnitude()
-        training = TrainConfig(
-            epochs=self.solve_epochs,
-            lr=self.lr,
-            schedule="constant",
-            distill=self.distill,
-            dropout=False,
-            checkpoint_every_s=10.0,
-            device=self.device,
-        )
-        return Admm(training)
+        kind = _KINDS[self.method]
+        options = checked_options(kind, self.method, self._of(self.method))
+        if self.trains:
+            # A cosine would be over before the widths are: ECC's steps need weights that still move.
+            usual = {"schedule": "constant", "dropout": False}
+            options["training"] = self._training("solve", self.solve_epochs, usual)
+        solver: Solver = kind(**options)
+        return solver
 
     def tuning(self, epochs: int) -> TrainConfig:
         """How the slim network is trained."""
-        return TrainConfig(
-            epochs=epochs,
-            lr=self.lr,
-            distill=self.distill,
-            seed=self.seed,
-            checkpoint_every_s=10.0,
-            device=self.device,
-        )
+        return self._training("tune", epochs, {})
+
+    def _training(self, part: str, epochs: int, usual: Mapping[str, Any]) -> TrainConfig:
+        own = {"lr": self.lr, "distill": self.distill, "checkpoint_every_s": _EVERY_S, **usual}
+        own |= checked_options(TrainConfig, "train", self._of("train"), _BOTH)
+        own |= checked_options(TrainConfig, part, self._of(part), _OWN)
+        return TrainConfig(epochs=epochs, seed=self.seed, device=self.device, **own)
+
+    def _of(self, part: str) -> dict[str, Any]:
+        return {
+            name.removeprefix(f"{part}."): value for name, value in self.options.items() if name.startswith(f"{part}.")
+        }
+
+    def _demand_parts(self) -> None:
+        for name in self.options:
+            part, dot, _ = name.partition(".")
+            if not dot or part not in (*_PARTS, self.method):
+                other = f", and the method is {self.method}" if part in METHODS else ""
+                raise InputError(
+                    f"option {name!r} is of no part of this job{other}; write train.OPTION, solve.OPTION, tune.OPTION "
+                    f"or {self.method}.OPTION"
+                )
+        if self._of("solve") and not self.trains:
+            raise InputError(
+                f"options of solve are for methods that train, and {self.method} does not; use tune.OPTION"
+            )
+
+
+def options_of(method: str) -> dict[str, list[str]]:
+    """Names of the options of each part, with which ``Recipe.options`` are written."""
+    return {"train": names_of(TrainConfig, _BOTH), method: names_of(_KINDS[method])}
+
+
+def _scalar(value: Any) -> Scalar:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(getattr(value, "name", type(value).__name__))

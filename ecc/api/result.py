@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -11,7 +11,7 @@ from torch import nn
 
 from ecc.api.recipe import Recipe
 from ecc.core.cost import CostModel
-from ecc.core.verdict import BudgetCheck
+from ecc.core.verdict import BudgetCheck, joint_confidence
 from ecc.core.widths import Kept
 from ecc.network.graph import WidthGraph
 
@@ -39,6 +39,8 @@ class Compression:
         seconds: Wall time of this call.
         history: One row per epoch: phase, epoch, loss, score, costs relative to dense, duals.
         inputs: The batch that was timed (or the example that was traced).
+        trials: One row per measurement and metric: what the cost model predicted there, and what was found.
+        label: Names it among those of one run; empty where there was one only.
     """
 
     network: str
@@ -57,6 +59,8 @@ class Compression:
     seconds: float
     history: pd.DataFrame
     inputs: Any
+    trials: pd.DataFrame = field(default_factory=pd.DataFrame)
+    label: str = ""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -77,11 +81,18 @@ class Compression:
         verdicts = [check.met for check in self.budgets]
         return False if False in verdicts else None if None in verdicts else True
 
+    @property
+    def confidence(self) -> float | None:
+        """Probability that all budgets hold, at least (Bonferroni); None where one of them was not measured."""
+        return joint_confidence(self.budgets)
+
     def to_json(self) -> dict[str, Any]:
         """The fields of ``ecc compress --json``, without the artefact."""
         return {
             "method": self.recipe.method,
             "budgets": [check.to_json() for check in self.budgets],
+            "met": self.met,
+            "confidence": self.confidence,
             "accuracy_dense": self.accuracy_dense,
             "accuracy": self.accuracy,
             "widths": dict(self.widths),

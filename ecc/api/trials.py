@@ -1,53 +1,132 @@
-"""Trials: widths that were measured, and what is learnt from them for the next ones."""
+"""Trials: widths that were measured in turn with the dense network, and what is learnt from them for the next ones."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
+import pandas as pd
+import torch
 
+from ecc.api.discrepancy import Discrepancy, Reading, distance
 from ecc.core.budget import Budget
-from ecc.core.problem import Solution
+from ecc.core.cost import CostModel, as_vector
+from ecc.core.problem import Constraint
 from ecc.core.verdict import Measured
+from ecc.core.widths import Widths
 
-__all__ = ["AIM", "SAFE", "USED", "Trial", "best", "exponent", "share_used"]
+__all__ = ["AIM", "SAFE", "USED", "Trial", "best", "corrected", "table_of"]
 
-AIM = 0.985  # where in the budget a correction aims: inside by about the width of the measured interval
+AIM = 0.985  # where in the budget a correction aims with the upper end of the interval
 SAFE = 0.99  # two measurements of one network differ by up to that much
 USED = 0.95  # of a budget: below that, widths are given back
+
+_COLUMNS = ("round", "metric", "dense", "limit", "predicted", "measured", "low", "high", "used")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trial:
-    """Widths that were measured; per metric, the upper end of the interval over the limit."""
+    """Widths that were measured.
 
-    solution: Solution
-    over: Mapping[str, float]
+    Attributes:
+        name: When: ``scout``, ``round 1`` …, ``verify``.
+        widths: Channels per group.
+        measured: Per metric.
+    """
 
-    @property
-    def worst(self) -> float:
-        """Of all budgets."""
-        return max(self.over.values())
+    name: str
+    widths: Widths
+    measured: Mapping[str, Measured]
 
+    def used(self, budgets: Sequence[Budget]) -> dict[str, float]:
+        """Upper end of the interval over the limit, per measured metric of the budgets."""
+        return {budget.metric: _used(budget, self.measured[budget.metric]) for budget in _seen(self, budgets)}
 
-def best(seen: Sequence[Trial]) -> Trial:
-    """The trial that uses most of its budget and holds it, or comes nearest to that."""
-    inside = [trial for trial in seen if trial.worst <= SAFE] or [trial for trial in seen if trial.worst <= 1]
-    return max(inside, key=lambda trial: trial.worst) if inside else min(seen, key=lambda trial: trial.worst)
-
-
-def exponent(seen: Sequence[Trial], metric: str) -> float:
-    """d log measured / d log predicted of the last two trials, within bounds; 1 where there is one trial."""
-    if len(seen) < 2:
-        return 1.0
-    before, now = seen[-2:]
-    step = np.log(now.solution.predicted[metric] / before.solution.predicted[metric])
-    if abs(step) < 1e-2:
-        return 1.0
-    return float(np.clip(np.log(now.over[metric] / before.over[metric]) / step, 0.3, 2.0))
+    def worst(self, budgets: Sequence[Budget]) -> float:
+        """The largest of ``used``; 0 where nothing was measured."""
+        return max(self.used(budgets).values(), default=0.0)
 
 
-def share_used(budget: Budget, measured: Measured) -> float:
-    """Upper end of the interval over the limit."""
+def best(trials: Sequence[Trial], budgets: Sequence[Budget]) -> int:
+    """Number of the trial that uses most of its budgets and holds them, or comes nearest to that."""
+    worst = [trial.worst(budgets) for trial in trials]
+    inside = [share for share in worst if share <= SAFE] or [share for share in worst if share <= 1]
+    return worst.index(max(inside) if inside else min(worst))
+
+
+def corrected(
+    limit: Constraint, budget: Budget, trials: Sequence[Trial], *, deviations: float, around: Widths | None = None
+) -> float:
+    """The limit of a cost model, in its unit, at which the measured value should be just inside the budget.
+
+    Args:
+        limit: The cost model and the budget's limit.
+        trials: What was measured, of any widths.
+        deviations: Standard deviations of what is not known that are kept clear of the budget.
+        around: Widths that are to be corrected; None before there are any.
+    """
+    cost = limit.cost
+    found = [trial for trial in trials if cost.metric in trial.measured]
+    if not found:
+        return limit.limit
+    here = None if around is None else _relative(cost, around)
+    readings = [_reading(cost, budget, trial, here) for trial in found]
+    readings.sort(key=lambda reading: reading.apart, reverse=True)
+    known = Discrepancy.of(limit.limit / cost.dense, _spread(cost, found[-1].widths), readings)
+    above = sum(reading.above for reading in readings) / len(readings)
+    return cost.dense * known.limit(AIM * limit.limit / cost.dense / math.exp(above), deviations)
+
+
+def table_of(trials: Sequence[Trial], budgets: Sequence[Budget], limits: Sequence[Constraint]) -> pd.DataFrame:
+    """One row per trial and measured metric, in the metric's unit: what was predicted, and what was found.
+
+    ``measured``, ``low`` and ``high`` are relative to the dense network of the same run where the budget is; ``used``
+    is the upper end over the limit.
+    """
+    rows = []
+    for trial in trials:
+        for budget, limit in zip(budgets, limits, strict=True):
+            if budget.metric not in trial.measured:
+                continue
+            found = trial.measured[budget.metric]
+            scale = found.dense if budget.relative else limit.cost.dense
+            reading = _reading(limit.cost, budget, trial, None)
+            ends = (reading.measured * scale, reading.low * scale, reading.high * scale)
+            top = budget.limit * found.dense if budget.relative else budget.limit
+            predicted = reading.predicted * limit.cost.dense
+            rows.append((trial.name, budget.metric, found.dense, top, predicted, *ends, _used(budget, found)))
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+def _seen(trial: Trial, budgets: Sequence[Budget]) -> list[Budget]:
+    return [budget for budget in budgets if budget.metric in trial.measured]
+
+
+def _used(budget: Budget, measured: Measured) -> float:
     return measured.ratio_high / budget.limit if budget.relative else measured.value_high / budget.limit
+
+
+def _reading(cost: CostModel, budget: Budget, trial: Trial, here: torch.Tensor | None) -> Reading:
+    found, there = trial.measured[cost.metric], _relative(cost, trial.widths)
+    value, low, high = (
+        (found.ratio, found.ratio_low, found.ratio_high)
+        if budget.relative
+        else (end / cost.dense for end in (found.value, found.value_low, found.value_high))
+    )
+    apart = 1.0 if here is None else distance(here.numpy(), there.numpy())
+    with torch.no_grad():
+        predicted = float(cost(as_vector(cost.space, trial.widths))) / cost.dense
+    return Reading(predicted, value, low, high, apart)
+
+
+def _relative(cost: CostModel, widths: Widths) -> torch.Tensor:
+    return as_vector(cost.space, widths) / torch.tensor(cost.space.dense, dtype=torch.float64)
+
+
+def _spread(cost: CostModel, widths: Widths) -> float:
+    """Standard deviation of log(measured / predicted) that the model promises; infinite where it promises nothing."""
+    with torch.no_grad():
+        vector = as_vector(cost.space, widths)
+        low, high = (float(end) for end in cost.interval(vector, 0.6827))
+    return math.log(high / low) / 2 if 0 < low <= high < math.inf else math.inf

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ecc.api.adaptive import measure
-from ecc.api.compressing import Compression
-from ecc.api.compressing import compress as compress_traced
+from ecc.api.compressing import Compression, job_of
 from ecc.api.fronts import front_of
+from ecc.api.job import Job
 from ecc.api.keeping import Loaded, load
 from ecc.api.keeping import verify as verify_loaded
 from ecc.api.recipe import Recipe
 from ecc.api.ruler import Meters
+from ecc.api.targets import demand_single, sets_of
 from ecc.core.budget import Budget
 from ecc.core.cost import CostModel
 from ecc.core.problem import Batches, Progress, Task
@@ -27,7 +29,7 @@ from ecc.network.tracing import trace
 from ecc.profiler.store import Store
 from ecc.verification import Verification
 
-__all__ = ["compress", "front", "profile", "verify"]
+__all__ = ["compress", "compress_path", "front", "profile", "verify"]
 
 
 def profile(
@@ -103,15 +105,19 @@ def compress(
     *,
     budgets: Sequence[Budget | str] | Budget | str,
     costs: Sequence[CostModel] = (),
-    method: Literal["admm", "uniform", "magnitude"] = "admm",
+    method: str = "admm",
     epochs: int = 20,
     distill: float = 0.5,
     lr: float = 1e-3,
+    rounds: int = 6,
+    chance: float | None = None,
+    options: Mapping[str, Any] | None = None,
     test: Batches | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     score: Callable[[Tensor, Tensor], float] = accuracy,
     example_inputs: Any = None,
     device: str | None = None,
+    meters: Meters = (),
     folder: str | Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -121,34 +127,95 @@ def compress(
     Args:
         model: The dense, trained network; left as it is.
         train: Batches of (inputs, targets), repeatable.
-        budgets: ``latency<=60%``, ``latency<=5ms``, ``macs<=0.5`` …; budgets on counts need no cost model.
+        budgets: ``latency<=60%``, ``latency<=5ms``, ``macs<=0.5`` …; several hold together. Budgets on counts need no
+            cost model.
         costs: One cost model per measured budget, or a SystolicCost for a budget on what an accelerator would take.
+        method: How widths are chosen: a name of ``ecc.api.recipe.METHODS``.
         epochs: Of training in all.
         distill: Weight of the dense network's logits in the loss.
+        rounds: How often widths may be measured and corrected.
+        chance: Probability with which the cost models' predictions keep each budget, such as 0.95; None budgets what
+            they expect, and leaves the rest to the measurements.
+        options: Further settings of training and of the method, ``train.optimizer``, ``admm.rho`` …: those of
+            ``ecc compress --set``; optimisers and schedules may be factories of your own.
         test: Where the two accuracies are computed; ``validation`` when None.
         example_inputs: The batch that is timed; the first validation examples when None.
         device: Where to train; where the model is when None.
+        meters: One or several of your own, for their metrics instead of the device's.
         folder: Keeps the job's state, so that the same call goes on after an interrupt.
     Raises:
-        InputError: If the input makes no sense, or a budget cannot be reached.
+        InputError: If the input makes no sense, or the budgets cannot be reached together.
     """
+    recipe = Recipe(
+        method=method,
+        epochs=epochs,
+        distill=distill,
+        lr=lr,
+        rounds=rounds,
+        chance=chance,
+        options=options or {},
+        seed=seed,
+        device=device,
+    )
+    sets = [demand_single(_sets(budgets))]
+    job = _job(model, Task(train, validation, loss, score), sets, costs, example_inputs, recipe)
+    (result,) = job(test=test, folder=folder, meters=meters, progress=progress).run()
+    return result
+
+
+def compress_path(
+    model: nn.Module,
+    train: Batches,
+    validation: Batches,
+    *,
+    budgets: Sequence[Budget | str] | Budget | str,
+    costs: Sequence[CostModel] = (),
+    recipe: Recipe | None = None,
+    test: Batches | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    score: Callable[[Tensor, Tensor], float] = accuracy,
+    example_inputs: Any = None,
+    meters: Meters = (),
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Compression]:
+    """One network for each limit of ``latency<=0.7,0.5,0.3``, from loose to tight, in one run.
+
+    A method that trains goes on from one budget to the next with its weights and duals; each network is then slimmed,
+    tuned and measured like that of ``compress``. Results come one by one, as they are finished; what is wrong with any
+    of the budgets is said at once.
+
+    Args:
+        budgets: Several lists of limits are taken step by step; a list of one limit holds at every step.
+        recipe: How to run the job: method, epochs, rounds, options …
+        folder: Keeps the job's state, so that the same call goes on after an interrupt.
+        model: This and the others are as of ``compress``.
+    Raises:
+        InputError: If the input makes no sense, or a set of budgets cannot be reached.
+    """
+    task = Task(train, validation, loss, score)
+    job = _job(model, task, _sets(budgets), costs, example_inputs, recipe or Recipe())
+    return job(test=test, folder=folder, meters=meters, progress=progress).run()
+
+
+def _sets(budgets: Sequence[Budget | str] | Budget | str) -> list[tuple[Budget, ...]]:
+    given = [budgets] if isinstance(budgets, Budget | str) else budgets
+    return sets_of([(each,) if isinstance(each, Budget) else Budget.parse_list(each) for each in given])
+
+
+def _job(
+    model: nn.Module,
+    task: Task,
+    sets: Sequence[tuple[Budget, ...]],
+    costs: Sequence[CostModel],
+    example_inputs: Any,
+    recipe: Recipe,
+) -> Callable[..., Job]:
+    """``job_of`` but for the options that are left, on the batch that the cost models were made for."""
     place = next((cost.provenance for cost in costs if cost.provenance is not None), None)
     batch = place.input_shape[0] if place is not None and place.input_shape else 1
-    inputs = first_examples(validation, batch) if example_inputs is None else example_inputs
-    wanted = [budgets] if isinstance(budgets, Budget | str) else budgets
-    recipe = Recipe(method=method, epochs=epochs, distill=distill, lr=lr, seed=seed, device=device)
-    return compress_traced(
-        model,
-        trace(model, inputs),
-        Task(train, validation, loss, score),
-        [budget if isinstance(budget, Budget) else Budget.parse(budget) for budget in wanted],
-        costs,
-        inputs,
-        recipe=recipe,
-        test=test,
-        folder=folder,
-        progress=progress,
-    )
+    inputs = first_examples(task.validation, batch) if example_inputs is None else example_inputs
+    return partial(job_of, model, trace(model, inputs), task, sets, costs, inputs, recipe=recipe)
 
 
 def verify(

@@ -95,6 +95,16 @@ class Budget:
         base = next((known for known in NORMALISED if unit.endswith(known)), "")
         return cls(metric, number * scales[unit], relative=False, unit=base)
 
+    @classmethod
+    def parse_list(cls, text: str) -> tuple[Budget, ...]:
+        """Read ``METRIC=LIMIT,LIMIT…``: one budget per limit, as of ``parse``.
+
+        Raises:
+            InputError: If one of them is no budget.
+        """
+        metric, _, limits = re.sub("<=|≤", "=", text).partition("=")
+        return tuple(cls.parse(f"{metric}={limit}") for limit in limits.split(",")) if limits else (cls.parse(text),)
+
     def absolute(self, dense: float, unit: str = "") -> float:
         """The limit in the unit of the dense network's value.
 

@@ -6,10 +6,10 @@ device or a file; progress and checkpoints go through the ``Progress`` and ``Che
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ __all__ = [
     "Batches",
     "Checkpoint",
     "Constraint",
+    "PathSolver",
     "Problem",
     "Progress",
     "Solution",
@@ -152,3 +153,18 @@ class Solver(Protocol):
         self, problem: Problem, *, progress: Progress | None = None, checkpoint: Checkpoint | None = None
     ) -> Solution:
         """Find weights and widths that meet the constraints at little loss."""
+
+
+@runtime_checkable
+class PathSolver(Protocol):
+    """A method that goes from one budget to a tighter one with what it has found and trained."""
+
+    def solve_path(
+        self,
+        problem: Problem,
+        budgets: Sequence[Sequence[Constraint]],
+        *,
+        progress: Progress | None = None,
+        keeper: Callable[[str], Checkpoint | None] | None = None,
+    ) -> Iterator[Solution]:
+        """One solution per budget, from loose to tight; the constraints of the problem play no part."""

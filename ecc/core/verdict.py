@@ -9,6 +9,7 @@ accelerator, are exact and simply compared; such a model is always named.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from ecc.core.cost import METRICS, NORMALISED, units_of
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields
 
-__all__ = ["BudgetCheck", "Measured"]
+__all__ = ["BudgetCheck", "Measured", "joint_confidence"]
 
 _Z95 = 1.959963984540054
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
@@ -240,6 +241,15 @@ class BudgetCheck:
         ends = ", ".join(_number(end, self.limit) for end in (self.low, self.high))
         verdict = "holds" if self.met else "does not hold" if self.low > self.limit else "is not certain to hold"
         return f"{named} {value} [{ends}] {sign} {limit}: {verdict} ({_percent(self.confidence or 0.0)})"
+
+
+def joint_confidence(checks: Sequence[BudgetCheck]) -> float | None:
+    """Probability that all budgets hold, at least: 1 less the sum of those that each does not (Bonferroni).
+
+    The errors of metrics that were measured together are not independent. None where one was not measured.
+    """
+    known = [check.confidence for check in checks if check.confidence is not None]
+    return max(0.0, 1 - sum(1 - each for each in known)) if len(known) == len(checks) else None
 
 
 def _probability_below(limit: float, value: float, low: float, high: float) -> float:
