@@ -20,7 +20,7 @@ from ecc.api.fitting import judge
 from ecc.api.fronts import front_of
 from ecc.api.keeping import Source
 from ecc.api.measuring import measure_widths
-from ecc.api.recipe import METHODS, Recipe
+from ecc.api.recipe import Recipe
 from ecc.artefact import Artefact
 from ecc.artefact import read as read_artefact
 from ecc.cli.command import Command, Outcome
@@ -44,7 +44,11 @@ from ecc.solvers.settings import TrainConfig
 from ecc.solvers.training import evaluate, train
 from ecc.zoo.loading import load_model
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "COMPARED"]
+
+_METHODS = ("admm", "uniform", "magnitude")
+COMPARED = ("admm", "uniform", "magnitude")
+"""The methods of the demo."""
 
 _NETWORK = "zoo:digits-resnet"
 _SOURCE = Source(model=_NETWORK, weights="trained by the demo", data="digits", network="digits-resnet")
@@ -134,7 +138,7 @@ class _Demo:
         graph = trace(model, data.example(self._batch))
         self.progress.say(repr(graph))
         fits, unmeasured = self._profile(model, graph, data)
-        artefacts = [self._compress(method, model, graph, data, fits[0]) for method in METHODS]
+        artefacts = [self._compress(method, model, graph, data, fits[0]) for method in _METHODS]
         report = self._report(artefacts, graph, fits, unmeasured)
         written = write_page(report, self.out.resolve() / "report.html")
         return _outcome(artefacts[0], fits[0], validation, self.budget, written["page"], time.monotonic() - started)

@@ -41,13 +41,13 @@ class NetAdapt:
     caller's.
 
     All proposals together train for ``training.epochs`` passes over the data at most, the same as any other method,
-    however many groups there are: each gets its equal share of batches. With less than one batch each, proposals are
-    judged as they are, and those that are accepted share the training.
+    however many groups there are: an iteration's share of the batches is its share of what is saved, and each of its
+    proposals gets as many. With less than one batch each, proposals are judged as they are, and the one that is
+    accepted is trained.
 
     Attributes:
         training: How proposals are trained; ``seed`` is replaced by the problem's.
-        iterations: Planned number; a proposal often saves more than is asked for, which makes them fewer, and what
-            training they would have got is left.
+        iterations: Planned number; a proposal often saves more than is asked for, which makes them fewer.
         decay: Each iteration is asked for this part of what the one before was.
         held: Batches that proposals are judged on.
 
@@ -115,7 +115,8 @@ class _Run:
         self.excess = Excess(limits, self.units)
         self.judge = Judge(problem.task, method.held, problem.seed, device_of(self.model))
         self.batches = count_batches(problem.task.train)  # per epoch
-        self.left = method.training.epochs * self.batches  # that may still be trained on
+        self.total = method.training.epochs * self.batches  # that may be trained on
+        self.spent = 0
         self.iteration = 0
         self.rows: list[dict[str, Any]] = []
         self.key = self._identity() if checkpoint is not None else ""
@@ -137,12 +138,16 @@ class _Run:
         asked = shares[min(self.iteration, len(shares) - 1)] / sum(shares) * float(self.excess(self.excess.start))
         return max(0.0, float(self.excess(self.units)) - asked)
 
+    def _planned(self) -> int:
+        """Batches that all proposals of this iteration are trained on: what is spent follows what is saved."""
+        saved = 1 - self._target() / float(self.excess(self.excess.start))
+        return max(0, int(self.total * saved) - self.spent)
+
     def _accept_best(self, proposals: list[tuple[int, int]], interrupted: Callable[[], bool]) -> None:
         """Try every proposal from the weights of now; keep weights and widths of the most accurate."""
         started, now = time.monotonic(), _snapshot(self.model)
-        planned = self.method.training.epochs * self.batches // self.method.iterations  # batches of an iteration
-        planned = min(planned, self.left)
-        each = planned // len(self.units)
+        planned = self._planned()
+        each = planned // len(proposals)
         best, narrowed, masks, weights = (-math.inf, -math.inf), 0, self.alive, now
         for number, (group, count) in enumerate(proposals):
             if interrupted():
@@ -156,11 +161,10 @@ class _Run:
             self._report(number + 1, len(proposals))
         self.alive = masks
         self.model.load_state_dict(weights)
-        spent = each * len(proposals)
+        self.spent += each * len(proposals)
         if not each:
             self._train(self.alive, planned)
-            spent = planned
-        self.left -= spent
+            self.spent += planned
         self.units = torch.tensor([float(mask.sum()) for mask in self.alive], dtype=torch.float64)
         self.iteration += 1
         self._close(narrowed, len(proposals), best, time.monotonic() - started)
@@ -189,9 +193,8 @@ class _Run:
         train(self.model, task, config, teacher=self.teacher, hook=Hold(self.sparsity, kept), stage=self.method.name)
 
     def _close(self, group: int, proposals: int, rating: tuple[float, float], seconds: float) -> None:
-        spent = self.method.training.epochs * self.batches - self.left
         task = self.problem.task
-        row = {"phase": self.method.name, "epoch": -(-spent // self.batches), "loss": -rating[1]}
+        row = {"phase": self.method.name, "epoch": -(-self.spent // self.batches), "loss": -rating[1]}
         row |= {"score": evaluate(self.model, task.validation, task.score), "held_score": rating[0]}
         row |= self.limits.figures(self.units) | {"proposals": proposals, "seconds": seconds}
         self.rows.append(row)
@@ -224,7 +227,7 @@ class _Run:
             "model": dict(self.model.state_dict()),
             "alive": self.alive,
             "units": self.units,
-            "left": self.left,
+            "spent": self.spent,
             "iteration": self.iteration,
             "rows": self.rows,
         }
@@ -238,7 +241,7 @@ class _Run:
             return
         self.model.load_state_dict(state["model"])
         self.alive, self.units, self.rows = state["alive"], state["units"], state["rows"]
-        self.left, self.iteration = state["left"], state["iteration"]
+        self.spent, self.iteration = state["spent"], state["iteration"]
         _LOG.info("netadapt resumes after iteration %d", self.iteration)
 
     def interrupted(self) -> Interrupted:
