@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 from ecc.api.chance import demand_chance
 from ecc.api.options import checked_options, names_of
 from ecc.core.errors import InputError
 from ecc.core.fields import Scalar
 from ecc.core.problem import Solver
-from ecc.solvers.admm import Admm
-from ecc.solvers.baselines.magnitude import Magnitude
-from ecc.solvers.baselines.uniform import Uniform
+from ecc.solvers.methods import METHODS as SOLVERS
 from ecc.solvers.settings import TrainConfig
 
 __all__ = ["METHODS", "Recipe", "options_of"]
 
-_KINDS: Mapping[str, Any] = {"admm": Admm, "uniform": Uniform, "magnitude": Magnitude}
-
-METHODS: tuple[str, ...] = tuple(_KINDS)
+METHODS: tuple[str, ...] = tuple(SOLVERS)
 """Names of the solvers."""
 
 _PARTS = ("train", "solve", "tune")
@@ -81,9 +77,14 @@ class Recipe:
         self.solver()
 
     @property
+    def _kind(self) -> Any:
+        """The class of the method, a dataclass."""
+        return SOLVERS[self.method]
+
+    @property
     def trains(self) -> bool:
         """Whether the method trains; others choose widths only."""
-        return any(each.name == "training" for each in fields(_KINDS[self.method]))
+        return any(each.name == "training" for each in fields(self._kind))
 
     @property
     def solve_epochs(self) -> int:
@@ -100,7 +101,7 @@ class Recipe:
 
     def solver(self) -> Solver:
         """The method with its settings."""
-        kind = _KINDS[self.method]
+        kind = self._kind
         options = checked_options(kind, self.method, self._of(self.method))
         if self.trains:
             # A cosine would be over before the widths are: ECC's steps need weights that still move.
@@ -141,7 +142,7 @@ class Recipe:
 
 def options_of(method: str) -> dict[str, list[str]]:
     """Names of the options of each part, with which ``Recipe.options`` are written."""
-    return {"train": names_of(TrainConfig, _BOTH), method: names_of(_KINDS[method])}
+    return {"train": names_of(TrainConfig, _BOTH), method: names_of(cast(Any, SOLVERS[method]))}
 
 
 def _scalar(value: Any) -> Scalar:
