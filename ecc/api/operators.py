@@ -18,7 +18,8 @@ from ecc.profiler.window import Window
 
 __all__ = ["measure_operators"]
 
-_BLOCKS, _MOST_BLOCKS = 2, 5  # many operators rather than few that are known very well
+_BLOCKS = 1  # many operators rather than few that are known well: what a law misses exceeds the noise of one visit
+_WARM_UP_S = 0.05  # the reference, run in turn, keeps the device warm
 
 
 def measure_operators(
@@ -54,7 +55,8 @@ def measure_operators(
     if len(set(metrics)) < len(metrics):
         raise InputError("give each metric once")
     place = current_device(device)
-    usual = replace(Window.of(place.kind), blocks=_BLOCKS, max_blocks=_MOST_BLOCKS)
+    usual = Window.of(place.kind)
+    usual = replace(usual, blocks=_BLOCKS, max_blocks=_BLOCKS, warm_up_s=min(usual.warm_up_s, _WARM_UP_S))
     return profile_operators(
         meters_for(list(dict.fromkeys(("latency", *metrics))), place.torch_name, source=energy_source),
         samples=samples,

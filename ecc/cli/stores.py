@@ -14,7 +14,7 @@ from ecc.core.widths import WidthSpace
 from ecc.profiler.exports import to_csv, to_parquet
 from ecc.profiler.inspection import FLAGS, describe_state
 from ecc.profiler.operator_design import REFERENCE
-from ecc.profiler.operators import Subject, holds_operators, operator_from
+from ecc.profiler.operators import Subject, holds_operators, row_name
 from ecc.profiler.store import Store
 from ecc.report.files import CSV, PAGE, PARQUET, write_file
 from ecc.report.profiles import write_profile
@@ -137,7 +137,7 @@ def _slowest(value: Mapping[str, Any]) -> list[str]:
         shown = [
             [
                 *_ratio(row, Subject.of(_space(value)).short),
-                str(operator_from(row["widths"])) if operators else _cut(row["widths"], dense),
+                row_name(row["widths"]) if operators else _cut(row["widths"], dense),
                 row["flags"],
             ]
             for row in rows

@@ -19,6 +19,7 @@ __all__ = [
     "OPERATOR_COLUMNS",
     "PURPOSES",
     "RANDOM",
+    "Chain",
     "OperatorTable",
     "ProfileTable",
     "Provenance",
@@ -128,6 +129,19 @@ class ProfileTable:
         return tuple(self.reference)
 
 
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Operators that were run one after the other, each with weights of its own.
+
+    Attributes:
+        operators: In order.
+        ratios: Per metric, what all together cost over the base operator.
+    """
+
+    operators: tuple[Operator, ...]
+    ratios: Mapping[str, float]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class OperatorTable:
     """What operators cost on one device, by one runtime, with one number of threads, in one type of numbers.
@@ -140,12 +154,14 @@ class OperatorTable:
             paired ratios to ``base`` and its 95 % interval), ``latency_s`` or ``energy_j`` (the operator's own median,
             unpaired); ``flags`` and what else ProfileTable names. What was not measured is NaN.
         reference: Long-run value of ``base`` per metric: {"latency": (value, low, high)}, in s or J.
+        chains: What operators cost that are run one after the other; none in the profiles of an older ecc.
     """
 
     provenance: Provenance
     base: Operator
     rows: pd.DataFrame
     reference: Mapping[str, tuple[float, float, float]]
+    chains: tuple[Chain, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)

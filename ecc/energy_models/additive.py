@@ -1,13 +1,13 @@
 r"""The additive cost model: what a network's operators cost one by one, composed.
 
-.. math:: E(w) = o + \kappa B(w) + \sum_j \theta_j\, e_j(w)
+.. math:: E(w) = o + \kappa B(w) + \gamma\, \mathrm{cold}(w) + \sum_j \theta_j\, e_j(w)
 
-with e_j the cost of call j at its shape under the widths, as learnt from an operator profile, and B the numbers in all
-weights; calls that the runtime merges into others (``fusion``) cost nothing. Without any row of any network all θ are
-1, o and κ are 0. What a profile of single operators cannot know is learnt from rows. Above all: an operator that is
-measured alone finds its weights in the nearest cache, within a network each weight comes from afar, once per inference
-(κ). θ has a prior whose covariance is that of the operators' own uncertainty, of a factor common to all calls and of
-one per kind of call, so that few rows move all calls together and many rows move each.
+with e_j the cost of call j at its shape under the widths, as learnt from an operator profile, cold(w) what calls cost
+more where near caches are too small (``cold``), and B the numbers in all weights; calls that the runtime merges into
+others (``fusion``) cost nothing. Without any row of any network γ and all θ are 1, o and κ are 0. What a profile of
+operators cannot know is learnt from rows: where no chains were measured, above all what fetching weights from afar
+costs (κ). θ has a prior whose covariance is that of the operators' own uncertainty, of a factor common to all calls and
+of one per kind of call, so that few rows move all calls together and many rows move each.
 
 κ and the common factor belong to the device more than to the network: what rows of one network say of them serves
 another one that was never profiled (``Correction``).
@@ -36,7 +36,8 @@ from ecc.core.operators import KINDS
 from ecc.core.table import OperatorTable, ProfileTable, Provenance
 from ecc.core.widths import Widths, WidthSpace
 from ecc.energy_models.call_parts import Part, Shapes, part_from, parts_of
-from ecc.energy_models.corrections import COMMON, FAR, MISFIT, PER_KIND, Correction, correction_of, posterior
+from ecc.energy_models.cold import Cold
+from ecc.energy_models.corrections import COLD, COMMON, FAR, MISFIT, PER_KIND, Correction, correction_of, posterior
 from ecc.energy_models.cost_files import objects, refuse_large
 from ecc.energy_models.fitted import FITTED, FittedCost, ground_of
 from ecc.energy_models.operator_costs import OperatorCosts
@@ -73,6 +74,8 @@ class AdditiveCost(FittedCost):
         parts: The calls that cost something.
         overhead: What the network costs beside its calls, in s or J.
         per_weight: κ, in s or J for each number in the weights.
+        cold: What calls cost more in a network than alone, over ``unit_cost``.
+        cold_factor: γ, as which that is taken.
         correction: What is known of the device from this network, or was taken over from another.
     """
 
@@ -84,11 +87,13 @@ class AdditiveCost(FittedCost):
     parts: tuple[Part, ...]
     overhead: float = 0.0
     per_weight: float = 0.0
+    cold: Cold = field(default_factory=Cold)
+    cold_factor: float = 1.0
     correction: Correction = field(default_factory=Correction)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        values = (self.overhead, self.per_weight, *(part.factor for part in self.parts))
+        values = (self.overhead, self.per_weight, self.cold_factor, *(part.factor for part in self.parts))
         if not all(math.isfinite(value) and value >= 0 for value in values) or not sum(values) > 0:
             raise InputError("AdditiveCost: factors and what is added must be finite, not negative and not all zero")
         if not 0 < self.unit_cost < math.inf:
@@ -97,12 +102,14 @@ class AdditiveCost(FittedCost):
     @property
     def coefficients(self) -> dict[str, float]:
         """What calls cost at dense widths, in s or J, summed by kind; ``overhead`` is what there is beside them,
-        ``weights`` what it costs to fetch weights.
+        ``weights`` what it costs to fetch weights, ``cold`` what calls cost more in a network than alone.
         """
         with torch.no_grad():
             costs, weights = self._costs(self._full)
         found = {"overhead": self.overhead, "weights": self.per_weight * float(weights[0])}
-        for part, cost in zip(self.parts, costs[0].tolist(), strict=True):
+        if self.cold.known:
+            found["cold"] = float(costs[0, -1]) * self.cold_factor
+        for part, cost in zip(self.parts, costs[0, :-1].tolist(), strict=True):
             found[part.operator.kind] = found.get(part.operator.kind, 0.0) + cost * part.factor
         return found
 
@@ -116,7 +123,7 @@ class AdditiveCost(FittedCost):
 
     @cached_property
     def _factors(self) -> Tensor:
-        return torch.tensor([part.factor for part in self.parts], dtype=torch.float64)
+        return torch.tensor([*(part.factor for part in self.parts), self.cold_factor], dtype=torch.float64)
 
     def evaluate(self, widths: Tensor) -> Tensor:
         """Overhead and calls at channels of shape (…, n_groups): shape (…).
@@ -129,7 +136,10 @@ class AdditiveCost(FittedCost):
         return total.reshape(widths.shape[:-1])
 
     def _costs(self, widths: Tensor) -> tuple[Tensor, Tensor]:
-        """Of all calls of each part alone, in s or J, shape (n, n_parts); and numbers in weights, shape (n,)."""
+        """Of all calls of each part alone, then what they cost more in a network, in s or J, shape (n, n_parts + 1).
+
+        And the numbers in weights, shape (n,).
+        """
         rows = max(1, _MOST_CELLS // (len(self.parts) * 256))
         pieces = [self._some_costs(some) for some in torch.split(widths, rows)]
         return torch.cat([costs for costs, _ in pieces]), torch.cat([weights for _, weights in pieces])
@@ -138,7 +148,9 @@ class AdditiveCost(FittedCost):
         shapes = self._shapes.at(widths)
         columns = [self.operators(kind, sizes).reshape(len(widths), -1) for kind, sizes in shapes.items()]
         costs = torch.cat(columns, 1)[:, self._shapes.order] * self._shapes.counts * self.unit_cost
-        return costs, self._shapes.weights(shapes, len(widths))
+        weights, touched = self._shapes.memory(shapes, len(widths))
+        cold = self.cold(costs.sum(1), weights * self.unit_cost, touched)
+        return torch.cat([costs, cold[:, None]], 1), weights
 
     @property
     def interactions(self) -> Interactions:
@@ -169,10 +181,10 @@ class AdditiveCost(FittedCost):
         share = costs[0] * self._factors
         share = share / (share.sum() + self.per_weight * weights[0])
         known = share @ self._uncertainty(widths) @ share
-        return (known if self.per_weight else known + FAR**2).sqrt()
+        return (known if self.per_weight or self.cold.known else known + FAR**2).sqrt()
 
     def _uncertainty(self, widths: Tensor) -> Tensor:
-        """Covariance of the relative errors of all parts at one width vector, before any row; (n_parts, n_parts)."""
+        """Covariance of the relative errors of all parts and of cold(w) before any row; (n_parts + 1, n_parts + 1)."""
         kinds = np.array([KINDS.index(part.operator.kind) for part in self.parts])
         total = torch.full((len(self.parts),) * 2, COMMON**2, dtype=torch.float64)
         total = total + PER_KIND**2 * torch.from_numpy(kinds[:, None] == kinds)
@@ -186,7 +198,10 @@ class AdditiveCost(FittedCost):
             alike = (inputs[:, None] == inputs).all(-1)  # the same shape has the same peculiarity
             peculiar = (model.process.stretch * model.process.nugget) ** 2 * alike
             total[places[:, None], places] += model.process.covariance(inputs) + peculiar
-        return total
+        full = torch.full((len(self.parts) + 1,) * 2, COMMON**2, dtype=torch.float64)
+        full[:-1, :-1] = total
+        full[-1, -1] += COLD**2
+        return full
 
     def calibrate(self, table: ProfileTable) -> AdditiveCost:
         """The same model, corrected by rows of the whole network; its intervals come from rows left out one by one.
@@ -227,9 +242,10 @@ class AdditiveCost(FittedCost):
         return replace(
             here,
             **{**ground_of(samples), "extrapolate": self.extrapolate},
-            parts=tuple(replace(part, factor=float(each)) for part, each in zip(self.parts, found[2:], strict=True)),
+            parts=tuple(replace(part, factor=float(each)) for part, each in zip(self.parts, found[2:-1], strict=True)),
             overhead=float(found[0]) * dense,
             per_weight=float(found[1]),
+            cold_factor=float(found[-1]),
             correction=correction_of(columns, ratio),
             calibration=(),
             holdout=None,
@@ -252,6 +268,7 @@ class AdditiveCost(FittedCost):
             "unit_cost": self.unit_cost,
             "overhead": self.overhead,
             "per_weight": self.per_weight,
+            "cold": {**self.cold.to_json(), "factor": self.cold_factor},
             "correction": {"scale": self.correction.scale, "per_weight": self.correction.per_weight},
             "parts": [
                 {
@@ -276,6 +293,7 @@ class AdditiveCost(FittedCost):
         parts = tuple(part_from(each, ground["space"]) for each in entries)
         refuse_large([tuple(side for _, side in part.sides) for part in parts])
         correction = fields.inner("correction")
+        cold = fields.inner("cold") if "cold" in fields else None  # unknown to files of an older ecc
         operators = OperatorCosts.from_fields(fields, "operators").of_kinds([part.operator.kind for part in parts])
         return cls(
             **ground,
@@ -285,6 +303,8 @@ class AdditiveCost(FittedCost):
             parts=parts,
             overhead=fields.number("overhead"),
             per_weight=fields.number("per_weight"),
+            cold=Cold() if cold is None else Cold.from_fields(cold),
+            cold_factor=1.0 if cold is None else cold.number("factor"),
             correction=Correction(correction.number("scale"), correction.number("per_weight")),
         )
 
@@ -335,6 +355,8 @@ def compose(
         operators=known.of_kinds([part.operator.kind for part in parts]),
         parts=tuple(replace(part, factor=fixed.scale) for part in parts),
         per_weight=fixed.per_weight,
+        cold=Cold.of(operators, metric, known),
+        cold_factor=fixed.scale,
         correction=fixed,
     )
     with torch.no_grad():

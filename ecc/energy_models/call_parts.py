@@ -21,7 +21,7 @@ from ecc.energy_models.operator_work import TERMS, Sizes, sizes_of, work
 
 __all__ = ["Part", "Shapes", "part_from", "parts_of"]
 
-_WEIGHTS = TERMS.index("weights")
+_READS, _WEIGHTS, _WRITES = (TERMS.index(name) for name in ("reads", "weights", "writes"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +88,15 @@ class Shapes:
             }
         return found
 
-    def weights(self, shapes: Mapping[str, Sizes], n: int) -> Tensor:
-        """Numbers in the weights of all calls at each of the n width vectors of ``at``, shape (n,)."""
-        found = [work(kind, sizes)[:, _WEIGHTS].reshape(n, -1) for kind, sizes in shapes.items()]
-        return torch.cat(found, 1)[:, self.order] @ self.counts
+    def memory(self, shapes: Mapping[str, Sizes], n: int) -> tuple[Tensor, Tensor]:
+        """At each of the n width vectors of ``at``, shape (n,): numbers in the weights of all calls, numbers touched.
+
+        These are the weights and the most that any call reads and writes, whose memory those after it use again.
+        """
+        done = [work(kind, sizes).reshape(n, -1, len(TERMS)) for kind, sizes in shapes.items()]
+        each = torch.cat(done, 1)[:, self.order]
+        weights = each[..., _WEIGHTS] @ self.counts
+        return weights, weights + (each[..., _READS] + each[..., _WRITES]).amax(1)
 
 
 def parts_of(calls: Sequence[OperatorCall], runtime: str) -> tuple[Part, ...]:

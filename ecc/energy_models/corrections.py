@@ -11,7 +11,7 @@ from scipy import linalg, optimize
 
 from ecc.core.errors import InputError
 
-__all__ = ["COMMON", "FAR", "MISFIT", "PER_KIND", "Correction", "correction_of", "posterior"]
+__all__ = ["COLD", "COMMON", "FAR", "MISFIT", "PER_KIND", "Correction", "correction_of", "posterior"]
 
 Floats = NDArray[np.float64]
 
@@ -23,6 +23,9 @@ PER_KIND = 0.15
 
 FAR = 0.3
 """Prior spread of what fetching weights from afar costs, as a share of the dense network."""
+
+COLD = 0.5
+"""Prior spread of the factor of what chains say that calls cost more in a network."""
 
 MISFIT = 0.03
 """Relative error to expect of a row that is measured without noise, as in ``bilinear``."""

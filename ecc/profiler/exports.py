@@ -10,7 +10,7 @@ import pandas as pd
 
 from ecc.core.errors import UnavailableError
 from ecc.core.table import OPERATOR_COLUMNS, ProfileTable
-from ecc.profiler.operators import holds_operators, operator_table
+from ecc.profiler.operators import holds_operators, operator_table, without_chains
 from ecc.profiler.tables import UNITS
 
 __all__ = ["frame_of", "to_csv", "to_parquet", "units_of"]
@@ -30,12 +30,14 @@ _PLAIN: Mapping[str, str] = {
 def frame_of(table: ProfileTable) -> pd.DataFrame:
     """One row per configuration: ``width:GROUP`` for each group, then the table's columns, each a plain value.
 
-    Rows that are operators begin with their kind, sizes and counts instead.
+    Rows that are operators begin with their kind, sizes and counts instead; those of chains of operators are left out.
 
     Lists per block are left out but for ``runs``, which names the runs that a row was measured in. Last come, the same
     in every row so that none loses them, the long-run value and interval of the dense network (``dense_latency_s`` …)
     and what the rows belong to (``network``, ``device``, ``environment:torch`` …).
     """
+    if holds_operators(table.space):
+        table = without_chains(table)
     blocks = [str(name) for name in table.rows if str(name).endswith(("block_ratios", "block_runs"))]
     frame = table.rows.drop(columns=blocks)
     for name in frame:

@@ -19,7 +19,7 @@ from scipy.stats import qmc
 from ecc.core.errors import InputError
 from ecc.core.operators import KINDS, POINTWISE, Operator
 
-__all__ = ["REFERENCE", "Prediction", "choose", "is_small", "sequence"]
+__all__ = ["REFERENCE", "WEIGHTS", "Prediction", "choose", "is_small", "sequence"]
 
 REFERENCE = Operator(
     "conv",
@@ -40,7 +40,7 @@ _MOST_MACS = 4 << 30
 _SMALL_MACS, _SMALL_NUMBERS = 20_000_000, 1 << 19
 _DRAWS = 60  # per operator wanted; a cap that hardly any meets ends the search
 
-_WEIGHTS: Mapping[str, float] = MappingProxyType(
+WEIGHTS: Mapping[str, float] = MappingProxyType(
     {
         **{"conv": 30, "depthwise": 10, "grouped": 4, "transposed": 3, "linear": 12, "matmul": 3, "attention": 5},
         **{"lstm": 2.5, "gru": 2, "rnn": 0.5, "embedding": 1.5, "batch-norm": 5, "layer-norm": 3, "group-norm": 1},
@@ -50,7 +50,7 @@ _WEIGHTS: Mapping[str, float] = MappingProxyType(
 )
 """How often a kind is measured, relative to the others: more where kinds have many columns and networks their time."""
 
-_SIDES = (1, 4, 7, 8, 14, 16, 28, 32, 56, 64, 112, 224)
+_SIDES = (1, 4, 7, 8, 14, 16, 28, 32, 56, 64, 112, 224)  # half of all; the others are any whole number
 _BATCHES = (1, 1, 1, 1, 1, 2, 4, 8, 16, 32)
 _GRIDS = (32, 8, 1, 1)  # channels are multiples of one of them
 _WIDE = 0.7  # half of the channels from 1 to 2048 are above a hundred, not above 45
@@ -75,9 +75,20 @@ def _channels(u: float, grid: float, low: int = 1, high: int = 2048) -> int:
     return exact if exact < step else round(exact / step) * step
 
 
+def _side(u: float, most: int = _SIDES[-1]) -> int:
+    """Of an image: the usual ones, and as often any other.
+
+    Kernels take positions by the vector, so that three by three may take longer than four by four: sides that are all
+    multiples of four or of seven would never show it, and inputs of 96 or 299 pixels lead to others.
+    """
+    if u < 0.5:
+        return _pick(2 * u, [side for side in _SIDES if side <= most])
+    return _spaced(2 * u - 1, 1, most)
+
+
 def _window(kind: str, u: Unit, kernels: Sequence[int], strides: Sequence[int], **sizes: int) -> Operator:
     """Slid along an image, or along a signal one time in sixteen; odd windows give as many outputs as strides fit."""
-    kernel, stride, side = _pick(u[0], kernels), _pick(u[1], strides), _pick(u[2], _SIDES)
+    kernel, stride, side = _pick(u[0], kernels), _pick(u[1], strides), _side(u[2])
     height, width = (1, 8 * side) if u[3] > 15 / 16 else (side, side)
     tall = 1 if height == 1 else kernel
     return Operator(
@@ -117,7 +128,7 @@ def _grouped(kind: str, u: Unit) -> Operator:
 
 
 def _transposed(kind: str, u: Unit) -> Operator:
-    kernel, side = _pick(u[0], (2, 3, 4)), _pick(u[2], _SIDES[:9])
+    kernel, side = _pick(u[0], (2, 3, 4)), _side(u[2], 56)
     return Operator(
         kind,
         batch=_pick(u[4], _BATCHES),
@@ -171,7 +182,7 @@ def _embedding(kind: str, u: Unit) -> Operator:
 
 
 def _image(kind: str, u: Unit) -> Operator:
-    channels, side = _channels(u[5], u[6]), _pick(u[2], _SIDES)
+    channels, side = _channels(u[5], u[6]), _side(u[2])
     sizes = {"channels_in": channels, "channels_out": channels, "height": side, "width": side}
     return Operator(kind, batch=_pick(u[4], _BATCHES), **sizes, **_written(kind, side))
 
@@ -192,7 +203,7 @@ def _either(kind: str, u: Unit) -> Operator:
 
 
 def _group_norm(kind: str, u: Unit) -> Operator:
-    groups, side = _pick(u[9], (1, 8, 16, 32)), _pick(u[2], _SIDES)
+    groups, side = _pick(u[9], (1, 8, 16, 32)), _side(u[2])
     channels = groups * _channels(u[5], 1, 1, 64)
     sizes = {"channels_in": channels, "channels_out": channels, "height": side, "width": side}
     return Operator(kind, batch=_pick(u[4], _BATCHES), groups=groups, **sizes, **_written(kind, side))
@@ -228,11 +239,11 @@ def _of_kind(kind: str, seed: int) -> Iterator[Operator]:
 def sequence(seed: int) -> Iterator[Operator]:
     """Operators without end; kinds take turns by their weight, each at its first turn once."""
     streams = {kind: _of_kind(kind, seed) for kind in KINDS}
-    total = sum(_WEIGHTS.values())
+    total = sum(WEIGHTS.values())
     drawn = dict.fromkeys(KINDS, 0)
     while True:
         turn = sum(drawn.values()) + 1
-        kind = max(KINDS, key=lambda kind: turn * _WEIGHTS[kind] / total - drawn[kind])
+        kind = max(KINDS, key=lambda kind: turn * WEIGHTS[kind] / total - drawn[kind])
         drawn[kind] += 1
         yield next(streams[kind])
 

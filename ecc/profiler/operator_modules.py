@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,7 @@ from torch.nn import functional
 from ecc.core.meter import Runnable, Runtime
 from ecc.core.operators import POINTWISE, RECURRENT, Operator
 
-__all__ = ["Alone", "AloneRuntime", "build"]
+__all__ = ["Alone", "AloneRuntime", "build", "build_chain"]
 
 _POOL = 1 << 16  # distinct random numbers that fill every tensor: what is computed with them costs as with any
 
@@ -104,6 +104,39 @@ def build(operator: Operator, dtype: torch.dtype = torch.float32) -> Alone:
         places = torch.arange(math.prod(shapes[0])) * 7919 % operator.channels_in
         return Alone(module, (places.reshape(shapes[0]),))
     return Alone(module, tuple(_filled(shape, numbers, dtype) for shape in shapes))
+
+
+class _Chain(nn.Module):
+    """Operators one after the other; each reads the beginning of the same numbers, which stay as near as they can."""
+
+    def __init__(self, links: Sequence[Alone]) -> None:
+        super().__init__()
+        self.operators = nn.ModuleList(link.operator for link in links)
+        self._own = [link.inputs for link in links]
+        floats = [tensor for inputs in self._own for tensor in inputs if tensor.is_floating_point()]
+        numbers = max(floats, key=torch.Tensor.numel, default=torch.zeros(1))
+        self.register_buffer("numbers", numbers.reshape(-1).clone())
+        self._calls: list[tuple[nn.Module, list[Tensor]]] = []
+
+    def forward(self) -> Any:
+        """Run all; what the last one gives."""
+        if not self._calls:  # once the module is on its device
+            placed = [[self._placed(tensor) for tensor in own] for own in self._own]
+            self._calls = list(zip(self.operators, placed, strict=True))
+        for operator, inputs in self._calls:
+            output = operator(*inputs)
+        return output
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        numbers = self.get_buffer("numbers")
+        if tensor.is_floating_point():
+            return numbers[: tensor.numel()].view(tensor.shape)
+        return tensor.to(numbers.device)
+
+
+def build_chain(operators: Sequence[Operator], dtype: torch.dtype = torch.float32) -> Alone:
+    """Operators one after the other, each with weights of its own."""
+    return Alone(_Chain([build(operator, dtype) for operator in operators]), ())
 
 
 def _filled(shape: tuple[int, ...], numbers: Tensor, dtype: torch.dtype) -> Tensor:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from ecc.core.errors import InputError
@@ -21,13 +23,14 @@ from ecc.core.layers import Layer, Side
 from ecc.core.meter import Meter, Runtime
 from ecc.core.operators import COLUMNS, KINDS, Operator
 from ecc.core.problem import Progress
-from ecc.core.table import OperatorTable, ProfileTable, describe_operators
+from ecc.core.table import Chain, OperatorTable, ProfileTable, describe_operators
 from ecc.core.widths import WidthGroup, Widths, WidthSpace
 from ecc.network.graph import WidthGraph
 from ecc.profiler.clock import Clock
 from ecc.profiler.conditions import Gauge
+from ecc.profiler.operator_chains import Chains, count
 from ecc.profiler.operator_design import REFERENCE, Prediction, choose, is_small
-from ecc.profiler.operator_modules import AloneRuntime, build
+from ecc.profiler.operator_modules import Alone, AloneRuntime, build, build_chain
 from ecc.profiler.protocol import ProfileResult, profile
 from ecc.profiler.runtimes.eager import Eager
 from ecc.profiler.store import Store
@@ -42,6 +45,8 @@ __all__ = [
     "operator_table",
     "profile_operators",
     "read_operators",
+    "row_name",
+    "without_chains",
 ]
 
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
@@ -52,6 +57,8 @@ DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
 _NAME = "operators"
 _MOST_KINDS, _MOST = 1 << 10, 1 << 24
 _SPACE = WidthSpace(("kind", *COLUMNS), (_MOST_KINDS, *(_MOST for _ in COLUMNS)), (1,) * (1 + len(COLUMNS)))
+_CHAIN = _MOST_KINDS - 1  # stands for a kind where a row is a chain
+_ONE_BY_ONE = ("eager", "cudagraph")  # runtimes in which a chain of calls is those calls; others merge and leave out
 _PILOTS = 3  # small operators of each kind that are measured first, to know which others take too long
 
 
@@ -110,7 +117,8 @@ def profile_operators(
     """Measure operators of all kinds over the shapes that networks have, each in turn with one reference convolution.
 
     A few small operators of each kind come first; from them is predicted which others take longer than ``longest_s``,
-    and those are left out. Operators that the store holds stay in the design, so that it can be resumed and extended.
+    and those are left out. Where there are some hundred operators, chains of some of them come last, in runtimes that
+    run calls one by one. Operators that the store holds stay in the design, so that it can be resumed and extended.
 
     Args:
         meters: One per metric, latency among them.
@@ -134,7 +142,9 @@ def profile_operators(
     if "latency" not in [meter.metric for meter in meters]:
         raise InputError("an operator profile needs latency, by which operators that take too long are left out")
     pilot = _pilot(samples, seed)
-    rest = _Rest(pilot, samples, seed, longest_s)
+    runner = runtime or Eager()
+    chained = seed + 1 < _MOST and runner.name in _ONE_BY_ONE  # seeds of chains stand in a column
+    rest = _Rest(pilot, samples, seed, longest_s, count(samples) if chained else 0)
     result = profile(
         nn.Identity(),
         _graph(dtype),
@@ -142,12 +152,12 @@ def profile_operators(
         [_widths(operator) for operator in pilot],
         meters,
         window=window,
-        runtime=AloneRuntime(runtime or Eager()),
+        runtime=AloneRuntime(runner),
         store=store,
         progress=progress,
         seed=seed,
         network=_NAME,
-        build=lambda widths: build(operator_from(widths), DTYPES[dtype]),
+        build=_Builder(DTYPES[dtype]),
         gauge=gauge,
         clock=clock,
         wait=wait,
@@ -186,10 +196,35 @@ def operator_table(table: ProfileTable) -> OperatorTable:
     dtype = table.provenance.environment.get("dtype", "")
     if not holds_operators(table.space) or dtype not in DTYPES:
         raise InputError(f"the profile of {table.provenance.network} is not one of operators")
-    operators = [operator_from(table.space.widths(row)) for row in table.widths]
+    alone = without_chains(table)
+    operators = [operator_from(table.space.widths(row)) for row in alone.widths]
     described = describe_operators(operators, torch.empty(0, dtype=DTYPES[dtype]).element_size())
-    rows = pd.concat([described, table.rows.reset_index(drop=True)], axis=1)
-    return OperatorTable(table.provenance, REFERENCE, rows, table.reference)
+    rows = pd.concat([described, alone.rows.reset_index(drop=True)], axis=1)
+    return OperatorTable(table.provenance, REFERENCE, rows, table.reference, _chains(table))
+
+
+def without_chains(table: ProfileTable) -> ProfileTable:
+    """The rows of a profile of operators that are one operator each."""
+    alone = ~_of_chains(table)
+    return replace(table, widths=table.widths[alone], rows=table.rows[alone].reset_index(drop=True))
+
+
+def _of_chains(table: ProfileTable) -> NDArray[np.bool_]:
+    return np.asarray(table.widths[:, 0] == _CHAIN)
+
+
+def _chains(table: ProfileTable) -> tuple[Chain, ...]:
+    """The chains in a profile, with what was measured of them."""
+    places = np.flatnonzero(_of_chains(table)).tolist()
+    seeds = {number for place in places for number in [_chain(table.space.widths(table.widths[place]))[0]]}
+    known = {seed: Chains(seed) for seed in seeds}
+    found = []
+    for place in places:
+        seed, number = _chain(table.space.widths(table.widths[place]))
+        row = table.rows.iloc[place]
+        ratios = {metric: float(row[f"{metric}_ratio"]) for metric in table.metrics if f"{metric}_ratio" in row}
+        found.append(Chain(known[seed].operators(number), ratios))
+    return tuple(found)
 
 
 class _Rest:
@@ -199,15 +234,17 @@ class _Rest:
         skipped: Operators left out.
     """
 
-    def __init__(self, pilot: Sequence[Operator], samples: int, seed: int, longest_s: float) -> None:
+    def __init__(self, pilot: Sequence[Operator], samples: int, seed: int, longest_s: float, chains: int) -> None:
         self._pilot, self._samples, self._seed, self._longest_s = frozenset(pilot), samples, seed, longest_s
+        self._chains: list[Widths] = [_chain_widths(seed, number) for number in range(chains)]
         self._asked = False
         self.skipped = 0
 
     def __call__(self, table: ProfileTable) -> list[Widths]:
-        """All operators of the design but the pilot, those that the store knew included; nothing the second time."""
+        """All operators of the design but the pilot, those that the store knew included; then chains, then nothing."""
         if self._asked:
-            return []
+            chains, self._chains = self._chains, []
+            return chains
         self._asked = True
         found = operator_table(table)
         seconds = dict(zip(found.operators, found.rows["latency_s"].tolist(), strict=True))
@@ -222,7 +259,8 @@ class _Rest:
 
         chosen = choose(self._samples, seed=self._seed, admits=admits)
         self.skipped = len(refused)
-        return [_widths(operator) for operator in chosen if operator not in self._pilot]
+        left: list[Widths] = [_widths(operator) for operator in chosen if operator not in self._pilot]
+        return left or self(table)
 
 
 def _pilot(samples: int, seed: int) -> list[Operator]:
@@ -238,6 +276,42 @@ def _pilot(samples: int, seed: int) -> list[Operator]:
 
 def _widths(operator: Operator) -> dict[str, int]:
     return {"kind": KINDS.index(operator.kind) + 1, **operator.shape}
+
+
+def _chain_widths(seed: int, number: int) -> Widths:
+    return {**dict.fromkeys(_SPACE.names, 1), "kind": _CHAIN, "batch": number + 1, "length": seed + 1}
+
+
+def _chain(widths: Widths) -> tuple[int, int]:
+    """Seed and number of the chain of a row."""
+    return widths["length"] - 1, widths["batch"] - 1
+
+
+class _Builder:
+    """Makes what is measured in a row.
+
+    Args:
+        dtype: Of its numbers.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._known: dict[int, Chains] = {}
+
+    def __call__(self, widths: Widths) -> Alone:
+        if widths["kind"] != _CHAIN:
+            return build(operator_from(widths), self._dtype)
+        seed, number = _chain(widths)
+        if seed not in self._known:
+            self._known[seed] = Chains(seed)
+        return build_chain(self._known[seed].operators(number), self._dtype)
+
+
+def row_name(widths: Widths) -> str:
+    """What a row is, for people."""
+    if widths["kind"] == _CHAIN:
+        return f"chain {_chain(widths)[1]} of operators"
+    return str(operator_from(widths))
 
 
 def operator_from(widths: Widths) -> Operator:

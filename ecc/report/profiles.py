@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ecc.core.widths import WidthSpace
 from ecc.profiler.inspection import FLAGS, describe_state
 from ecc.profiler.operator_design import REFERENCE
-from ecc.profiler.operators import Subject, holds_operators, operator_from
+from ecc.profiler.operators import Subject, holds_operators, row_name
 from ecc.profiler.store import Store
 from ecc.profiler.tables import UNITS
 from ecc.report.files import write_file
@@ -58,7 +58,7 @@ def render_profile(store: Store) -> str:
             "percent": _percent,
             "signed": _signed,
             "state": describe_state,
-            "operator": lambda widths: str(operator_from(widths)),
+            "operator": row_name,
         },
         store=manifest,
         place=manifest["provenance"],
