@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ecc.core.errors import InputError, UnavailableError
 
-__all__ = ["FileCheckpoint"]
+__all__ = ["FileCheckpoint", "pack", "unpack"]
 
 _SCHEMA = "ecc-checkpoint-1"
 
@@ -49,16 +49,11 @@ class FileCheckpoint:
             with safetensors.safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            if metadata.get("schema") != _SCHEMA:
-                raise ValueError("another schema")
-            state = _decode(json.loads(metadata["state"]), tensors)
-            if not isinstance(state, dict):
-                raise ValueError("no mapping")
+            return _state(metadata, tensors)
         except (safetensors.SafetensorError, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise InputError(
                 f"checkpoint {self.path} cannot be read ({_first_line(error)}); delete it to start anew"
             ) from error
-        return state
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the saved state; a crash leaves the old state or the new one, never a mixture.
@@ -67,11 +62,10 @@ class FileCheckpoint:
             state: Tensors, numbers, strings, None, nested in dicts, lists and tuples.
 
         Raises:
+            TypeError: If the state holds something else.
             UnavailableError: If the file cannot be written.
         """
-        tensors: dict[str, Tensor] = {}
-        text = json.dumps(_encode(state, tensors))
-        payload = safetensors.torch.save(tensors, {"schema": _SCHEMA, "state": text})
+        payload = pack(state)
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +85,35 @@ class FileCheckpoint:
     def clear(self) -> None:
         """Forget the saved state."""
         self.path.unlink(missing_ok=True)
+
+
+def pack(state: Mapping[str, Any]) -> bytes:
+    """The bytes of a checkpoint's file.
+
+    Args:
+        state: Tensors, numbers, strings, None, nested in dicts, lists and tuples.
+
+    Raises:
+        TypeError: If the state holds something else.
+    """
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(_encode(state, tensors))
+    return safetensors.torch.save(tensors, {"schema": _SCHEMA, "state": text})
+
+
+def unpack(payload: bytes) -> dict[str, Any]:
+    """The inverse of ``pack``, for bytes of one's own making."""
+    header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+    return _state(header["__metadata__"], safetensors.torch.load(payload))
+
+
+def _state(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    if metadata.get("schema") != _SCHEMA:
+        raise ValueError("another schema")
+    state = _decode(json.loads(metadata["state"]), tensors)
+    if not isinstance(state, dict):
+        raise ValueError("no mapping")
+    return state
 
 
 def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps rather than in the middle of one."""
+"""Ctrl-C, and a request to end (SIGTERM), between two steps rather than in the middle of one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["deferred_interrupt"]
+__all__ = ["deferred_interrupt", "requests_to_end"]
 
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Within, the first Ctrl-C only makes the yielded function return True; the second interrupts at once.
+    """Within, the first Ctrl-C or SIGTERM only makes the yielded function return True; the second interrupts at once.
 
     Outside the main thread, and where the program has a handler of its own, nothing is changed.
     """
@@ -25,16 +25,29 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         pressed = True
 
-    mine = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if mine:
-        signal.signal(signal.SIGINT, note)
-    try:
+    with _handled(note, signal.SIGINT, signal.SIGTERM):
         yield lambda: pressed
-    finally:
-        if mine:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
     if pressed:
         raise KeyboardInterrupt  # pressed after the last step
+
+
+@contextmanager
+def requests_to_end() -> Iterator[None]:
+    """Within, SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
+    with _handled(signal.default_int_handler, signal.SIGTERM):
+        yield
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], object], *numbers: signal.Signals) -> Iterator[None]:
+    """The handler stands for those signals that are handled as by default."""
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in numbers if main and signal.getsignal(number) in usual}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)

@@ -1,84 +1,41 @@
-"""The training loop that all solvers share: distillation, schedules, checkpoints, precision, and a guard against NaN.
+"""The training loop that all solvers share: distillation, schedules, checkpoints, precision, several processes, and a
+guard against NaN, data and devices that fail.
 
-Every random draw of an epoch follows ``torch.manual_seed(seed + epoch)``, so a run that was interrupted and resumed
-ends with the same weights, bit for bit on one thread, as a run that was not. (Loaders that draw from other generators
-than torch's must seed them themselves.)
+Every random draw follows from the seed, the epoch and the batch, so a run that was interrupted and resumed ends with
+the same weights, bit for bit on one thread, as a run that was not. (Loaders that draw from generators of their own
+must seed them themselves.)
 """
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import itertools
-import json
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ecc.core.errors import InputError, Interrupted
+from ecc.core.errors import EccError, InputError, Interrupted, UnavailableError
 from ecc.core.problem import Batches, Checkpoint, Progress, Task
-from ecc.solvers.evaluation import (
-    device_of,
-    eval_mode,
-    evaluate,
-    forward,
-    kept_modes,
-    moved,
-    recalibrate,
-    switch_off_dropout,
-)
+from ecc.solvers.distributed import join, shard
+from ecc.solvers.evaluation import device_of, eval_mode, evaluate, kept_modes, moved, recalibrate, switch_off_dropout
+from ecc.solvers.failures import Failure, failure_of, told
+from ecc.solvers.hooks import EpochObserver, Hook, Step
 from ecc.solvers.interrupts import deferred_interrupt
-from ecc.solvers.optimisers import make_optimizer
+from ecc.solvers.randomness import kept_generators, seed_generators
+from ecc.solvers.resuming import States, identity
 from ecc.solvers.settings import TrainConfig
+from ecc.solvers.stepping import Stepper
 
-__all__ = ["Hook", "Step", "TrainConfig", "evaluate", "recalibrate", "train"]
+__all__ = ["EpochObserver", "Hook", "Step", "TrainConfig", "evaluate", "recalibrate", "train"]
 
 _LOG = logging.getLogger("ecc")
 _CHECK_STEPS = 25  # steps between looks at the loss; each look waits for the device
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """An optimiser step that was just taken.
-
-    Attributes:
-        optimizer: Holds Adam's moments.
-        rate: Its step size.
-        index: From 0.
-        total: Steps of the whole run.
-    """
-
-    optimizer: torch.optim.Optimizer
-    rate: float
-    index: int
-    total: int
-
-
-class Hook(Protocol):
-    """What a solver does between the steps of training."""
-
-    @property
-    def key(self) -> str:
-        """Text that identifies the hook's settings; a checkpoint of other settings is not resumed."""
-
-    def after_step(self, step: Step) -> bool:
-        """Act on the weights; True ends training."""
-
-    def figures(self) -> Mapping[str, float]:
-        """Columns of the epoch's row of the history."""
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold."""
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """The inverse of ``state``."""
+_COLUMNS = ("phase", "epoch", "loss", "score", "lr", "seconds")
 
 
 def train(
@@ -94,9 +51,13 @@ def train(
 ) -> pd.DataFrame:
     """Train ``model`` in place (moved to ``config.device`` if that is given).
 
+    Under torchrun, or in a process group that the program has made, every process makes the same call; gradients are
+    averaged, each takes every so many-th batch, and the first one evaluates, reports and keeps the checkpoint.
+
     Args:
         teacher: Its outputs, in eval mode, are the target of distillation.
         stage: Names the phase in the history and for ``progress``.
+        progress: Told of every step, and of every epoch if it is an ``EpochObserver``.
         checkpoint: Where the state is kept; a state of the same start and settings is resumed, another one replaced.
 
     Returns:
@@ -106,20 +67,18 @@ def train(
     Raises:
         InputError: If the loader yields nothing or no parameter can be trained.
         InputError: If the loss or a weight is no longer finite; the model then holds the last good weights.
-        Interrupted: If the user pressed Ctrl-C; the state is saved.
+        InputError: If the loader fails; the model holds the weights of the step before, and the state is saved.
+        UnavailableError: If the device is lost or its memory is full; the model then holds the last good weights, on
+            the CPU if its device is lost, and their state is saved.
+        Interrupted: If the user pressed Ctrl-C or the process was told to end (SIGTERM); the state is saved.
     """
-    if config.device is not None:
-        model.to(config.device)
     run = _Run(model, task, config, teacher if config.distill > 0 else None, hook, stage, progress, checkpoint)
     run.execute()
     return pd.DataFrame(run.rows, columns=list(run.rows[0]) if run.rows else list(_COLUMNS))
 
 
-_COLUMNS = ("phase", "epoch", "loss", "score", "lr", "seconds")
-
-
 class _Run:
-    """One call of ``train``; its attributes are what a checkpoint holds."""
+    """One call of ``train``: how far it is, and what a checkpoint holds."""
 
     def __init__(
         self,
@@ -132,234 +91,273 @@ class _Run:
         progress: Progress | None,
         checkpoint: Checkpoint | None,
     ) -> None:
+        self.ranks, device = join(config.device, device_of(model))
+        if device is not None:
+            model.to(device)
         self.model, self.task, self.config, self.teacher = model, task, config, teacher
-        self.hook, self.stage, self.progress, self.checkpoint = hook, stage, progress, checkpoint
+        self.hook, self.stage, self.progress = hook, stage, progress if self.ranks.first else None
         self.device = device_of(model)
-        self.batches = _count(task.train)
-        self.optimizer = make_optimizer(model, config.optimizer, config.settings)
-        half = _half_precision(self.device) if config.mixed_precision else None
-        self.autocast = torch.autocast(self.device.type, dtype=half or torch.bfloat16, enabled=half is not None)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half == torch.float16)
-        if teacher is not None and device_of(teacher) != self.device:
-            self.teacher = copy.deepcopy(teacher).to(self.device)
+        self.batches = math.ceil(_count(task.train) / self.ranks.world)
+        self.train = shard(task.train, self.ranks)
+        self.ranks.share(list(model.state_dict().values()))
+        self.stepper = Stepper(model, task, config, teacher, self.ranks, self.batches)
+        settings = [config.identity, stage, self.batches, self.ranks.world, hook and hook.key]
+        key = identity(settings, [model, teacher]) if checkpoint is not None else ""
+        self.states = States(checkpoint, key, self.ranks, config.checkpoint_every_s, stage)
         self.rows: list[dict[str, Any]] = []
         self.epoch = self.batch = self.examples = 0
         self.loss = torch.zeros((), device=self.device)
-        self.random: list[Tensor] = []
         self.seconds = 0.0
         self.stopped = False
         self.at_boundary = True
-        self.good = _snapshot(model)
-        self.key = self._identity() if checkpoint is not None else ""
-        self.saved_at = time.monotonic()
+        self.note = ""
 
     def execute(self) -> None:
         """Train until the epochs are over or the hook stops."""
         self._resume()
-        devices = [self.device] if self.device.type == "cuda" else []
         try:
             with (
                 kept_modes(self.model),
-                eval_mode(self.teacher),
+                eval_mode(self.stepper.teacher),
                 nullcontext() if self.config.dropout else switch_off_dropout(self.model),
-                torch.random.fork_rng(devices),
+                kept_generators(self.device),
                 deferred_interrupt() as interrupted,
             ):
                 while self.epoch < self.config.epochs and not self.stopped:
                     self._run_epoch(interrupted)
         except KeyboardInterrupt:
             raise self._interrupted() from None
+        except (RuntimeError, MemoryError) as error:
+            failure = failure_of(error)
+            if failure is None:
+                raise
+            raise self._failed(failure, error) from error
+        if self.stepper.average is not None and self.epoch:
+            self.stepper.average.install()
 
     def _run_epoch(self, interrupted: Callable[[], bool]) -> None:
         started = time.monotonic() - self.seconds
-        torch.manual_seed(self.config.seed + self.epoch)
-        batches = iter(self.task.train)
-        if self.batch:
-            next(itertools.islice(batches, self.batch - 1, None), None)  # a resumed epoch goes on behind these
-            _set_random(self.random, self.device)
+        seed_generators(self.device, self.config.seed, self.epoch)
+        batches = iter(self.train)
         self.model.train()
-        for inputs, targets in batches:
-            self._take_step(moved(inputs, self.device), targets.to(self.device))
+        behind = self._skip(batches)
+        while not self.stopped and self._take_step(behind or self._fetch(batches, self.batch)):
             self.seconds = time.monotonic() - started
-            if self.stopped:
-                break
-            if interrupted():
-                raise KeyboardInterrupt
-            if time.monotonic() - self.saved_at >= self.config.checkpoint_every_s:
-                self._save()
+            self._pause(interrupted())
         if not self.batch:
             raise InputError(
                 f"the training batches of epoch {self.epoch + 1} are empty; give a loader that can be repeated"
             )
         self._close_epoch(started)
 
-    def _take_step(self, inputs: Any, targets: Tensor) -> None:
+    def _skip(self, batches: Iterator[tuple[Any, Tensor]]) -> Exception | None:
+        """Pass the batches that a resumed epoch has seen; the loader's error if it fails at one of them."""
+        for number in range(self.batch):
+            passed = self._fetch(batches, number)
+            if isinstance(passed, Exception):
+                return passed
+        return None
+
+    def _fetch(self, batches: Iterator[tuple[Any, Tensor]], number: int) -> tuple[Any, Tensor] | Exception | None:
+        """A batch; None behind the last one; the loader's error if it fails."""
+        seed_generators(self.device, self.config.seed, self.epoch, number)
+        try:
+            inputs, targets = next(batches)
+        except StopIteration:
+            return None
+        except Exception as error:
+            if failure_of(error) is not None:
+                raise
+            return error
+        return inputs, targets
+
+    def _take_step(self, fetched: tuple[Any, Tensor] | Exception | None) -> bool:
+        """One step of the optimiser and of the hook; False behind the last batch of all processes."""
         self.at_boundary = False
-        index = self.epoch * self.batches + self.batch
-        rate = self.config.rate(index, self.batches)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        with self.autocast:
-            loss = self._loss(inputs, targets)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        if self.config.clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.loss += loss.detach().float() * len(targets)
-        self.examples += len(targets)
+        batch = fetched if isinstance(fetched, tuple) else None
+        self.stepper.clear()
+        count = self._backward(*batch) if batch is not None else 0
+        present = [float(p.grad is not None) for p in self.stepper.parameters] if self.ranks.world > 1 else []
+        failed = isinstance(fetched, Exception)
+        failures, holders, examples, *present = self.ranks.total([failed, batch is not None, count, *present])
+        if failures or not holders:
+            self.at_boundary = True
+            if failures:
+                self._raise_data_error(fetched)
+            return False
+        self.stepper.combine(present, count / max(examples, 1.0))
+        index, total = self.epoch * self.batches + self.batch, self.config.epochs * self.batches
+        rate = self.stepper.update(index)
         self.batch += 1
+        self.examples += int(examples)
         if self.hook is not None:
-            total = self.config.epochs * self.batches
-            self.stopped = self.hook.after_step(Step(self.optimizer, rate, index, total))
-        if self.checkpoint is not None:
-            self.random = _get_random(self.device)
+            self.stopped = self.hook.after_step(Step(self.stepper.optimizer, rate, index, total))
+        if self.stepper.average is not None:
+            self.stepper.average.update()
         self.at_boundary = True
-        self._report(index + 1)
+        self._report(index + 1, total)
+        return True
 
-    def _loss(self, inputs: Any, targets: Tensor) -> Tensor:
-        outputs = forward(self.model, inputs)
-        loss = self.task.loss(outputs, targets)
-        if self.teacher is None:
-            return loss
-        with torch.no_grad():
-            wanted = forward(self.teacher, inputs)
-        d = self.config.distill
-        return d * nn.functional.mse_loss(outputs.float(), wanted.float()) + (1 - d) * loss
+    def _backward(self, inputs: Any, targets: Tensor) -> int:
+        """Gradients of one batch; its number of examples."""
+        count = len(targets)
+        seed_generators(self.device, self.config.seed, self.epoch, self.batch, 1 + self.ranks.rank)
+        loss = self.stepper.backward(moved(inputs, self.device), targets.to(self.device))
+        self.loss += loss.float() * count
+        return count
 
-    def _report(self, done: int) -> None:
+    def _pause(self, pressed: bool) -> None:
+        """Between two steps: end, save or go on, in all processes alike."""
+        decided = (self.stopped, self.states.due) if self.ranks.first else (False, False)
+        presses, stopped, due = self.ranks.total([pressed, *decided])
+        self.stopped = bool(stopped)
+        if self.stopped:
+            return
+        if presses:
+            if self.ranks.world > 1:
+                self._save()
+            raise KeyboardInterrupt
+        if due:
+            self._save()
+
+    def _report(self, done: int, total: int) -> None:
         if done % _CHECK_STEPS == 0:
-            self._guard(weights=False)
+            loss = self._guard(weights=False)
+            if not self.rows:
+                self.note = f"loss {loss / max(self.examples, 1):.4g}"
         if self.progress is not None:
-            last = self.rows[-1] if self.rows else None
-            note = f"loss {last['loss']:.4g}, score {last['score']:.4f}" if last is not None else ""
-            self.progress(self.stage, done, self.config.epochs * self.batches, note)
+            self.progress(self.stage, done, total, self.note)
 
-    def _guard(self, *, weights: bool) -> None:
-        """Raise, with the last good weights restored, unless the loss (and the weights) are finite."""
-        finite = self.loss.isfinite()
+    def _guard(self, *, weights: bool) -> float:
+        """The summed loss; raises, with the last good weights restored, unless it (and the weights) are finite."""
+        total = self._total_loss()
+        finite = total.isfinite()
         if weights:
             checks = [p.isfinite().all() for p in self.model.parameters() if p.is_floating_point()]
             finite = finite & torch.stack(checks).all()
         if bool(finite):
-            return
-        self.model.load_state_dict(self.good)
+            return float(total)
+        kept = self.states.put_back(self.model, self.stepper.average)
         raise InputError(
             f"the loss of {self.stage} stopped being a finite number in epoch {self.epoch + 1} at learning rate "
-            f"{self.config.lr:g}; the weights from before that epoch are kept: lower the learning rate or set clip_norm"
+            f"{self.stepper.rate:g}; {kept}: lower the learning rate or set clip_norm"
         )
+
+    def _total_loss(self) -> Tensor:
+        """Summed over the examples of the epoch so far, of all processes."""
+        if self.ranks.world == 1:
+            return self.loss
+        return torch.tensor(self.ranks.total([float(self.loss)])[0])
 
     def _close_epoch(self, started: float) -> None:
         self.at_boundary = False
-        self._guard(weights=True)
-        loss = float(self.loss) / max(self.examples, 1)
-        score = evaluate(self.model, self.task.validation, self.task.score)
-        row = {"phase": self.stage, "epoch": self.epoch + 1, "loss": loss, "score": score}
-        row["lr"] = self.optimizer.param_groups[0]["lr"]
+        loss = self._guard(weights=True) / max(self.examples, 1)
+        self.ranks.share(list(self.model.state_dict().values()))  # no process may drift away
+        score = self._score()
+        row = {"phase": self.stage, "epoch": self.epoch + 1, "loss": loss, "score": score, "lr": self.stepper.rate}
         row |= self.hook.figures() if self.hook is not None else {}
+        self.stepper.close_epoch(score)
         self.rows.append(row | {"seconds": time.monotonic() - started})
-        _LOG.debug("%s", row)
+        self._tell(row)
         self.epoch, self.batch, self.examples, self.seconds = self.epoch + 1, 0, 0, 0.0
         self.loss = torch.zeros_like(self.loss)
-        self.good = _snapshot(self.model)
+        self._remember()
         self.at_boundary = True
         finished = self.stopped or self.epoch == self.config.epochs
-        if finished or time.monotonic() - self.saved_at >= self.config.checkpoint_every_s:
+        if self.ranks.first_says(finished or self.states.due)[0]:
             self._save()
 
-    def _identity(self) -> str:
-        """Hash of everything that decides the result: start weights, settings, hook, number of batches."""
-        digest = hashlib.sha256(
-            json.dumps([self.config.identity, self.stage, self.batches, self.hook and self.hook.key]).encode()
-        )
-        for network in (self.model, self.teacher):
-            for name, tensor in network.state_dict().items() if network is not None else ():
-                digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+    def _score(self) -> float:
+        """Of the validation batches, by the first process."""
+        average = self.stepper.average
+        own = 0.0
+        with average.installed() if average is not None else nullcontext():
+            if self.ranks.first:
+                own = evaluate(self.model, self.task.validation, self.task.score)
+        return self.ranks.first_says(own)[0]
+
+    def _tell(self, row: Mapping[str, Any]) -> None:
+        """The row to the log, to the progress line and to whoever observes epochs."""
+        _LOG.debug("%s", row)
+        figures = {name: value for name, value in row.items() if name not in _COLUMNS}
+        texts = [f"loss {row['loss']:.4g}", f"score {row['score']:.4f}", *(f"{k} {v:.3g}" for k, v in figures.items())]
+        self.note = ", ".join(texts)
+        watcher: object = self.progress
+        if isinstance(watcher, EpochObserver):
+            watcher.after_epoch(self.rows[-1])
+
+    def _state(self) -> dict[str, Any]:
+        """All that a checkpoint holds; made in all processes together."""
+        return {
+            **self.stepper.state(),
+            "hook": self.hook.state() if self.hook is not None else {},
+            "rows": self.rows,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "examples": self.examples,
+            "loss": self._total_loss(),
+            "seconds": self.seconds,
+            "stopped": self.stopped,
+        }
+
+    def _remember(self) -> None:
+        position = {"epoch": self.epoch, "batch": self.batch}
+        self.states.remember(self._state() if self.states.kept else self.stepper.weights() | position)
 
     def _save(self) -> None:
-        if self.checkpoint is None:
-            return
-        self._guard(weights=True)
-        self.checkpoint.save(
-            {
-                "key": self.key,
-                "model": dict(self.model.state_dict()),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "hook": self.hook.state() if self.hook is not None else {},
-                "rows": self.rows,
-                "epoch": self.epoch,
-                "batch": self.batch,
-                "examples": self.examples,
-                "loss": self.loss,
-                "random": self.random,
-                "seconds": self.seconds,
-                "stopped": self.stopped,
-            }
-        )
-        self.saved_at = time.monotonic()
+        if self.states.kept:
+            self._guard(weights=True)
+            self.states.save(self._state())
 
     def _resume(self) -> None:
-        state = self.checkpoint.load() if self.checkpoint is not None else None
-        if state is None:
-            return
-        if state.get("key") != self.key:
-            _LOG.warning("the checkpoint of %s belongs to other weights or settings; starting anew", self.stage)
-            return
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
-        if self.hook is not None:
-            self.hook.restore(state["hook"])
-        self.rows, self.epoch, self.batch, self.examples = (
-            state["rows"],
-            state["epoch"],
-            state["batch"],
-            state["examples"],
-        )
-        self.loss = state["loss"].to(self.device)
-        self.random, self.seconds, self.stopped = state["random"], state["seconds"], state["stopped"]
-        self.good = _snapshot(self.model)
-        _LOG.info("%s resumes in epoch %d", self.stage, self.epoch + 1)
+        state = self.states.load()
+        if state is not None:
+            self.stepper.restore(state)
+            if self.hook is not None:
+                self.hook.restore(state["hook"])
+            self.rows, self.epoch, self.batch = state["rows"], state["epoch"], state["batch"]
+            self.examples, self.seconds, self.stopped = state["examples"], state["seconds"], state["stopped"]
+            if self.ranks.first:
+                self.loss = state["loss"].to(self.loss)
+            _LOG.info("%s resumes in epoch %d", self.stage, self.epoch + 1)
+        self._remember()
 
     def _interrupted(self) -> Interrupted:
         where = f"{self.stage} was interrupted in epoch {self.epoch + 1} of {self.config.epochs}"
-        if self.checkpoint is None:
+        if not self.states.kept:
             return Interrupted(f"{where}; nothing is kept, because no checkpoint was asked for")
-        if self.at_boundary:  # else the weights are halfway through a step, and the state saved before stands
+        # Halfway through a step the state saved before stands; several processes have saved together.
+        if self.at_boundary and self.ranks.world == 1:
             self._save()
         return Interrupted(f"{where}; its state is saved, and the same call goes on from there")
 
+    def _raise_data_error(self, error: object) -> NoReturn:
+        """The loader failed, here or in another process, behind a step that is finished."""
+        self._save()
+        if isinstance(error, EccError):
+            raise error
+        saved = "; the state is saved, and the same call goes on from there" if self.states.kept else ""
+        where = f"the training data of {self.stage} failed at batch {self.batch + 1} of epoch {self.epoch + 1}"
+        if isinstance(error, Exception):
+            raise InputError(f"{where} ({told(error)}); the weights from before that batch are kept{saved}") from error
+        raise InputError(f"{where} in another process{saved}")
 
-def _half_precision(device: torch.device) -> torch.dtype:
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float16
-    return torch.bfloat16
+    def _failed(self, failure: Failure, error: BaseException) -> UnavailableError:
+        """The device failed: the last good weights go back to the model, and their state is saved."""
+        kept = self.states.put_back(self.model, self.stepper.average, lost=failure is Failure.LOST)
+        what = "ran out of memory" if failure is Failure.MEMORY else "was lost"
+        return UnavailableError(
+            f"device {self.device} {what} in epoch {self.epoch + 1} of {self.stage} ({told(error)}); "
+            f"{kept}{self.states.rescue()}: {failure.value}"
+        )
 
 
 def _count(batches: Batches) -> int:
     """Batches per epoch; a loader without a length is run through once."""
-    count = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
+    try:
+        count = len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        count = sum(1 for _ in batches)
     if not count:
         raise InputError("the training data yields no batch; check the data and the batch size")
     return count
-
-
-def _snapshot(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def _get_random(device: torch.device) -> list[Tensor]:
-    states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
-
-
-def _set_random(states: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    if device.type == "cuda" and len(states) > 1:
-        torch.cuda.set_rng_state(states[1], device)
