@@ -94,10 +94,14 @@ class Limits:
         slopes = [torch.zeros_like(self.dense) if row is None else row * self.dense for row in rows]
         return costs.detach(), torch.stack(slopes) if slopes else torch.zeros((0, len(self.dense)), dtype=torch.float64)
 
-    @torch.no_grad()
     def met(self, units: Tensor) -> Tensor:
         """Whether every constraint holds: units kept, shape (…, n_groups) → (…), bool. A NaN cost does not hold."""
-        return (self.values(units) <= self._absolute * _ROUNDING).all(-1)
+        return self.met_each(units).all(-1)
+
+    @torch.no_grad()
+    def met_each(self, units: Tensor) -> Tensor:
+        """Whether each constraint holds: units kept, shape (…, n_groups) → (…, n_constraints), bool."""
+        return self.values(units) <= self._absolute * _ROUNDING
 
     @torch.no_grad()
     def figures(self, units: Tensor) -> dict[str, float]:
