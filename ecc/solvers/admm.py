@@ -16,9 +16,9 @@ import torch
 
 from ecc.core.errors import InputError
 from ecc.core.problem import Checkpoint, Constraint, Problem, Progress, Solution
-from ecc.solvers.allocation import demand_reachable
 from ecc.solvers.alternation import FORMS, Alternation
 from ecc.solvers.energies import CRITERIA, Criterion
+from ecc.solvers.floors import floored_limits
 from ecc.solvers.limits import Limits, solution
 from ecc.solvers.training import TrainConfig, train
 
@@ -197,24 +197,9 @@ def _falling(problem: Problem, budgets: Sequence[Sequence[Constraint]], min_frac
             raise InputError("solve_path(budgets=...) must set limits on the same costs in the same order")
         if any(one.limit > other.limit for one, other in zip(after, before, strict=True)):
             raise InputError("solve_path(budgets=...) must go from loose to tight, and no limit may rise on the way")
-    tightest = _limits(replace(problem, constraints=tuple(budgets[-1])), min_fraction)
+    tightest = floored_limits(replace(problem, constraints=tuple(budgets[-1])), min_fraction)
     absolute = torch.tensor([[c.limit / c.cost.dense for c in budget] for budget in budgets], dtype=torch.float64)
     return [tightest.at(relative) for relative in absolute[:-1]] + [tightest]
-
-
-def _limits(problem: Problem, min_fraction: float) -> Limits:
-    """The limits with the largest floor, of ``min_fraction`` and its halves, at which they can be met."""
-    while min_fraction * max(group.units for group in problem.groups) > 1:
-        try:
-            limits = Limits(problem, min_fraction)
-            demand_reachable(limits)
-        except InputError:
-            min_fraction /= 2
-        else:
-            return limits
-    limits = Limits(problem)
-    demand_reachable(limits)
-    return limits
 
 
 def _shares(path: Sequence[Limits], epochs: int) -> list[int]:
