@@ -20,6 +20,7 @@ import ecc
 from ecc.cli.command import Command, Outcome
 from ecc.cli.progress import ProgressLine
 from ecc.core.errors import EccError, InputError, Interrupted
+from ecc.solvers.interrupts import requests_to_end
 
 __all__ = ["COMMANDS", "main"]
 
@@ -48,7 +49,12 @@ _EXITS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line; returns the exit code. A request to end (SIGTERM) is taken as Ctrl-C is."""
+    with requests_to_end():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = next((text for text in given if text in COMMANDS), "")
     called = f"ecc {name}".rstrip()
