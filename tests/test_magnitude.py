@@ -32,7 +32,7 @@ def test_it_drops_the_smallest_units_of_all_until_the_budget_holds(limit, first,
     network = mlp(first, second)
     smallest = network[2]({"0": 1, "3": 1}).item() / network[2].dense
     limit = max(limit, smallest * (1 + 1e-9))
-    found = Magnitude().solve(problem(network, TASK, limit))
+    found = Magnitude(min_fraction=0).solve(problem(network, TASK, limit))
     assert {name: set(kept.tolist()) for name, kept in found.kept.items()} == slow(network, limit)
     assert found.status is Status.MET
     assert found.predicted["macs"] <= limit * network[2].dense

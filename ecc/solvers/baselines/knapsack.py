@@ -9,7 +9,8 @@ from torch import Tensor
 from ecc.core.errors import InputError
 from ecc.core.problem import Checkpoint, Problem, Progress, Solution
 from ecc.solvers.allocation import allocate
-from ecc.solvers.baselines.one_shot import one_shot
+from ecc.solvers.baselines.one_shot import demand_floor, one_shot
+from ecc.solvers.floors import floored_limits
 from ecc.solvers.importance import CRITERIA, Criterion, curves_of, rate
 from ecc.solvers.limits import Limits, Ranking
 
@@ -28,6 +29,7 @@ class Knapsack:
         importance: A name of CRITERIA. Norms of different groups are not alike, so what they lose means little.
         batches: Most training batches that gradients are taken of.
         seconds: When the search stops, with the best widths found.
+        min_fraction: Least fraction of every group's units that is kept, as far as the budgets allow.
 
     Raises:
         InputError: If a value makes no sense.
@@ -36,6 +38,7 @@ class Knapsack:
     importance: Criterion = "taylor"
     batches: int = 8
     seconds: float = 5.0
+    min_fraction: float = 0.1
     name: str = field(default="knapsack", init=False)
 
     def __post_init__(self) -> None:
@@ -47,6 +50,7 @@ class Knapsack:
         for name, (holds, rule) in rules.items():
             if not holds:
                 raise InputError(f"Knapsack({name}=...) {rule}, got {getattr(self, name)!r}")
+        demand_floor("Knapsack", self.min_fraction)
 
     def solve(
         self, problem: Problem, *, progress: Progress | None = None, checkpoint: Checkpoint | None = None
@@ -56,6 +60,7 @@ class Knapsack:
         Raises:
             InputError: If no admissible widths meet the constraints, or the loss has no gradient by a group's weights.
         """
+        limits = floored_limits(problem, self.min_fraction)
 
         def importance() -> list[Tensor]:
             model, groups, task = problem.model, problem.groups, problem.task
@@ -64,4 +69,4 @@ class Knapsack:
         def choose(ranking: Ranking, limits: Limits) -> Tensor:
             return allocate(curves_of(ranking.importance), limits, seconds=self.seconds).units
 
-        return one_shot(problem, self.name, importance, choose, progress)
+        return one_shot(problem, limits, self.name, importance, choose, progress)

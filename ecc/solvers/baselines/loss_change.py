@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from ecc.core.errors import InputError
 from ecc.core.problem import Checkpoint, Problem, Progress, Solution
-from ecc.solvers.baselines.one_shot import drop_smallest, one_shot
+from ecc.solvers.baselines.one_shot import demand_floor, drop_smallest, one_shot
+from ecc.solvers.floors import floored_limits
 from ecc.solvers.importance import Criterion, rate
 
 __all__ = ["Fisher", "Taylor"]
@@ -20,16 +23,20 @@ class Taylor:
 
     Attributes:
         batches: Most training batches that gradients are taken of.
+        min_fraction: Least fraction of every group's units that is kept, as far as the budgets allow; without it, whole
+            layers go for the sake of others.
 
     Raises:
-        InputError: If there is none.
+        InputError: If a value makes no sense.
     """
 
     batches: int = 8
+    min_fraction: float = 0.1
     name: str = field(default="taylor", init=False)
 
     def __post_init__(self) -> None:
         _demand_batches("Taylor", self.batches)
+        demand_floor("Taylor", self.min_fraction)
 
     def solve(
         self, problem: Problem, *, progress: Progress | None = None, checkpoint: Checkpoint | None = None
@@ -39,7 +46,7 @@ class Taylor:
         Raises:
             InputError: If no admissible widths meet a constraint, or the loss has no gradient by a group's weights.
         """
-        return _solve(problem, "taylor", self.batches, progress)
+        return _solve(problem, "taylor", self.batches, self.min_fraction, progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +58,20 @@ class Fisher:
 
     Attributes:
         batches: Most training batches that examples are taken of, 256 examples in all.
+        min_fraction: Least fraction of every group's units that is kept, as far as the budgets allow; without it, whole
+            layers go for the sake of others.
 
     Raises:
-        InputError: If there is none.
+        InputError: If a value makes no sense.
     """
 
     batches: int = 8
+    min_fraction: float = 0.1
     name: str = field(default="fisher", init=False)
 
     def __post_init__(self) -> None:
         _demand_batches("Fisher", self.batches)
+        demand_floor("Fisher", self.min_fraction)
 
     def solve(
         self, problem: Problem, *, progress: Progress | None = None, checkpoint: Checkpoint | None = None
@@ -70,7 +81,7 @@ class Fisher:
         Raises:
             InputError: If no admissible widths meet a constraint, or the loss has no gradient by a group's weights.
         """
-        return _solve(problem, "fisher", self.batches, progress)
+        return _solve(problem, "fisher", self.batches, self.min_fraction, progress)
 
 
 def _demand_batches(name: str, batches: int) -> None:
@@ -78,11 +89,12 @@ def _demand_batches(name: str, batches: int) -> None:
         raise InputError(f"{name}(batches=...) must be at least 1, got {batches}")
 
 
-def _solve(problem: Problem, criterion: Criterion, batches: int, progress: Progress | None) -> Solution:
-    return one_shot(
-        problem,
-        criterion,
-        lambda: rate(criterion, problem.model, problem.groups, problem.task, batches=batches, seed=problem.seed),
-        drop_smallest,
-        progress,
-    )
+def _solve(
+    problem: Problem, criterion: Criterion, batches: int, min_fraction: float, progress: Progress | None
+) -> Solution:
+    limits = floored_limits(problem, min_fraction)
+
+    def importance() -> list[Tensor]:
+        return rate(criterion, problem.model, problem.groups, problem.task, batches=batches, seed=problem.seed)
+
+    return one_shot(problem, limits, criterion, importance, drop_smallest, progress)

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from ecc.core.errors import InputError, Interrupted
 from ecc.core.problem import Checkpoint, Problem, Progress, Solution
+from ecc.solvers.baselines.one_shot import demand_floor
 from ecc.solvers.baselines.proposals import Excess, propose
 from ecc.solvers.baselines.short_training import Few, Hold, Judge, count_batches
 from ecc.solvers.evaluation import device_of, evaluate
+from ecc.solvers.floors import floored_limits
 from ecc.solvers.interrupts import deferred_interrupt
 from ecc.solvers.limits import Limits, Ranking, solution
 from ecc.solvers.sparsity import Sparsity
@@ -50,6 +52,7 @@ class NetAdapt:
         iterations: Planned number; a proposal often saves more than is asked for, which makes them fewer.
         decay: Each iteration is asked for this part of what the one before was.
         held: Batches that proposals are judged on.
+        min_fraction: Least fraction of every group's units that is kept, as far as the budgets allow.
 
     Raises:
         InputError: If a value makes no sense.
@@ -61,6 +64,7 @@ class NetAdapt:
     iterations: int = 20
     decay: float = 0.96
     held: int = 4
+    min_fraction: float = 0.1
     name: str = field(default="netadapt", init=False)
 
     def __post_init__(self) -> None:
@@ -72,6 +76,7 @@ class NetAdapt:
         for name, (holds, rule) in rules.items():
             if not holds:
                 raise InputError(f"NetAdapt({name}=...) {rule}, got {getattr(self, name)!r}")
+        demand_floor("NetAdapt", self.min_fraction)
 
     def solve(
         self, problem: Problem, *, progress: Progress | None = None, checkpoint: Checkpoint | None = None
@@ -82,7 +87,7 @@ class NetAdapt:
             InputError: If the budgets cannot be reached, or there are no training batches.
             Interrupted: If the user pressed Ctrl-C; the state after the last iteration is saved.
         """
-        run = _Run(self, problem, Limits(problem), progress, checkpoint)
+        run = _Run(self, problem, floored_limits(problem, self.min_fraction), progress, checkpoint)
         try:
             with deferred_interrupt() as interrupted:
                 run.execute(interrupted)

@@ -11,15 +11,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ecc.core.errors import InputError
 from ecc.core.problem import Problem, Progress, Solution
 from ecc.solvers.evaluation import evaluate
 from ecc.solvers.limits import Limits, Ranking, solution
 
-__all__ = ["drop_smallest", "one_shot"]
+__all__ = ["demand_floor", "drop_smallest", "one_shot"]
 
 
 def one_shot(
     problem: Problem,
+    limits: Limits,
     name: str,
     rate: Callable[[], list[Tensor]],
     choose: Callable[[Ranking, Limits], Tensor],
@@ -33,12 +35,8 @@ def one_shot(
 
     Returns:
         A solution whose history is one row: the score before any fine-tuning, and the costs.
-
-    Raises:
-        InputError: If no admissible widths meet a constraint.
     """
     started = time.monotonic()
-    limits = Limits(problem)
     ranking = Ranking(rate())
     units = choose(ranking, limits)
     model = copy.deepcopy(problem.model)
@@ -49,6 +47,16 @@ def one_shot(
     if progress is not None:
         progress(name, 1, 1, f"score {row['score']:.4f} before fine-tuning")
     return Solution(model, found.kept, found.widths, found.predicted, found.status, pd.DataFrame([row]))
+
+
+def demand_floor(method: str, min_fraction: float) -> None:
+    """Refuse what is no fraction of a group.
+
+    Raises:
+        InputError: If so.
+    """
+    if not 0 <= min_fraction <= 1:
+        raise InputError(f"{method}(min_fraction=...) must be in [0, 1], got {min_fraction!r}")
 
 
 def drop_smallest(ranking: Ranking, limits: Limits) -> Tensor:
@@ -62,7 +70,7 @@ def drop_smallest(ranking: Ranking, limits: Limits) -> Tensor:
     def units(drops: int) -> Tensor:
         return limits.dense - torch.bincount(queue[:drops], minlength=len(limits.dense))
 
-    low, high = -1, len(queue)  # the lowest widths are feasible, which was checked; -1 stands for "not feasible"
+    low, high = -1, len(queue)  # the lowest widths are feasible; -1 stands for "not feasible"
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if limits.met(units(middle)) else (middle, high)

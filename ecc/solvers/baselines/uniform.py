@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ecc.core.problem import Checkpoint, Problem, Progress, Solution
 from ecc.solvers.baselines.one_shot import one_shot
+from ecc.solvers.floors import floored_limits
 from ecc.solvers.limits import Limits, Ranking
 from ecc.solvers.sparsity import Sparsity
 
@@ -33,7 +34,8 @@ class Uniform:
         Raises:
             InputError: If no admissible widths meet a constraint.
         """
-        return one_shot(problem, self.name, Sparsity(problem.model, problem.groups).energies, _choose, progress)
+        limits, rate = floored_limits(problem, 0), Sparsity(problem.model, problem.groups).energies
+        return one_shot(problem, limits, self.name, rate, _choose, progress)
 
 
 def _choose(ranking: Ranking, limits: Limits) -> Tensor:
