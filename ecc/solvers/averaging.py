@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ecc.solvers.evaluation import running_statistics
+
 __all__ = ["Average"]
 
 
 class Average:
-    """The moving average of the trainable weights and of the buffers of real numbers (statistics of batch norms).
+    """The moving average of the trainable weights and of the running statistics of batch norms.
 
     The decay of update n (from 0) is min(decay, (1 + n)/(10 + n)), so that a short run is not held back by its start.
-    Weights narrower than float32 are averaged in float32. What cannot be averaged is taken as it is.
+    Weights narrower than float32 are averaged in float32. Everything else is taken as it is.
 
     Args:
         model: Whose weights are averaged; read at every update.
@@ -26,7 +28,7 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._sources: list[Tensor] = [*weights, *(b for b in model.buffers() if b.is_floating_point())]
+        self._sources: list[Tensor] = [*weights, *running_statistics(model)]
         self._decay = decay
         self._updates = 0
         self._values = [_wide(source).clone() for source in self._sources]

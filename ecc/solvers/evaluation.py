@@ -8,13 +8,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from ecc.core.errors import InputError
 from ecc.core.problem import Batches
 
-__all__ = ["device_of", "eval_mode", "evaluate", "forward", "kept_modes", "moved", "recalibrate", "switch_off_dropout"]
+__all__ = [
+    "device_of",
+    "eval_mode",
+    "evaluate",
+    "forward",
+    "kept_modes",
+    "moved",
+    "recalibrate",
+    "running_statistics",
+    "switch_off_dropout",
+]
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -73,6 +83,12 @@ def switch_off_dropout(model: nn.Module) -> Iterator[None]:
     finally:
         for module, name, probability in probabilities:
             setattr(module, name, probability)
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """The running means and variances of normalisations: what training estimates rather than learns."""
+    norms = [module for module in model.modules() if isinstance(module, _NormBase)]
+    return [t for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None]
 
 
 def evaluate(model: nn.Module, batches: Batches, score: Callable[[Tensor, Tensor], float]) -> float:

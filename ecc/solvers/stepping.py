@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ecc.core.errors import InputError
@@ -16,7 +15,7 @@ from ecc.core.problem import Task
 from ecc.solvers.averaging import Average
 from ecc.solvers.distillation import distance
 from ecc.solvers.distributed import Ranks
-from ecc.solvers.evaluation import device_of, forward
+from ecc.solvers.evaluation import device_of, forward, running_statistics
 from ecc.solvers.optimisers import make_optimizer
 from ecc.solvers.schedules import ScheduleFactory
 from ecc.solvers.settings import TrainConfig
@@ -51,7 +50,7 @@ class Stepper:
         self._autocast = torch.autocast(self.device.type, dtype=half or torch.bfloat16, enabled=half is not None)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=half == torch.float16)
         self.average = Average(model, config.ema) if config.ema is not None else None
-        self._statistics = _statistics(model)
+        self._statistics = running_statistics(model)
 
     @property
     def rate(self) -> float:
@@ -169,9 +168,3 @@ def _half_precision(device: torch.device) -> torch.dtype:
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.float16
     return torch.bfloat16
-
-
-def _statistics(model: nn.Module) -> list[Tensor]:
-    """The running means and variances of normalisations, which every process estimates from its own examples."""
-    norms = [module for module in model.modules() if isinstance(module, _NormBase)]
-    return [t for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None]
