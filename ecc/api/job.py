@@ -255,7 +255,7 @@ class Job:
         compact = slim(solved.model, self.graph, solved.kept)
         recalibrate(compact, self.task.train)
         # Along a path a target's own part of the solver's epochs is only the end of those that its weights have had.
-        spent = int((solved.history["epoch"] > 0).sum()) if len(self.targets) == 1 else self.recipe.solve_epochs
+        spent = int(solved.history["epoch"].max()) if len(self.targets) == 1 else self.recipe.solve_epochs
         tuned = train(
             compact,
             self.task,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +15,29 @@ import torch
 from torch import nn
 
 from ecc.api.analytic import SYSTOLIC_PREFIX, systolic_costs
-from ecc.api.compressing import Compression, compress
-from ecc.api.constraints import constraints_of, graph_of_costs
+from ecc.api.compressing import Compression, job_of
+from ecc.api.constraints import graph_of_costs
+from ecc.api.fronts import front_of
 from ecc.api.keeping import Source, load, verify
-from ecc.api.recipe import METHODS, Recipe
+from ecc.api.recipe import METHODS, Recipe, options_of
+from ecc.api.targets import labels_of, sets_of
 from ecc.artefact import check_target
 from ecc.cli.arguments import add_data, add_model, lasting, pairs, the_data, the_model
 from ecc.cli.command import Command, Outcome
 from ecc.cli.progress import ProgressLine
-from ecc.cli.text import percent
+from ecc.cli.text import percent, probability
 from ecc.core.budget import Budget
 from ecc.core.cost import CostModel
 from ecc.core.errors import InputError
+from ecc.core.factories import parse_value
 from ecc.core.problem import Checkpoint, Progress
+from ecc.core.verdict import BudgetCheck, joint_confidence
 from ecc.data.values import Data
 from ecc.energy_models.loading import load_cost
 from ecc.energy_models.systolic.array import PRESETS, SystolicArray
 from ecc.network.tracing import trace
 from ecc.profiler.devices import current_device
-from ecc.report.saving import save
+from ecc.report.saving import save, write_front
 from ecc.solvers.checkpoints import FileCheckpoint
 from ecc.solvers.training import evaluate, train
 from ecc.zoo.loading import load_model
@@ -44,13 +51,26 @@ def _compress_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_data(parser, required=True)
     parser.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="folder of the artefact, or, of several limits, of one artefact for each (DIR/latency-0.70 …); an older "
+        "one there is replaced at the end",
+    )
+    _budget_arguments(parser.add_argument_group("budgets"))
+    _method_arguments(parser.add_argument_group("method and training"))
+
+
+def _budget_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--budget",
-        metavar="METRIC=LIMIT",
+        metavar="METRIC=LIMIT[,LIMIT…]",
         action="append",
         required=True,
-        help="latency=0.6, latency=5ms, energy=12mJ, macs=1.2GMAC, params=50%%, memory=2MB; may be repeated",
+        help="latency=0.6, latency=5ms, energy=12mJ, macs=1.2GMAC, params=50%%, memory=2MB; repeatable: all hold "
+        "together. latency=0.7,0.5,0.3 makes a network for each limit, from loose to tight, in one run",
     )
-    parser.add_argument(
+    group.add_argument(
         "--cost",
         metavar="COST.json|systolic:ARRAY",
         action="append",
@@ -58,19 +78,40 @@ def _compress_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"cost model of a measured metric, or a systolic array ({', '.join(PRESETS)}, or a TOML file) for budgets "
         "on its energy or latency; repeatable",
     )
-    parser.add_argument("--method", choices=METHODS, default=METHODS[0], help=f"default {METHODS[0]}")
-    parser.add_argument("--epochs", type=int, default=20, metavar="N", help="of training in all (default 20)")
-    parser.add_argument("--pretrain", type=int, default=0, metavar="N", help="first train the dense network N epochs")
-    parser.add_argument("--lr", type=float, default=1e-3, help="learning rate of Adam (default 1e-3)")
-    parser.add_argument("--distill", type=float, default=0.5, help="weight of the dense network's logits (default 0.5)")
-    parser.add_argument("--device", metavar="D", help="where to train (default: cuda where there is one)")
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="folder of the artefact; an older one there is replaced at the end"
+    group.add_argument(
+        "--chance",
+        type=float,
+        metavar="P",
+        help="probability with which the predictions of the cost models keep each budget, for example 0.95: budgets "
+        "are set against the upper end of the interval (default: against the prediction; measurements do the rest)",
+    )
+    group.add_argument(
+        "--rounds", type=int, default=6, metavar="N", help="of measuring and correcting widths, at most (default 6)"
+    )
+
+
+def _method_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--method", choices=METHODS, default=METHODS[0], help=f"default {METHODS[0]}")
+    group.add_argument("--epochs", type=int, default=20, metavar="N", help="of training in all (default 20)")
+    group.add_argument("--pretrain", type=int, default=0, metavar="N", help="first train the dense network N epochs")
+    group.add_argument("--lr", type=float, default=1e-3, help="step size of the optimiser (default 1e-3)")
+    group.add_argument("--distill", type=float, default=0.5, help="weight of the dense network's logits (default 0.5)")
+    group.add_argument("--device", metavar="D", help="where to train (default: cuda where there is one)")
+    known = {part: names for method in METHODS for part, names in options_of(method).items() if names}
+    listed = "; ".join(f"{part}: {', '.join(names)}" for part, names in known.items())
+    group.add_argument(
+        "--set",
+        metavar="PART.OPTION=VALUE",
+        action="append",
+        default=[],
+        dest="settings",
+        help="a setting of training (train.optimizer=adamw; solve.… and tune.… for the method's training or that of "
+        f"the slim network alone) or of the method (admm.rho=5); repeatable. Options of {listed}",
     )
 
 
 def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
-    budgets = [Budget.parse(text) for text in arguments.budget]
+    sets = sets_of([Budget.parse_list(text) for text in arguments.budget])
     if arguments.pretrain < 0:
         raise InputError(f"--pretrain must be a number of epochs from 0, got {arguments.pretrain}")
     recipe = Recipe(
@@ -78,6 +119,9 @@ def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         epochs=arguments.epochs,
         distill=arguments.distill,
         lr=arguments.lr,
+        rounds=arguments.rounds,
+        chance=arguments.chance,
+        options=_settings(arguments.settings),
         seed=arguments.seed,
         device=current_device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")).torch_name,
     )
@@ -87,36 +131,85 @@ def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         for text in arguments.cost
         if text.startswith(SYSTOLIC_PREFIX)
     ]
-    target = check_target(arguments.out)
-    work = _work_folder(target)
+    root, targets = _targets(arguments.out, labels_of(sets))
+    work = _work_folder(root)
     loaded, data = the_model(arguments), the_data(arguments)
     inputs = data.example(_batch(costs))
     graph = trace(loaded.module, inputs)
     blocks = graph_of_costs(graph, loaded.module, costs)
     for array in arrays:
-        costs += systolic_costs(blocks, array, budgets, costs)
-    constraints_of(blocks, budgets, costs)  # refuse before any training
+        costs += systolic_costs(blocks, array, sets[0], costs)
+    job = partial(job_of, loaded.module, graph, data.task(), sets, costs, inputs)
+    job(recipe=recipe)  # refuses before any training
     _pretrain(loaded.module, data, arguments.pretrain, recipe, FileCheckpoint(work / "pretrain.safetensors"), progress)
     _refuse_untrained(loaded.module, data, arguments)
-    result = compress(
-        loaded.module,
-        graph,
-        data.task(),
-        budgets,
-        costs,
-        inputs,
-        recipe=recipe,
-        test=data.test,
-        folder=work,
-        progress=progress,
-    )
     source = Source(
         lasting(arguments.model), pairs(arguments.options), _origin(arguments), lasting(arguments.data), loaded.name
     )
-    artefact = save(result, target, source=source)
+    done = []
+    # The job is made anew, because blocks of units are of the weights as they are now.
+    results = job(recipe=recipe, test=data.test, network=loaded.name, folder=work, progress=progress).run()
+    for result, target in zip(results, targets, strict=True):
+        artefact = save(result, target, source=source)
+        done.append((result, artefact.path))
+        if len(targets) > 1:
+            progress.say(_compress_text(*done[-1]))
     shutil.rmtree(work, ignore_errors=True)
-    value = result.to_json() | {"artefact": str(artefact.path), "report": str(artefact.path / "report.html")}
-    return Outcome(value, _compress_text(result, artefact.path), exit_code=int(result.met is False))
+    return _one(*done[0]) if len(done) == 1 else _many(done, root)
+
+
+def _settings(texts: Sequence[str]) -> dict[str, Any]:
+    """PART.OPTION=VALUE texts as options of a recipe."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or "." not in name:
+            raise InputError(f"--set {text!r} is not PART.OPTION=VALUE; write for example train.optimizer=adamw")
+        if name in found:
+            raise InputError(f"--set gives {name} more than once; give it once")
+        found[name] = None if value.lower() == "none" else parse_value(value)
+    return found
+
+
+def _targets(out: str, labels: Sequence[str]) -> tuple[Path, list[Path]]:
+    """The folder and where each artefact goes; refused at once where one cannot be written, without making any."""
+    root = Path(os.path.abspath(Path(out).expanduser()))
+    if labels == [""]:
+        return root, [check_target(root)]
+    if not root.name or (root / "manifest.json").exists():
+        raise InputError(f"--out {out!r} cannot hold several artefacts; choose another folder")
+    if root.exists() and root.is_dir():
+        return root, [check_target(root / label) for label in labels]
+    check_target(root)
+    return root, [root / label for label in labels]
+
+
+def _one(result: Compression, path: Path) -> Outcome:
+    value = result.to_json() | {"artefact": str(path), "report": str(path / "report.html")}
+    return Outcome(value, _compress_text(result, path), exit_code=int(result.met is False))
+
+
+def _many(done: Sequence[tuple[Compression, Path]], out: Path) -> Outcome:
+    """All results of one run, compared along the axis of their first budget."""
+    results = [result for result, _ in done]
+    axis = next((check.metric for check in results[0].budgets if check.measured is not None), "macs")
+    front = front_of([path for _, path in done], x=axis)
+    page, _ = write_front(front, out / "front.html")
+    verdicts = [result.met for result in results]
+    value = {
+        "method": results[0].recipe.method,
+        "met": False if False in verdicts else None if None in verdicts else True,
+        "accuracy_dense": results[0].accuracy_dense,
+        "seconds": sum(result.seconds for result in results),
+        "front": str(page),
+        "hypervolume": front.hypervolume,
+        "results": [
+            result.to_json() | {"label": result.label, "artefact": str(path), "report": str(path / "report.html")}
+            for result, path in done
+        ],
+    }
+    text = "\n\n".join(_compress_text(result, path) for result, path in done)
+    return Outcome(value, f"{text}\n\nall together: {page}", exit_code=int(value["met"] is False))
 
 
 def _work_folder(target: Path) -> Path:
@@ -169,14 +262,27 @@ def _refuse_untrained(model: nn.Module, data: Data, arguments: argparse.Namespac
 
 
 def _compress_text(result: Compression, folder: Path) -> str:
+    named = f"{result.recipe.method}, {result.label}" if result.label else result.recipe.method
     lines = [
-        f"{result.recipe.method}: test accuracy {percent(result.accuracy_dense)} → {percent(result.accuracy)}, "
+        f"{named}: test accuracy {percent(result.accuracy_dense)} → {percent(result.accuracy)}, "
         f"{percent(result.nonzero_fraction)} of the parameters, {result.rounds} round(s), {result.seconds:.0f} s",
         *map(str, result.budgets),
+        *_together(result.budgets),
         f"artefact: {folder}",
         f"report:   {folder / 'report.html'}",
     ]
     return "\n".join(lines)
+
+
+def _together(checks: Sequence[BudgetCheck]) -> list[str]:
+    """What is said of several measured budgets together."""
+    measured = [check for check in checks if check.low is not None and check.low != check.high]
+    sure = joint_confidence(checks)
+    return (
+        [f"all budgets together hold with a probability of at least {probability(sure)}"]
+        if (len(measured) > 1 and sure is not None)
+        else []
+    )
 
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -198,7 +304,8 @@ def _verify(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     )
     value: dict[str, Any] = found.to_json() | {"artefact": arguments.artefact, "accuracy_reason": why}
     exit_code = 3 if found.met is None else int(not found.met)
-    return Outcome(value, f"{found}\n{accuracy}", exit_code=exit_code)
+    text = "\n".join([str(found), *_together(found.checks), accuracy])
+    return Outcome(value, text, exit_code=exit_code)
 
 
 COMMANDS = (

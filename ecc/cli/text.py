@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ecc.core.cost import METRICS
 
-__all__ = ["interval", "percent", "precision", "quantity", "table"]
+__all__ = ["interval", "percent", "precision", "probability", "quantity", "table"]
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 _UNITS = {"macs": METRICS["macs"], "memory": METRICS["memory"], "bytes": "B"}
@@ -25,6 +25,13 @@ def quantity(value: float, metric: str) -> str:
 def percent(value: float) -> str:
     """A fraction as per cent."""
     return f"{100 * value:.1f} %"
+
+
+def probability(share: float) -> str:
+    """A probability as per cent, never rounded to a certainty."""
+    if share > 0.999:
+        return "99.9 %"
+    return "0 %" if share < 0.001 else percent(share)
 
 
 def interval(low: float | None, high: float | None, metric: str) -> str:
