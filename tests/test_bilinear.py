@@ -14,7 +14,7 @@ from ecc.core.layers import Layer, Side, SumOfProducts
 from ecc.core.widths import WidthSpace
 from ecc.energy_models.bilinear import BilinearCost, fit
 from ecc.energy_models.fitted import conformal_quantile
-from ecc.energy_models.least_squares import gram_nnls, relative_nnls, ridge_nnls, robust_weights, shrunken_nnls
+from ecc.energy_models.least_squares import relative_nnls, robust_weights, shrunken_nnls
 from ecc.energy_models.loading import load_cost as load
 from ecc.energy_models.samples import Samples
 from ecc.energy_models.terms import terms_of
@@ -257,36 +257,6 @@ def test_more_ridge_holds_coefficients_nearer_to_the_macs():
 def test_strength_that_is_no_strength_is_refused(argument):
     with pytest.raises(InputError, match=r"fit\((noise|ridge)=...\) must be a finite number ≥ 0"):
         fit(simulated_profile(), "latency", **argument)
-
-
-def quadratic_programs():
-    """Random non-negative least squares, some with columns that are nearly the same."""
-    generator = np.random.default_rng(5)
-    for width in (1, 2, 7, 40):
-        for _ in range(5):
-            matrix = generator.normal(0.3, 1, (2 * width + 3, width))
-            matrix[:, -1] = matrix[:, 0] + 1e-3 * matrix[:, -1]
-            yield matrix, generator.normal(0.2, 1, len(matrix))
-
-
-def test_least_squares_from_the_gram_matrix_are_those_of_scipy():
-    for matrix, aim in quadratic_programs():
-        ours = gram_nnls(matrix.T @ matrix, matrix.T @ aim)
-        theirs, _ = optimize.nnls(matrix, aim)
-        assert ours == pytest.approx(theirs, abs=1e-6)
-        again = gram_nnls(matrix.T @ matrix, matrix.T @ aim, np.ones(matrix.shape[1], dtype=bool))
-        assert again == pytest.approx(ours, abs=1e-9)
-
-
-@pytest.mark.parametrize("rows", [5, 30, 90])
-def test_least_squares_with_a_prior_are_those_of_scipy_with_fewer_rows_than_columns_too(rows):
-    generator = np.random.default_rng(rows)
-    for width in (1, 3, 40, 80):
-        matrix, aim = generator.random((rows, width)), generator.normal(1, 1, rows)
-        prior, tightness = generator.random(width) / width, generator.uniform(0.05, 3, width)
-        theirs, _ = optimize.nnls(np.vstack([matrix, np.diag(tightness)]), np.append(aim, tightness * prior))
-        for start in (None, np.ones(width, dtype=bool), theirs > 0):
-            assert ridge_nnls(matrix, aim, prior, tightness, start) == pytest.approx(theirs, abs=1e-8)
 
 
 def test_coefficients_are_named_not_negative_and_in_seconds():

@@ -8,7 +8,6 @@ The fits below start there and then minimise the error of the *logarithm*, which
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +15,15 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from ecc.core.errors import InputError
+from ecc.energy_models.ridge import RidgeNnls
 
 __all__ = [
     "ANCHOR",
     "check_strengths",
-    "gram_nnls",
     "macs_line",
     "prior_from",
     "prior_of",
     "relative_nnls",
-    "ridge_nnls",
     "robust_weights",
     "row_weights",
     "shrunken_nnls",
@@ -232,7 +230,7 @@ def _settle(
         rows, aim = np.vstack([rows, penalty.dense]), np.append(aim, ANCHOR)
         if not penalty.tightness.all():
             return _nnls(rows, aim)
-        return ridge_nnls(rows, aim, penalty.prior, penalty.tightness, None if near is None else near > 0)
+        return RidgeNnls(rows, aim, penalty.prior, penalty.tightness).solve(None if near is None else near > 0)
 
     found = nearest(target, np.ones(len(target)), None) if start is None else start
     value = objective(found)
@@ -260,83 +258,3 @@ def _nnls(matrix: Floats, aim: Floats) -> Floats:
         matrix, aim = triangle[:-1, :-1], triangle[:-1, -1]
     solution, _ = optimize.nnls(matrix, aim, maxiter=30 * matrix.shape[1])
     return np.asarray(solution, dtype=np.float64)
-
-
-def gram_nnls(gram: Floats, moment: Floats, start: NDArray[np.bool_] | None = None) -> Floats:
-    """Non-negative a that minimises aᵀ gram a − 2 momentᵀ a, for a positive definite gram of shape (p, p).
-
-    Args:
-        start: Columns that are thought to be positive, shape (p,); those with a positive moment if None.
-    """
-    return _pivot(
-        lambda free: np.asarray(np.linalg.solve(gram[np.ix_(free, free)], moment[free]), dtype=np.float64),
-        lambda a: gram @ a - moment,
-        (moment > 0) if start is None else start.copy(),
-        1e-10 * float(np.abs(moment).max(initial=0.0)),
-    )
-
-
-def ridge_nnls(
-    rows: Floats, aim: Floats, prior: Floats, tightness: Floats, start: NDArray[np.bool_] | None = None
-) -> Floats:
-    """Non-negative a that minimises ‖rows a − aim‖² + Σ (tightness (a − prior))²; shapes (n, p), (n,) → (p,).
-
-    Solves systems of n or of p unknowns, whichever is smaller.
-
-    Args:
-        prior: Shape (p,).
-        tightness: Positive, shape (p,).
-        start: As of ``gram_nnls``.
-    """
-    pull = tightness**2
-    moment = rows.T @ aim + pull * prior
-
-    def solve(free: NDArray[np.bool_]) -> Floats:
-        columns, own = rows[:, free], pull[free]
-        if len(own) <= len(rows):
-            return np.asarray(np.linalg.solve(columns.T @ columns + np.diag(own), moment[free]))
-        scaled, alone = columns / own, moment[free] / own  # the identity of Sherman, Morrison and Woodbury
-        inner = np.linalg.solve(np.eye(len(rows)) + scaled @ columns.T, columns @ alone)
-        return np.asarray(alone - scaled.T @ inner)
-
-    return _pivot(
-        solve,
-        lambda a: rows.T @ (rows @ a) + pull * a - moment,
-        (moment > 0) if start is None else start.copy(),
-        1e-10 * float(np.abs(moment).max(initial=0.0)),
-    )
-
-
-def _pivot(
-    solve: Callable[[NDArray[np.bool_]], Floats],
-    slope_of: Callable[[Floats], Floats],
-    free: NDArray[np.bool_],
-    tolerance: float,
-) -> Floats:
-    """Non-negative least squares of a positive definite problem, by block principal pivoting.
-
-    All columns on the wrong side of zero change sides at once, one at a time where that goes in circles (Kim and Park,
-    SIAM J. Sci. Comput. 2011). Much faster than an active set that grows by one, and faster still from a good start.
-
-    Args:
-        solve: Free columns → their coefficients where the others are 0.
-        slope_of: Coefficients → half the slope of what is minimised.
-        free: Columns that are thought to be positive, shape (p,); changed in place.
-        tolerance: Slopes below which a column at 0 is left there.
-    """
-    fewest, chances = len(free) + 1, 3
-    for _ in range(100 + 10 * len(free)):
-        solution = np.zeros(len(free))
-        solution[free] = solve(free)
-        wrong = np.where(free, solution < 0, slope_of(solution) < -tolerance)
-        count = int(wrong.sum())
-        if not count:
-            break
-        if count < fewest:
-            fewest, chances = count, 3
-        elif chances:
-            chances -= 1
-        else:
-            wrong[: np.flatnonzero(wrong)[-1]] = False
-        free ^= wrong
-    return np.maximum(solution, 0.0)

@@ -13,31 +13,29 @@ linear in the readings, and the error of row i when it is left out is :math:`e_i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ecc.core.layers import SumOfProducts
 from ecc.energy_models.choice import surprise
 from ecc.energy_models.least_squares import (
     ANCHOR,
-    gram_nnls,
     macs_line,
     prior_from,
     robust_weights,
     row_weights,
     shrunken_nnls,
 )
+from ecc.energy_models.ridge import RidgeNnls
 from ecc.energy_models.samples import Samples
-from ecc.energy_models.stepped import NO_STEPS, SteppedProducts, SteppedSide, Steps, products_of
-from ecc.energy_models.terms import terms_of
+from ecc.energy_models.step_columns import Key, StepColumns
+from ecc.energy_models.stepped import NO_STEPS, Steps
 
 __all__ = ["STEPS", "choose_steps"]
 
 Floats = NDArray[np.float64]
-Key = tuple[int, ...]
 Triple = tuple[int, int, int]
 
 STEPS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
@@ -48,6 +46,8 @@ _CHANGED = ((True, False, False), (False, True, False), (True, True, False), (Fa
 _CERTAIN = 4.0  # units of log-likelihood by which a change must win
 _MOST_ROWS = 700  # that steps are chosen on; more take time and hardly change a choice
 _FEWEST_ROWS = 10  # drawn at random, below which the errors of all rows decide
+_LEAST_PULL = 3e-5  # towards the prior, so that coefficients are determined without one too
+_SLACK = 0.5  # units of log-likelihood by which errors may seem less surprising than smaller ones, by rounding
 _LEVER = 0.999  # above it a row decides its own prediction, and leaving it out says nothing
 
 
@@ -61,14 +61,16 @@ def choose_steps(
     """
     search = _Search(samples, noise, ridge, robust)
     best: dict[str, Triple] = {}
-    least = surprise(search.errors(best))
+    least = search.surprise_of(search.products(best))
     while True:
-        candidates = list(search.changes(best))
-        tried = [surprise(search.errors(candidate)) for candidate in candidates]
-        if not tried or least - min(tried) <= _CERTAIN:
+        winner, bound = None, least - _CERTAIN
+        for candidate, products in search.changes(best):
+            found = search.surprise_of(products, bound)
+            if found < bound:
+                winner, bound = candidate, found
+        if winner is None:
             return best
-        winner = int(np.argmin(tried))
-        best, least = candidates[winner], tried[winner]
+        best, least = winner, bound
 
 
 class _Search:
@@ -77,33 +79,32 @@ class _Search:
     def __init__(self, samples: Samples, noise: float, ridge: float, robust: bool) -> None:
         if len(samples) > _MOST_ROWS:
             samples = samples.take(np.linspace(0, len(samples) - 1, _MOST_ROWS).astype(np.int64))
-        self._samples, self._noise, self._ridge = samples, noise, ridge
-        self._kinds = sorted({layer.kind for layer in samples.layers})
-        self._widths = torch.tensor(samples.widths)
-        self._numbers: dict[SteppedSide, int] = {}
-        self._alike: dict[bytes, int] = {}
-        self._columns: list[Floats] = []
-        self._dense: list[float] = []  # what each column is at dense widths
-        self._products: dict[tuple[str, Triple], dict[Key, float]] = {}
+        self._noise, self._ridge = noise, ridge
         self._judged = samples.random if samples.random.sum() >= _FEWEST_ROWS else np.ones(len(samples), dtype=bool)
-        terms = terms_of(samples.space, samples.layers)
-        values = SumOfProducts(samples.space, terms.factors)(self._widths).numpy()
-        features = np.column_stack([np.ones(len(samples)), values])
-        macs = np.concatenate([[terms.fixed_macs], terms.macs])
-        self._weights = row_weights(samples.noise, noise)
+        self._columns = StepColumns(samples.space, samples.layers, samples.widths, STEPS)
+        products = self.products({})
+        features, macs = self._columns.values(list(products))[:, :-1].T, np.array(list(products.values()))
+        weights = row_weights(samples.noise, noise)
         if robust:
-            self._weights = self._weights * robust_weights(
-                features, samples.ratio, self._weights, macs, noise=noise, ridge=ridge
-            )
-        plain = shrunken_nnls(features, samples.ratio, self._weights, macs, noise=noise, ridge=ridge)
-        self._scale = self._weights / (features @ plain)  # predicted, not measured: a row's chance weighs nothing
-        self._line = macs_line(features, samples.ratio, macs, self._weights)
+            weights = weights * robust_weights(features, samples.ratio, weights, macs, noise=noise, ridge=ridge)
+        plain = shrunken_nnls(features, samples.ratio, weights, macs, noise=noise, ridge=ridge)
+        scale = weights / (features @ plain)  # predicted, not measured: a row's chance weighs nothing
+        self._line = macs_line(features, samples.ratio, macs, weights)
+        self._scale = np.append(scale, ANCHOR)  # the last row is the dense network
+        self._aim = np.append(samples.ratio, 1.0) * self._scale
         self._positive: dict[Key, bool] = {}  # what each column was in the last fit that had it
 
-    def changes(self, steps: Steps) -> Iterator[dict[str, Triple]]:
-        """Other steps of a side, both or ragged ones, of one kind or of all; those that rows cannot tell apart once."""
-        seen = {self._signature(steps)}
-        for kinds in (self._kinds, *([kind] for kind in self._kinds)):
+    def products(self, steps: Steps) -> dict[Key, float]:
+        """The products under those steps with their dense MACs."""
+        return self._columns.products(steps)
+
+    def changes(self, steps: Steps) -> Iterator[tuple[dict[str, Triple], dict[Key, float]]]:
+        """Other steps of a side, both or ragged ones, of one kind or of all, and their products.
+
+        Those that rows cannot tell apart come once.
+        """
+        seen = {frozenset(self.products(steps))}
+        for kinds in (self._columns.kinds, *([kind] for kind in self._columns.kinds)):
             for step in STEPS:
                 for changed in _CHANGED:
                     candidate = dict(steps)
@@ -114,68 +115,27 @@ class _Search:
                         )
                         candidate[kind] = (reads, writes, whole)
                     candidate = {kind: triple for kind, triple in candidate.items() if max(triple) > 1}
-                    signature = self._signature(candidate)
-                    if signature not in seen:
-                        seen.add(signature)
-                        yield candidate
+                    products = self.products(candidate)
+                    if (names := frozenset(products)) not in seen:
+                        seen.add(names)
+                        yield candidate, products
 
-    def errors(self, steps: Steps) -> Floats:
-        """Error of each judged row, relative to its prediction, in a fit without it; shape (n,)."""
-        macs = self._terms(steps)
-        features = np.column_stack([self._column(key) for key in macs])
-        counted = np.array(list(macs.values()))
-        rows, aim = features * self._scale[:, None], self._samples.ratio * self._scale
-        prior, tightness = prior_from(self._line, counted, noise=self._noise, ridge=self._ridge)
-        pull = tightness**2 + 1e-9  # positive definite without a prior too
-        dense = np.array([float(np.prod([self._dense[number] for number in key])) for key in macs])
-        gram = rows.T @ rows + ANCHOR**2 * np.outer(dense, dense) + np.diag(pull)
-        moment = rows.T @ aim + ANCHOR**2 * dense + pull * prior
+    def surprise_of(self, macs: Mapping[Key, float], bound: float = math.inf) -> float:
+        """Of the errors of judged rows, each relative to its prediction in a fit without it; some number > bound if so.
+
+        A row's error is at least its residual in the fit to all rows, and larger errors are more surprising, so where
+        the residuals are too surprising the errors need not be known.
+        """
+        rows = self._columns.values(list(macs)).T * self._scale[:, None]
+        prior, tightness = prior_from(self._line, np.array(list(macs.values())), noise=self._noise, ridge=self._ridge)
+        problem = RidgeNnls(rows, self._aim, prior, np.hypot(tightness, _LEAST_PULL))
         start = np.array([self._positive.get(key, False) for key in macs]) if self._positive else None
-        solution = gram_nnls(gram, moment, start)
+        solution = problem.solve(start)
         on = solution > 0
         self._positive.update(zip(macs, on.tolist(), strict=True))
-        active = rows[:, on]
-        leverage = (active * np.linalg.solve(gram[np.ix_(on, on)], active.T).T).sum(1)
-        error = (aim - rows @ solution) / (1 - np.minimum(leverage, _LEVER))
-        return np.asarray(error[self._judged])
-
-    def _signature(self, steps: Steps) -> frozenset[Key]:
-        return frozenset(self._terms(steps))
-
-    def _terms(self, steps: Steps) -> dict[Key, float]:
-        """Dense MACs per product of columns."""
-        macs: dict[Key, float] = {(): 0.0}
-        for kind in self._kinds:
-            for key, value in self._terms_of_kind(kind, steps.get(kind, NO_STEPS)).items():
-                macs[key] = macs.get(key, 0.0) + value
-        return macs
-
-    def _terms_of_kind(self, kind: str, triple: Triple) -> dict[Key, float]:
-        if (kind, triple) not in self._products:
-            macs: dict[Key, float] = {}
-            for layer in self._samples.layers:
-                if layer.kind != kind:
-                    continue
-                for factors, value in products_of(self._samples.space, layer, {kind: triple}):
-                    key = tuple(sorted(self._number(side) for side in factors))
-                    macs[key] = macs.get(key, 0.0) + value
-            self._products[kind, triple] = macs
-        return self._products[kind, triple]
-
-    def _number(self, side: SteppedSide) -> int:
-        """Of the side's column; sides that are equal at all rows share one."""
-        if side not in self._numbers:
-            products = SteppedProducts(self._samples.space, [(side,)])
-            column, dense = products.exact(self._widths)[:, 0].numpy(), float(products.dense)
-            number = self._alike.setdefault(np.round(np.append(column, dense), 9).tobytes(), len(self._columns))
-            if number == len(self._columns):
-                self._columns.append(column)
-                self._dense.append(dense)
-            self._numbers[side] = number
-        return self._numbers[side]
-
-    def _column(self, key: Key) -> Floats:
-        product = np.ones(len(self._samples))
-        for number in key:
-            product = product * self._columns[number]
-        return product
+        residual = self._aim - rows @ solution
+        least = surprise(residual[:-1][self._judged])
+        if least > bound + _SLACK:
+            return least
+        error = residual / (1 - np.minimum(problem.leverage(on), _LEVER))
+        return surprise(error[:-1][self._judged])

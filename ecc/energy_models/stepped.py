@@ -28,12 +28,16 @@ from ecc.energy_models.terms import TermSet, name_of, simplest_sides, without_gr
 
 __all__ = [
     "NO_STEPS",
+    "Axis",
+    "Factors",
     "SteppedProducts",
     "SteppedSide",
     "Steps",
+    "axes_of",
+    "in_tiles",
     "products_of",
-    "stepped_sides",
     "stepped_terms",
+    "where_ragged",
 ]
 
 Steps = Mapping[str, tuple[int, int, int]]
@@ -63,48 +67,73 @@ class SteppedSide:
 
 
 Factors = tuple[SteppedSide, ...]
+"""Sides whose product is meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis of a layer, ready to be cut in tiles of any size.
+
+    Attributes:
+        simplest: The kept fraction as a product of simplest sides, as in a bilinear model; none where it is constant.
+        whole: The kept fraction as one side.
+        positions: Along the axis when dense; 0 where no group lies on it.
+    """
+
+    simplest: tuple[Side, ...]
+    whole: Side
+    positions: int
+
+    @classmethod
+    def of(cls, space: WidthSpace, side: Side, positions: int) -> Axis:
+        """The axis that a side and its dense positions describe."""
+        return cls(simplest_sides(space, side), without_groups_outside(space, side), positions)
+
+    def stepped(self, step: int) -> Factors:
+        """In tiles, as a product of stepped sides; none where it is constant, or where all of it is one tile.
+
+        Without steps an axis falls into its simplest factors. With steps it is rounded as a whole, in positions.
+        """
+        if step == 1 or not self.positions or not self.simplest:
+            return tuple(SteppedSide(each) for each in self.simplest)
+        return (SteppedSide(self.whole, self.positions, step),) if step < self.positions else ()
+
+    def alone(self, step: int) -> tuple[Factors, ...]:
+        """The products that it contributes without the layer's other axis.
+
+        An axis in tiles stands alone in double tiles too: processors that take tiles in turns (the waves of a GPU)
+        leave some of them idle in the last turn.
+        """
+        tiled = self.stepped(step)
+        if tiled and tiled[0].step > 1 and 2 * step < self.positions:
+            return tiled, (SteppedSide(self.whole, self.positions, 2 * step),)
+        return (tiled,)
+
+    def ragged(self, whole: int) -> tuple[Factors, ...]:
+        """What it contributes where it is not whole tiles of that many positions."""
+        if 1 < whole <= self.positions and self.simplest:
+            return ((SteppedSide(self.whole, self.positions, whole, True),),)
+        return ()
 
 
 def products_of(space: WidthSpace, layer: Layer, steps: Steps) -> list[tuple[Factors, float]]:
     """The products that a layer's cost is a sum of, each with its dense multiply-accumulates.
 
-    They are reads × writes where MACs are spent, and each side alone. A side in tiles stands alone in double tiles too:
-    processors that take tiles in turns (the waves of a GPU) leave some of them idle in the last turn. Ragged sides
-    stand alone only.
+    They are reads × writes where MACs are spent, and each side alone (``Axis.alone``). Ragged sides stand alone only.
     """
-    *_, whole = steps.get(layer.kind, NO_STEPS)
-    reads, writes = stepped_sides(space, layer, steps)
-    alone = [reads, writes]
-    for tiled in (*reads, *writes):
-        if tiled.step > 1 and 2 * tiled.step < tiled.positions:
-            alone.append((SteppedSide(tiled.side, tiled.positions, 2 * tiled.step),))
-    for side, positions in ((layer.reads, layer.channels_in), (layer.writes, layer.channels_out)):
-        if 1 < whole <= positions and simplest_sides(space, side):
-            alone.append((SteppedSide(without_groups_outside(space, side), positions, whole, True),))
+    of_reads, of_writes, whole = steps.get(layer.kind, NO_STEPS)
+    reads, writes = axes_of(space, layer)
+    alone = (*reads.alone(of_reads), *writes.alone(of_writes), *reads.ragged(whole), *writes.ragged(whole))
     products: list[tuple[Factors, float]] = [(each, 0.0) for each in alone]
     if layer.macs:
-        products.append((tuple(sorted(reads + writes, key=_order)), float(layer.macs)))
+        both = reads.stepped(of_reads) + writes.stepped(of_writes)
+        products.append((tuple(sorted(both, key=_order)), float(layer.macs)))
     return products
 
 
-def stepped_sides(space: WidthSpace, layer: Layer, steps: Steps) -> tuple[Factors, Factors]:
-    """What the layer reads and what it writes, each as a product of stepped sides; none where it is constant.
-
-    A side without steps falls into its simplest factors, as in a bilinear model. One with steps is rounded as a whole,
-    in positions of its axis; it is constant where its axis is one tile.
-    """
-    of_reads, of_writes, _ = steps.get(layer.kind, NO_STEPS)
-    return (
-        _stepped(space, layer.reads, layer.channels_in, of_reads),
-        _stepped(space, layer.writes, layer.channels_out, of_writes),
-    )
-
-
-def _stepped(space: WidthSpace, side: Side, positions: int, step: int) -> Factors:
-    simplest = simplest_sides(space, side)
-    if step == 1 or not positions or not simplest:
-        return tuple(SteppedSide(each) for each in simplest)
-    return (SteppedSide(without_groups_outside(space, side), positions, step),) if step < positions else ()
+def axes_of(space: WidthSpace, layer: Layer) -> tuple[Axis, Axis]:
+    """What the layer reads and what it writes."""
+    return Axis.of(space, layer.reads, layer.channels_in), Axis.of(space, layer.writes, layer.channels_out)
 
 
 def stepped_terms(space: WidthSpace, layers: Sequence[Layer], steps: Steps) -> TermSet[SteppedSide]:
@@ -128,6 +157,25 @@ def _name_of(side: SteppedSide) -> str:
     if side.ragged:
         return f"{name} not in {side.step}s"
     return name if side.step == 1 else f"⌈{name}/{side.step}⌉"
+
+
+def in_tiles(fraction: Tensor, positions: Tensor, step: Tensor) -> Tensor:
+    """Share of the dense side's tiles that a kept fraction needs, at least one of them; shape (…, n_sides).
+
+    Args:
+        fraction: Of the positions, shape (…, n_sides).
+        positions: Along each side when dense, shape (n_sides,).
+        step: Positions per tile of each side, shape (n_sides,) or ().
+    """
+    tiles = torch.ceil((fraction * positions - _ROUNDING) / step).clamp_min(1)
+    return tiles / torch.ceil(positions / step)
+
+
+def where_ragged(fraction: Tensor, positions: Tensor, step: Tensor) -> Tensor:
+    """The kept fraction where it is not whole tiles, else 0; arguments and shape as of ``in_tiles``."""
+    kept = fraction * positions
+    left = (kept - step * torch.round(kept / step)).abs()
+    return torch.where(left > _ROUNDING, fraction, 0.0)
 
 
 class SteppedProducts:
@@ -161,14 +209,11 @@ class SteppedProducts:
         sides = self._sides(widths)
         tiled, ragged = self._tiled, self._ragged
         if len(tiled.index):
-            kept = sides[..., tiled.index] * tiled.positions
-            tiles = torch.ceil((kept - _ROUNDING) / tiled.step).clamp_min(1)
-            sides = sides.index_copy(-1, tiled.index, tiles / tiled.tiles)
+            found = in_tiles(sides[..., tiled.index], tiled.positions, tiled.step)
+            sides = sides.index_copy(-1, tiled.index, found)
         if len(ragged.index):
-            fraction = sides[..., ragged.index]
-            kept = fraction * ragged.positions
-            left = (kept - ragged.step * torch.round(kept / ragged.step)).abs()
-            sides = sides.index_copy(-1, ragged.index, torch.where(left > _ROUNDING, fraction, 0.0))
+            found = where_ragged(sides[..., ragged.index], ragged.positions, ragged.step)
+            sides = sides.index_copy(-1, ragged.index, found)
         return self._products(sides)
 
     def smooth(self, widths: Tensor) -> Tensor:
