@@ -1,17 +1,24 @@
 import copy
 import os
+import random
+import re
 import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from solver_toy import Loader, accuracy, mlp, residual
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
-from ecc.core.errors import EccError, InputError, Interrupted
+from ecc.core.errors import EccError, InputError, Interrupted, StorageError, UnavailableError
 from ecc.core.problem import Task
+from ecc.solvers.averaging import Average
 from ecc.solvers.checkpoints import FileCheckpoint
-from ecc.solvers.training import TrainConfig, train
+from ecc.solvers.optimisers import OPTIMIZERS, OptimizerFactory
+from ecc.solvers.schedules import ScheduleFactory
+from ecc.solvers.training import TrainConfig, evaluate, train
 
 
 @pytest.fixture(autouse=True)
@@ -305,6 +312,11 @@ def test_a_network_without_trainable_parameters_is_refused():
         ("warmup_epochs", -1, "must be 0 or more"),
         ("distill", 1.5, r"must be in \[0, 1\]"),
         ("clip_norm", 0.0, "must be positive or None"),
+        ("step_at", (0.7, 0.5), "must be rising shares"),
+        ("step_at", (0.5, 1.0), "must be rising shares"),
+        ("step_factor", 0.0, r"must be in \(0, 1\]"),
+        ("temperature", 0.0, "must be positive or None"),
+        ("ema", 1.0, r"must be in \[0, 1\) or None"),
         ("weight_decay", -1.0, "must be 0 or more"),
         ("checkpoint_every_s", -1.0, "must be 0 or more"),
     ],
@@ -312,3 +324,295 @@ def test_a_network_without_trainable_parameters_is_refused():
 def test_a_config_without_sense_is_refused(field, value, rule):
     with pytest.raises(InputError, match=rf"TrainConfig\({field}=...\) {rule}.*, got"):
         TrainConfig(**{field: value})
+
+
+def cosine_by_torch(optimizer):
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 15)
+
+
+OWN_OPTIMIZER = OptimizerFactory(
+    "adagrad in two groups",
+    lambda parameters: torch.optim.Adagrad([{"params": parameters[:2], "lr": 0.1}, {"params": parameters[2:]}], 0.01),
+)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"optimizer": name} for name in OPTIMIZERS),
+        {"optimizer": OWN_OPTIMIZER},
+        {"schedule": ScheduleFactory("cosine", cosine_by_torch, every="step")},
+        {
+            "schedule": ScheduleFactory(
+                "plateau", lambda optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "max", patience=0)
+            )
+        },
+        {"schedule": "step"},
+        {"ema": 0.9},
+        {"temperature": 2.0},
+        {"mixed_precision": True, "clip_norm": 0.5},
+    ],
+    ids=str,
+)
+def test_whatever_is_set_resumed_training_ends_with_the_same_bits(tmp_path, changes):
+    config = replace(CONFIG, warmup_epochs=0.0, **changes)
+    whole = network()
+    history = train(whole, small_task(), config, teacher=network())
+    checkpoint, stop = FileCheckpoint(tmp_path / "state"), StopAt(KeyboardInterrupt, 3, 10)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            train(network(), small_task(), config, teacher=network(), checkpoint=checkpoint, progress=stop)
+    resumed = network()
+    again = train(resumed, small_task(), config, teacher=network(), checkpoint=checkpoint, progress=stop)
+    assert same(whole, resumed)
+    assert history.drop(columns="seconds").equals(again.drop(columns="seconds"))
+
+
+class DrawingLoader:
+    """Draws its order and its noise from the generators of Python and numpy, batch by batch; has no length."""
+
+    def __iter__(self):
+        inputs, targets = small_task().train.inputs, small_task().train.targets
+        for _ in range(5):
+            rows = torch.tensor(random.sample(range(len(targets)), 16))
+            yield inputs[rows] + torch.from_numpy(np.random.normal(0, 0.1, (16, 64))).float(), targets[rows]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield from zip(small_task().train.inputs, small_task().train.targets, strict=True)
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        lambda: DrawingLoader(),
+        lambda: DataLoader(Stream(), batch_size=16),
+        lambda: DataLoader(list(zip(small_task().train.inputs, small_task().train.targets, strict=True)), 16, True),
+    ],
+    ids=["python and numpy", "stream", "DataLoader"],
+)
+def test_any_loader_is_resumed_where_it_was(tmp_path, loader):
+    task = replace(small_task(), train=loader())
+    whole, resumed = network(), network()
+    train(whole, task, CONFIG)
+    checkpoint, stop = FileCheckpoint(tmp_path / "state"), StopAt(KeyboardInterrupt, 7)
+    python, numeric = random.getstate(), np.random.get_state()[1].copy()
+    with pytest.raises(Interrupted):
+        train(network(), task, CONFIG, checkpoint=checkpoint, progress=stop)
+    train(resumed, task, CONFIG, checkpoint=checkpoint, progress=stop)
+    assert same(whole, resumed)
+    assert random.getstate() == python
+    assert np.array_equal(np.random.get_state()[1], numeric)
+
+
+def test_sigterm_ends_training_as_ctrl_c_does(tmp_path):
+    def end(stage, done, total, note=""):
+        if done == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="its state is saved"):
+        train(network(), small_task(), CONFIG, progress=end, checkpoint=FileCheckpoint(tmp_path / "state"))
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert FileCheckpoint(tmp_path / "state").load()["batch"] == 4
+
+
+class Failing:
+    """A loader whose batch ``at`` (from 1, over all epochs) fails the first time."""
+
+    def __init__(self, at, error):
+        self.loader, self.at, self.error, self.given = small_task().train, at, error, 0
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        for batch in self.loader:
+            self.given += 1
+            if self.given == self.at:
+                raise self.error
+            yield batch
+
+
+@pytest.mark.parametrize("at", [1, 2, 8, 10])
+def test_a_loader_that_fails_keeps_the_weights_of_the_step_before(tmp_path, at):
+    checkpoint, model, whole = FileCheckpoint(tmp_path / "state"), network(), network()
+    task = replace(small_task(), train=Failing(at, OSError("disk on fire\nin rack 3")))
+    where = rf"training data of train failed at batch {(at - 1) % 5 + 1} of epoch {(at - 1) // 5 + 1}"
+    with pytest.raises(InputError, match=rf"{where} \(OSError: disk on fire\); the weights .* are kept; .* is saved"):
+        train(model, task, CONFIG, checkpoint=checkpoint)
+    kept = checkpoint.load()["model"]
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in model.state_dict().items())
+    train(model := network(), task, CONFIG, checkpoint=checkpoint)  # the disk is mended
+    train(whole, small_task(), CONFIG)
+    assert same(model, whole)
+
+
+def test_a_loader_that_yields_no_pairs_is_told_so():
+    task = replace(small_task(), train=[torch.zeros(4, 64)[:, :, None]])
+    with pytest.raises(InputError, match=r"failed at batch 1 of epoch 1 \(ValueError: too many values to unpack"):
+        train(network(), task, CONFIG)
+
+
+def test_an_error_of_our_own_comes_through_a_loader_as_it_is(tmp_path):
+    task = replace(small_task(), train=Failing(7, StorageError("the disk is gone")))
+    with pytest.raises(StorageError, match="the disk is gone"):
+        train(network(), task, CONFIG, checkpoint=FileCheckpoint(tmp_path / "state"))
+    assert FileCheckpoint(tmp_path / "state").load()["batch"] == 1
+
+
+def failing_loss(at, error):
+    calls = []
+
+    def loss(outputs, targets):
+        calls.append(0)
+        if len(calls) == at:
+            raise error
+        return nn.functional.cross_entropy(outputs, targets)
+
+    return loss
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("CUDA error: unspecified launch failure"), "was lost in epoch 2 of train .*start the program"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "ran out of memory in epoch 2 of train .*make batches smaller"),
+    ],
+    ids=["lost", "memory"],
+)
+def test_a_device_that_fails_leaves_the_last_good_weights_and_their_state(tmp_path, error, said, ema):
+    config = replace(CONFIG, schedule="constant", ema=ema)
+    checkpoint, model, good, whole = FileCheckpoint(tmp_path / "state"), network(), network(), network()
+    with pytest.raises(UnavailableError, match=rf"device cpu {said}") as caught:
+        train(model, small_task(loss=failing_loss(8, error)), config, checkpoint=checkpoint)
+    assert "the weights from before epoch 2 are kept, their state is saved" in str(caught.value)
+    train(good, small_task(), replace(config, epochs=1))
+    assert same(model, good)
+    assert checkpoint.load()["epoch"] == 1
+    resumed = network()
+    train(resumed, small_task(), config, checkpoint=checkpoint)
+    train(whole, small_task(), config)
+    assert same(resumed, whole)
+
+
+def test_a_later_state_than_the_last_good_one_in_memory_stays_saved(tmp_path):
+    checkpoint, config = FileCheckpoint(tmp_path / "state"), replace(CONFIG, checkpoint_every_s=0)
+    loss = failing_loss(8, RuntimeError("CUDA error: unspecified launch failure"))
+    with pytest.raises(UnavailableError, match="lost"):
+        train(network(), small_task(loss=loss), config, checkpoint=checkpoint)
+    assert (checkpoint.load()["epoch"], checkpoint.load()["batch"]) == (1, 2)
+
+
+def test_other_errors_of_the_network_come_through():
+    with pytest.raises(RuntimeError, match="a mistake"):
+        train(network(), small_task(loss=failing_loss(3, RuntimeError("a mistake"))), CONFIG)
+
+
+def test_with_an_average_the_model_ends_with_it_and_it_is_what_is_scored():
+    task, config, plain, averaged = small_task(), replace(CONFIG, dropout=False), network(), network()
+    follower = Average(plain, 0.8)
+
+    class Follow:
+        key = ""
+
+        def after_step(self, step):
+            follower.update()
+            return False
+
+        def figures(self):
+            return {}
+
+    train(plain, task, config, hook=Follow())
+    follower.install()
+    history = train(averaged, task, replace(config, ema=0.8))
+    assert same(plain, averaged)
+    assert history.score.iloc[-1] == evaluate(averaged, task.validation, accuracy)
+
+
+def test_a_schedule_of_one_s_own_takes_the_steps_of_a_plain_loop():
+    task = small_task()
+    task = Task(Loader(task.train.inputs, task.train.targets, 16), task.validation, task.loss, accuracy)
+    own = ScheduleFactory("steps", lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.3), every="step")
+    config = TrainConfig(epochs=2, optimizer=OWN_OPTIMIZER, schedule=own)
+    model, plain = network(0.0), network(0.0)
+    train(model, task, config)
+    optimizer = OWN_OPTIMIZER.make(list(plain.parameters()))
+    scheduler = own.make(optimizer)
+    for _ in range(2):
+        for inputs, targets in task.train:
+            optimizer.zero_grad()
+            task.loss(plain(inputs), targets).backward()
+            optimizer.step()
+            scheduler.step()
+    assert same(model, plain)
+
+
+def test_named_schedules_scale_the_step_size_of_each_group():
+    rates = []
+
+    class Watch:
+        key = ""
+
+        def after_step(self, step):
+            rates.append([group["lr"] for group in step.optimizer.param_groups])
+            return False
+
+        def figures(self):
+            return {}
+
+    config = TrainConfig(epochs=2, schedule="linear", optimizer=OWN_OPTIMIZER)
+    train(network(), small_task(), config, hook=Watch())
+    assert rates == [pytest.approx([0.1 * (1 - k / 10), 0.01 * (1 - k / 10)]) for k in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optimizer": OptimizerFactory("mine", lambda p: None)}, "optimizer 'mine' made a NoneType"),
+        ({"optimizer": OptimizerFactory("second", torch.optim.LBFGS)}, "'second' made a LBFGS; .* no closure"),
+        ({"schedule": ScheduleFactory("mine", lambda o: o)}, "schedule 'mine' made a Adam; its factory must return"),
+    ],
+)
+def test_a_factory_of_something_else_is_refused(changes, said):
+    with pytest.raises(InputError, match=said):
+        train(network(), small_task(), TrainConfig(**changes))
+
+
+def test_a_state_that_cannot_be_kept_is_refused_with_the_reason(tmp_path):
+    def make(parameters):
+        optimizer = torch.optim.SGD(parameters, 0.1)
+        optimizer.param_groups[0]["thing"] = object()
+        return optimizer
+
+    config = TrainConfig(epochs=1, optimizer=OptimizerFactory("odd", make))
+    with pytest.raises(InputError, match=r"state of train cannot be kept .*object.*train without a checkpoint"):
+        train(network(), small_task(), config, checkpoint=FileCheckpoint(tmp_path / "state"))
+
+
+def test_a_factory_of_another_name_does_not_resume(tmp_path):
+    checkpoint = FileCheckpoint(tmp_path / "state")
+    for name in "ab":
+        config = replace(CONFIG, optimizer=OptimizerFactory(name, lambda p: torch.optim.SGD(p, 0.1)))
+        told = []
+        train(network(), small_task(), config, checkpoint=checkpoint, progress=lambda *a, told=told: told.append(a))
+        assert len(told) == 15
+
+
+def test_progress_tells_figures_of_the_hook_and_the_loss():
+    class Costs:
+        key = ""
+
+        def after_step(self, step):
+            return False
+
+        def figures(self):
+            return {"latency": 0.61234, "z_latency": 3.0}
+
+    notes = []
+    progress = lambda stage, done, total, note="": notes.append(note)  # noqa: E731
+    train(network(), small_task(n=16 * 30), replace(CONFIG, epochs=2), hook=Costs(), progress=progress)
+    assert notes[0] == ""
+    assert notes[24].startswith("loss ")
+    assert re.fullmatch(r"loss [\d.]+, score [\d.]+, latency 0.612, z_latency 3", notes[-1])

@@ -97,7 +97,7 @@ class _Run:
         self.model, self.task, self.config, self.teacher = model, task, config, teacher
         self.hook, self.stage, self.progress = hook, stage, progress if self.ranks.first else None
         self.device = device_of(model)
-        self.batches = math.ceil(_count(task.train) / self.ranks.world)
+        self.batches = math.ceil(_count(task.train, self.device) / self.ranks.world)
         self.train = shard(task.train, self.ranks)
         self.ranks.share(list(model.state_dict().values()))
         self.stepper = Stepper(model, task, config, teacher, self.ranks, self.batches)
@@ -352,12 +352,13 @@ class _Run:
         )
 
 
-def _count(batches: Batches) -> int:
+def _count(batches: Batches, device: torch.device) -> int:
     """Batches per epoch; a loader without a length is run through once."""
     try:
         count = len(batches)  # type: ignore[arg-type]
     except TypeError:
-        count = sum(1 for _ in batches)
+        with kept_generators(device):
+            count = sum(1 for _ in batches)
     if not count:
         raise InputError("the training data yields no batch; check the data and the batch size")
     return count
