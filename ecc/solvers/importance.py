@@ -4,8 +4,8 @@
 - ``l2``: (Σ w²)^½ over the same weights. Norms rank the units of one group; those of two groups are not comparable;
 - ``taylor``: root of the mean over batches of (Σ w·∂L/∂w)², the first-order change of a batch's loss L when the unit
   goes (Molchanov et al., CVPR 2019, with the sum over the unit's weights inside the square);
-- ``fisher``: ½ of the mean over examples of (Σ w·∂L/∂w)², the second-order change of the mean loss where its gradient is
-  zero and its Hessian is the Fisher information (Theis et al., 2018, Faster gaze prediction … and Fisher pruning).
+- ``fisher``: ½ of the mean over examples of (Σ w·∂L/∂w)², the second-order change of the mean loss where its gradient
+  is zero and its Hessian is the Fisher information (Theis et al., 2018, Faster gaze prediction … and Fisher pruning).
 
 ``taylor`` and ``fisher`` are in units of the loss, hence alike in all groups. The sums go over the unit's gates, see
 ``Sparsity``: zeros there make every channel of the unit zero. They are taken in eval mode, so that a network is judged
@@ -76,12 +76,12 @@ def rate(
         sparsity = Sparsity(model, groups)
         norms = sparsity.magnitudes() if criterion == "l1" else [energy.sqrt() for energy in sparsity.energies()]
         return [norm.detach().double().cpu() for norm in norms]
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), torch.enable_grad():
         copied = copy.deepcopy(model).to(device_of(model) if device is None else device)
-    data = _first(task.train, batches)
-    if criterion == "fisher":
-        return [values / 2 for values in _squared_slopes(copied, groups, task.loss, _examples(data, batches), seed)]
-    return [values.sqrt() for values in _squared_slopes(copied, groups, task.loss, data, seed)]
+        data = _first(task.train, batches)
+        if criterion == "fisher":
+            return [values / 2 for values in _squared_slopes(copied, groups, task.loss, _examples(data, batches), seed)]
+        return [values.sqrt() for values in _squared_slopes(copied, groups, task.loss, data, seed)]
 
 
 def curves_of(importance: Sequence[Tensor]) -> list[Tensor]:
@@ -115,8 +115,6 @@ def _squared_slopes(
     totals = [torch.zeros(group.units, dtype=torch.float64) for group in groups]
     count = 0
     with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
         torch.autocast(device.type, enabled=False),
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         switch_off_dropout(model),
