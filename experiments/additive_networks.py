@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from records import environment
 
 from ecc.core.table import OperatorTable
-from ecc.energy_models.additive import AdditiveCost, compose
+from ecc.energy_models.additive import AdditiveCost
+from ecc.energy_models.composition import compose
 from ecc.energy_models.operator_costs import OperatorCosts
 from ecc.energy_models.samples import Samples
 from ecc.network.graph import WidthGraph

@@ -11,7 +11,8 @@ from torch import nn
 from ecc.core.errors import InputError
 from ecc.core.operators import CONVOLUTIONS
 from ecc.core.table import ProfileTable, Provenance
-from ecc.energy_models.additive import AdditiveCost, compose
+from ecc.energy_models.additive import AdditiveCost
+from ecc.energy_models.composition import compose
 from ecc.energy_models.fusion import hosts
 from ecc.energy_models.judging import judge
 from ecc.energy_models.loading import load_cost as load

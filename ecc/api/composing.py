@@ -7,7 +7,7 @@ from pathlib import Path
 from ecc.api.fitting import known_operators
 from ecc.core.errors import InputError
 from ecc.core.table import OperatorTable
-from ecc.energy_models import additive
+from ecc.energy_models import composition
 from ecc.energy_models.additive import AdditiveCost
 from ecc.energy_models.loading import load_cost
 from ecc.network.graph import WidthGraph
@@ -45,4 +45,4 @@ def compose(
             f"the additive cost of another network must be fitted to rows of {metric}; this one holds "
             f"{other.samples} rows of {other.metric}"
         )
-    return additive.compose(graph, known, metric, name=network, like=other)
+    return composition.compose(graph, known, metric, name=network, like=other)

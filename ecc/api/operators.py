@@ -18,6 +18,7 @@ from ecc.profiler.window import Window
 
 __all__ = ["measure_operators"]
 
+_SAMPLES, _SAMPLES_WITH_ENERGY = 3000, 1000  # windows of energy take seconds
 _BLOCKS = 1  # many operators rather than few that are known well: what a law misses exceeds the noise of one visit
 _WARM_UP_S = 0.05  # the reference, run in turn, keeps the device warm
 
@@ -25,7 +26,7 @@ _WARM_UP_S = 0.05  # the reference, run in turn, keeps the device warm
 def measure_operators(
     *,
     metrics: Sequence[str] = ("latency",),
-    samples: int = 1000,
+    samples: int | None = None,
     device: str = "cpu",
     runtime: str = "eager",
     threads: int = 1,
@@ -42,6 +43,7 @@ def measure_operators(
 
     Args:
         metrics: Latency is always measured.
+        samples: Operators; 3000 by default, 1000 where energy is measured.
         cores: Of a CPU, to measure on; as many as threads, one per physical core, when empty.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         energy_source: ``auto``, or ``counter`` or ``power`` where a GPU has both and they disagree.
@@ -55,11 +57,12 @@ def measure_operators(
     if len(set(metrics)) < len(metrics):
         raise InputError("give each metric once")
     place = current_device(device)
+    most = _SAMPLES_WITH_ENERGY if "energy" in metrics else _SAMPLES
     usual = Window.of(place.kind)
     usual = replace(usual, blocks=_BLOCKS, max_blocks=_BLOCKS, warm_up_s=min(usual.warm_up_s, _WARM_UP_S))
     return profile_operators(
         meters_for(list(dict.fromkeys(("latency", *metrics))), place.torch_name, source=energy_source),
-        samples=samples,
+        samples=most if samples is None else samples,
         dtype=dtype,
         runtime=runtime_named(runtime, place.torch_name, threads),
         window=replace(window or usual, threads=threads, cores=tuple(cores)),

@@ -64,7 +64,7 @@ def measured_operators(arguments: argparse.Namespace, progress: ProgressLine) ->
             raise InputError(f"--operators measures a device, no network; leave out {shown}")
     return measure_operators(
         metrics=arguments.metric or ("latency",),
-        samples=1000 if arguments.samples is None else arguments.samples,
+        samples=arguments.samples,
         device=arguments.device,
         runtime=arguments.runtime,
         threads=arguments.threads,

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from ecc.core.errors import InputError
 from ecc.core.table import OperatorTable
-from ecc.energy_models import additive, bilinear, factored, mlp, staircase
+from ecc.energy_models import bilinear, composition, factored, mlp, staircase
 from ecc.energy_models.additive import AdditiveCost
 from ecc.energy_models.bilinear import BilinearCost
 from ecc.energy_models.factored import FactoredCost
@@ -70,7 +70,7 @@ class Form:
 def _fit_additive(samples: Samples, options: Options) -> AdditiveCost:
     if options.operators is None:
         raise InputError(f"form additive {_WITHOUT}")
-    return additive.fit_samples(samples, options.operators, options.learnt)
+    return composition.fit_samples(samples, options.operators, options.learnt)
 
 
 FORMS: Mapping[str, Form] = MappingProxyType(

@@ -23,8 +23,8 @@ from ecc.core.errors import InputError
 from ecc.core.problem import Progress
 from ecc.core.table import OperatorTable, ProfileTable
 from ecc.energy_models import bilinear
-from ecc.energy_models.additive import demand_composable
 from ecc.energy_models.choice import Candidate, choose, explain
+from ecc.energy_models.composition import demand_composable
 from ecc.energy_models.crossing import Crossed, Folds, Predictor, cross, held_out, predictor
 from ecc.energy_models.fitted import FittedCost, conformal_quantile
 from ecc.energy_models.forms import AUTO, FORMS, MACS, Options, demand_form

@@ -113,30 +113,31 @@ class _Chain(nn.Module):
         super().__init__()
         self.operators = nn.ModuleList(link.operator for link in links)
         self._own = [link.inputs for link in links]
-        floats = [tensor for inputs in self._own for tensor in inputs if tensor.is_floating_point()]
-        numbers = max(floats, key=torch.Tensor.numel, default=torch.zeros(1))
-        self.register_buffer("numbers", numbers.reshape(-1).clone())
         self._calls: list[tuple[nn.Module, list[Tensor]]] = []
 
-    def forward(self) -> Any:
+    def forward(self, numbers: Tensor) -> Any:
         """Run all; what the last one gives."""
-        if not self._calls:  # once the module is on its device
-            placed = [[self._placed(tensor) for tensor in own] for own in self._own]
+        if not self._calls:  # the numbers are on the device and stay the same
+            placed = [[_beginning(numbers, tensor) for tensor in own] for own in self._own]
             self._calls = list(zip(self.operators, placed, strict=True))
         for operator, inputs in self._calls:
             output = operator(*inputs)
         return output
 
-    def _placed(self, tensor: Tensor) -> Tensor:
-        numbers = self.get_buffer("numbers")
-        if tensor.is_floating_point():
-            return numbers[: tensor.numel()].view(tensor.shape)
-        return tensor.to(numbers.device)
+
+def _beginning(numbers: Tensor, like: Tensor) -> Tensor:
+    """As many of the numbers as a tensor has; places in a table stay what they are."""
+    if like.is_floating_point():
+        return numbers[: like.numel()].view(like.shape)
+    return like.to(numbers.device)
 
 
 def build_chain(operators: Sequence[Operator], dtype: torch.dtype = torch.float32) -> Alone:
     """Operators one after the other, each with weights of its own."""
-    return Alone(_Chain([build(operator, dtype) for operator in operators]), ())
+    links = [build(operator, dtype) for operator in operators]
+    most = max(tensor.numel() for link in links for tensor in link.inputs)
+    numbers = torch.randn(_POOL, generator=torch.Generator().manual_seed(0))
+    return Alone(_Chain(links), (_filled((most,), numbers, dtype),))
 
 
 def _filled(shape: tuple[int, ...], numbers: Tensor, dtype: torch.dtype) -> Tensor:
