@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -50,9 +51,20 @@ class TensorBatches:
             raise InputError(f"batch size must be at least 1, got {batch_size}")
         self.inputs, self.targets = inputs, targets
         self.batch_size, self.shuffle, self.transform = batch_size, shuffle, transform
+        self._part = slice(None)
+
+    def shard(self, rank: int, world: int) -> TensorBatches:
+        """Batches ``rank``, ``rank + world``, … of every iteration: the part of one of several processes."""
+        part = copy.copy(self)
+        part._part = slice(rank, None, world)
+        return part
 
     def __len__(self) -> int:
         """Number of batches."""
+        return len(range(self._whole)[self._part])
+
+    @property
+    def _whole(self) -> int:
         batches, rest = divmod(len(self.inputs), self.batch_size)
         single = rest == 1 and batches > 0 and self.shuffle
         return batches + (rest > 0 and not single)
@@ -60,9 +72,9 @@ class TensorBatches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.inputs)) if self.shuffle else torch.arange(len(self.inputs))
         batches = list(torch.split(order, self.batch_size))
-        if len(batches) > len(self):
+        if len(batches) > self._whole:
             batches[-2:] = [torch.cat(batches[-2:])]
-        for index in batches:
+        for index in batches[self._part]:
             inputs = self.inputs[index]
             yield inputs if self.transform is None else self.transform(inputs), self.targets[index]
 
