@@ -114,7 +114,7 @@ class StepColumns:
         return tuple(sorted(self._numbers[side] for side in factors))
 
     def _alone_of(self, kind: str, end: int, step: int) -> dict[Key, float]:
-        """Of what the layers of a kind read (end 0) or write (end 1), without the other axis, where no MACs are spent."""
+        """Of what the layers of a kind read (end 0) or write (end 1), without the other axis; they spend no MACs."""
         if (kind, end, step) not in self._alone:
             axes = dict.fromkeys(layer[end] for layer in self._layers[kind])
             factors = (each for axis in axes for each in self._axes[int(axis)].alone(step))
