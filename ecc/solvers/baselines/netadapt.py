@@ -128,7 +128,8 @@ class _Run:
 
     def execute(self, interrupted: Callable[[], bool]) -> None:
         """Iterate until the budgets are met, or nothing can be narrowed any more."""
-        self._resume()
+        if not self._resumed():
+            self._note(self.judge(self.model), 0, 0.0)
         while float(self.excess(self.units)) > 0:
             proposals = propose(self.excess, self.units, self._target())
             if not proposals:
@@ -153,7 +154,7 @@ class _Run:
         started, now = time.monotonic(), _snapshot(self.model)
         planned = self._planned()
         each = planned // len(proposals)
-        best, narrowed, masks, weights = (-math.inf, -math.inf), 0, self.alive, now
+        best, masks, weights = (-math.inf, -math.inf), self.alive, now
         for number, (group, count) in enumerate(proposals):
             if interrupted():
                 raise KeyboardInterrupt
@@ -162,7 +163,7 @@ class _Run:
             self._train(alive, each)
             rating = self.judge(self.model)
             if rating > best:
-                best, narrowed, masks, weights = rating, group, alive, _snapshot(self.model)
+                best, masks, weights = rating, alive, _snapshot(self.model)
             self._report(number + 1, len(proposals))
         self.alive = masks
         self.model.load_state_dict(weights)
@@ -172,7 +173,7 @@ class _Run:
             self.spent += planned
         self.units = torch.tensor([float(mask.sum()) for mask in self.alive], dtype=torch.float64)
         self.iteration += 1
-        self._close(narrowed, len(proposals), best, time.monotonic() - started)
+        self._note(best, len(proposals), time.monotonic() - started)
 
     def _narrowed(self, group: int, count: int) -> list[Tensor]:
         """Masks in which the group keeps its ``count`` living units of largest L2 norm."""
@@ -197,21 +198,21 @@ class _Run:
         config = replace(self.config, seed=seed)
         train(self.model, task, config, teacher=self.teacher, hook=Hold(self.sparsity, kept), stage=self.method.name)
 
-    def _close(self, group: int, proposals: int, rating: tuple[float, float], seconds: float) -> None:
+    def _note(self, rating: tuple[float, float], proposals: int, seconds: float) -> None:
+        """Add a row to the history."""
         task = self.problem.task
         row = {"phase": self.method.name, "epoch": -(-self.spent // self.batches), "loss": -rating[1]}
         row |= {"score": evaluate(self.model, task.validation, task.score), "held_score": rating[0]}
         row |= self.limits.figures(self.units) | {"proposals": proposals, "seconds": seconds}
         self.rows.append(row)
-        _LOG.debug("iteration %d narrows %s: %s", self.iteration, self.problem.groups[group].name, row)
+        _LOG.debug("iteration %d: %s", self.iteration, row)
 
     def _report(self, done: int, of: int) -> None:
         if self.progress is None:
             return
         whole, now = float(self.excess(self.excess.start)), float(self.excess(self.units))
         share = 1 - (now - (now - self._target()) * done / of) / whole
-        note = f"iteration {self.iteration + 1}, proposal {done} of {of}"
-        note += f", score {self.rows[-1]['score']:.4f}" if self.rows else ""
+        note = f"iteration {self.iteration + 1}, proposal {done} of {of}, score {self.rows[-1]['score']:.4f}"
         self.progress(self.method.name, share, 1, note)
 
     def _identity(self) -> str:
@@ -237,17 +238,19 @@ class _Run:
             "rows": self.rows,
         }
 
-    def _resume(self) -> None:
+    def _resumed(self) -> bool:
+        """Whether the checkpoint held a state of this run, which is then taken over."""
         state = self.checkpoint.load() if self.checkpoint is not None else None
         if state is None:
-            return
+            return False
         if state.get("key") != self.key:
             _LOG.warning("the checkpoint of netadapt belongs to other weights or settings; starting anew")
-            return
+            return False
         self.model.load_state_dict(state["model"])
         self.alive, self.units, self.rows = state["alive"], state["units"], state["rows"]
         self.spent, self.iteration = state["spent"], state["iteration"]
         _LOG.info("netadapt resumes after iteration %d", self.iteration)
+        return True
 
     def interrupted(self) -> Interrupted:
         """What a user is told who pressed Ctrl-C."""
