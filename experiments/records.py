@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-__all__ = ["MEASUREMENTS", "Records"]
+__all__ = ["MEASUREMENTS", "Records", "environment"]
 
 HERE = Path(__file__).resolve().parent
 MEASUREMENTS = HERE / "measurements"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -142,3 +143,73 @@ def _flat(outputs: Any) -> list[Tensor]:
         return [outputs]
     values = outputs.values() if isinstance(outputs, Mapping) else outputs
     return [tensor for value in values if value is not None for tensor in _flat(value)]
+
+
+def ecc_iteration(energies, s, y, z, lowest, costs, limits, rho, form):
+    """Steps 2 to 5 of one iteration of ECC as its public code takes them, for one mini-batch, in relative widths.
+
+    Args:
+        energies: Per group a list of the unit energies Σ D·w²/(2α), over their mean sum.
+        s, y, lowest: Per group; s and lowest in units.
+        z, limits: Per constraint.
+        costs: Functions of a tensor of relative widths.
+        form: ``paper`` or ``code``.
+
+    Returns:
+        Sets of kept units, s, y, z; s, y and z as the proximal step left them if the limits are met.
+    """
+    kept, phi, y = [], [], list(y)
+    for g, unit_energies in enumerate(energies):
+        n = len(unit_energies)
+        order = sorted(range(n), key=lambda c: -unit_energies[c])
+        rank = {c: r for r, c in enumerate(order, start=1)}
+
+        def penalty(r, bound=s[g], n=n):
+            return rho / 2 * (max(0.0, (r - bound) / n) ** 2 - max(0.0, (r - 1 - bound) / n) ** 2)
+
+        margins = sorted((unit_energies[c] - penalty(rank[c]) for c in range(n)), reverse=True)
+        k = math.floor(s[g])
+        y[g] = min(y[g], max(0.0, n * margins[k - 1]))
+        stays = {c for c in range(n) if rank[c] <= k or unit_energies[c] >= penalty(rank[c]) + y[g] / n}
+        kept.append(stays)
+        phi.append(len(stays))
+    dense = torch.tensor([len(each) for each in energies], dtype=torch.float64)
+    counted = torch.tensor(phi, dtype=torch.float64)
+    if all(float(cost(counted / dense)) <= limit for cost, limit in zip(costs, limits, strict=True)):
+        return kept, list(s), y, list(z)
+
+    def rest(sigma):
+        hinges = torch.relu(counted / dense - sigma)
+        quadratic = hinges.square().sum() if form == "paper" else hinges.sum().square()
+        over = sum(torch.relu(cost(sigma) - limit).square() for cost, limit in zip(costs, limits, strict=True))
+        return rho / 2 * (quadratic + over) + (torch.tensor(y) * (counted / dense - sigma)).sum()
+
+    sigma = (torch.tensor(s, dtype=torch.float64) / dense).requires_grad_()
+    (g1,) = torch.autograd.grad(rest(sigma), sigma)
+    g2 = [torch.autograd.grad(cost(sigma), sigma)[0] for cost in costs]
+    duals = list(z)
+    free = [s[g] > lowest[g] for g in range(len(s))]
+    if form == "code":
+        for q, cost in enumerate(costs):
+            if float(cost(sigma.detach())) > limits[q]:
+                others = g1 + sum(duals[p] * g2[p] for p in range(len(costs)) if p != q)
+                cheaper = [g for g in range(len(s)) if free[g] and float(g2[q][g]) > 0]
+                floors = [(max(0.0, -float(others[g])) + 1e-3) / float(g2[q][g]) for g in cheaper]
+                duals[q] = max(duals[q], min(floors, default=0.0))
+    gradient = g1 + sum(dual * slope for dual, slope in zip(duals, g2, strict=True))
+    move = gradient / (rho * (1 + sum(float(slope.square().sum()) for slope in g2)))
+    if form == "code":
+        move = torch.tensor([max(0.0, float(m)) if f else 0.0 for m, f in zip(move, free, strict=True)])
+        move = move * min(1.0, 0.05 / max(float(move.max()), 1e-300))
+    sigma = (sigma - move).detach()
+    sigma = torch.minimum(
+        torch.maximum(sigma, torch.tensor(lowest, dtype=torch.float64) / dense), torch.ones_like(sigma)
+    )
+    duals = [
+        max(0.0, dual + rho * (float(cost(sigma)) - limit))
+        for dual, cost, limit in zip(duals, costs, limits, strict=True)
+    ]
+    s = (sigma * dense).tolist()
+    bounds = s if form == "paper" else [math.floor(bound) for bound in s]
+    y = [max(0.0, dual + rho * (p - b) / n) for dual, p, b, n in zip(y, phi, bounds, dense.tolist(), strict=True)]
+    return kept, s, y, duals

@@ -15,11 +15,10 @@ from ecc.energy_models.counting import CountCost
 from ecc.network.slimming import slim
 from ecc.network.tracing import trace
 from ecc.solvers.admm import Admm
-from ecc.solvers.alternation import Alternation
 from ecc.solvers.checkpoints import FileCheckpoint
 from ecc.solvers.limits import Limits, Ranking, solution
 from ecc.solvers.sparsity import Sparsity
-from ecc.solvers.training import Step, TrainConfig, evaluate, train
+from ecc.solvers.training import TrainConfig, evaluate, train
 from ecc.zoo.loading import load_model
 
 SHORT = TrainConfig(epochs=3, lr=2e-3, schedule="constant", dropout=False, checkpoint_every_s=1e9)
@@ -285,50 +284,6 @@ def test_a_cost_with_steps_is_met_too(trained, images):
     found = Admm(training=SHORT).solve(problem((*trained[:2], cost), images, 0.45))
     assert found.predicted["macs"] <= 0.45 * cost.dense
     assert all(width % 4 == 0 for width in found.widths.values())  # a part of a step costs as much as the step
-
-
-@pytest.mark.parametrize("form", ["paper", "code"])
-def test_every_step_follows_the_published_order_and_formulas(form):
-    """Steps 2 to 4 of ECC, written down once more for one group and one linear cost."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 10))
-    member = group("0", 20, [("0.weight", 0, 1, "write"), ("0.bias", 0, 1, "write"), ("2.weight", 1, 1, "read")])
-    cost = CountingCost(WidthSpace(("0",), (20,), (1,)), ((3.0, (side("0"),)),))
-    task, n, rho, rate = digits_task(), 20, 2.0, 1e-3
-    posed = Problem(model, (member,), cost.space, task, (Constraint(cost, 0.3 * 3.0),))
-    hook = Alternation(Admm(rho=rho, form=form, continuation=1.0), posed, Limits(posed), model)
-    optimizer, total = torch.optim.Adam(model.parameters(), rate), 33
-    s, y, z = 20.0, 0.0, 0.0
-    seen_y = []
-    for index, (inputs, targets) in enumerate(list(task.train) * 3):
-        optimizer.zero_grad()
-        task.loss(model(inputs), targets).backward()
-        optimizer.step()
-        weight = model[2].weight.detach().double()
-        v = optimizer.state[model[2].weight]["exp_avg_sq"].double() / (1 - 0.999 ** (index + 1))
-        g = ((v.sqrt() + 1e-8) * weight**2).sum(0) / (2 * rate)
-        g = (g / g.sum()).sort(descending=True).values.numpy()
-        stopped = hook.after_step(Step(optimizer, rate, index, total))
-        y = min(y, n * g[int(s) - 1])
-        hinge = [max(0.0, (r - s) / n) ** 2 for r in range(n + 1)]
-        phi = max(int(s), sum(g[r - 1] >= rho / 2 * (hinge[r] - hinge[r - 1]) + y / n for r in range(1, n + 1)))
-        if stopped:
-            break
-        assert hook.phi.item() == phi
-        current = 1 + (0.3 - 1) * (index + 1) / total
-        pull = rho * max(0.0, (phi - s) / n)  # both forms agree where there is one group
-        if s / n > current:
-            z = max(z, max(0.0, y + pull - rho * (s / n - current)) + 1e-3)
-            s = n * max(current, s / n - 0.05)
-        z = max(0.0, z + rho * (s / n - current))
-        y = max(0.0, y + rho * (phi - (s if form == "paper" else int(s))) / n)
-        assert hook.s.item() == pytest.approx(s)
-        assert hook.z.item() == pytest.approx(z, rel=1e-5, abs=1e-9)
-        assert hook.y.item() == pytest.approx(y, rel=1e-4, abs=1e-9)
-        seen_y.append(y)
-    assert index > 20
-    assert max(seen_y) > 0
-    assert stopped
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ weight and g the gradient of the last mini-batch:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -91,9 +92,9 @@ class _Curvature:
         if "exp_avg_sq" not in state:
             return _reduce(weights.square(), part)
         group = self._group[part.tensor]
-        unbiased = 1 - group["betas"][1] ** float(state["step"])
-        scale = _wide(state["exp_avg_sq"]).div(unbiased).sqrt_().add_(group["eps"])
-        return _reduce(scale.mul_(weights).mul_(weights), part)
+        unbiased = math.sqrt(1 - group["betas"][1] ** float(state["step"]))  # of a sqrt, and applied to the sums
+        scale = _wide(state["exp_avg_sq"]).sqrt().add_(group["eps"] * unbiased)
+        return _reduce(scale.mul_(weights).mul_(weights), part) / unbiased
 
 
 def _first_order(part: Slices) -> Tensor:
