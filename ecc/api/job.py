@@ -76,7 +76,15 @@ class Job:
 
     def __post_init__(self) -> None:
         for target in self.targets:
-            demand_reachable(Limits(self._problem(self.model, target.constraints)))
+            try:
+                demand_reachable(Limits(self._problem(self.model, target.constraints)))
+            except InputError as error:
+                if self._floor == self.graph.space.smallest:
+                    raise
+                raise InputError(
+                    f"{error}; widths below those that were profiled are not looked at: profile smaller ones, or fit "
+                    "with --extrapolate (extrapolate=True)"
+                ) from error
 
     def run(self) -> Iterator[Compression]:
         """Do what is left of the job: one result per target, in their order."""
