@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ecc.core.problem import Constraint, Problem, Task
 from ecc.core.widths import WidthGroup, WidthSpace
+from ecc.solvers.allocation.tables import cut_tables
 from ecc.solvers.limits import Limits
 
 KINDS = ("bilinear", "staircase", "table")
@@ -59,8 +60,8 @@ class BlackBox:
         return self.inner(widths)
 
 
-def limits_of(costs, shares) -> Limits:
-    """Limits at shares of the dense costs."""
+def limits_of(costs, shares, *, check: bool = True) -> Limits:
+    """Limits at shares of the dense costs; without ``check`` such as no widths meet, too."""
     space = costs[0].space
     groups = tuple(
         WidthGroup(name, dense, step, True, "", (), ())
@@ -68,7 +69,13 @@ def limits_of(costs, shares) -> Limits:
     )
     task = Task([], [], nn.functional.cross_entropy, lambda outputs, targets: 0.0)
     constraints = tuple(Constraint(cost, share * cost.dense) for cost, share in zip(costs, shares, strict=True))
-    return Limits(Problem(nn.Linear(1, 1), groups, space, task, constraints))
+    problem = Problem(nn.Linear(1, 1), groups, space, task, constraints)
+    return (Limits if check else _Unchecked)(problem)
+
+
+class _Unchecked(Limits):
+    def _check_reachable(self, min_fraction):
+        """Let through what the lowest widths do not meet."""
 
 
 def random_space(rng: np.random.Generator, groups: int, most: int) -> WidthSpace:
@@ -177,3 +184,22 @@ def integer_program(curves, limits: Limits) -> float:
         options={"mip_rel_gap": 0.0},
     )
     return float(result.fun) if result.x is not None else math.inf
+
+
+def decomposition_error(cost, seed: int = 0, choices: int = 5, rows: int = 200) -> float:
+    """How far the sum of a cost's tables over its interactions is from the cost, relative to dense."""
+    rng = np.random.default_rng(seed)
+    space = cost.space
+    units = [dense // step for dense, step in zip(space.dense, space.step, strict=True)]
+    own = [np.sort(rng.choice(np.arange(1, each + 1), min(choices, each), replace=False)) for each in units]
+    anchor = np.array([rng.integers(len(each)) for each in own])
+    step = torch.tensor(space.step, dtype=torch.float64)
+    relative = lambda given: cost(given * step)[..., None] / cost.dense  # noqa: E731
+    centre, alone, joint = cut_tables(relative, cost.interactions, own, anchor)
+    places = np.stack([rng.integers(len(each), size=rows) for each in own], 1)
+    total = centre[0] + sum(table[0][column] for table, column in zip(alone, places.T, strict=True))
+    total = total + sum(table[0][tuple(places[:, group] for group in scope)] for scope, table in joint.items())
+    widths = np.stack([each[column] for each, column in zip(own, places.T, strict=True)], 1)
+    with torch.no_grad():
+        true = relative(torch.from_numpy(widths).double())[..., 0].numpy()
+    return float(np.abs(total - true).max())

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from allocation_oracle import decomposition_error
 from test_operator_costs import seconds, table_of
 from torch import nn
 
@@ -269,3 +270,7 @@ def test_it_is_judged_as_every_form(operators):
     assert fit.form == "additive"
     assert fit.holdout["mape"] < 0.03 < fit.macs_only
     assert fit.cost.interval({})[1] > fit.cost({})
+
+
+def test_it_is_the_sum_of_its_tables_over_the_groups_of_each_call(cost):
+    assert decomposition_error(cost, choices=4) < 1e-9

@@ -100,7 +100,10 @@ class _Job:
     def _reason(self) -> str:
         if self._plan.unknown:
             return f"the cost of {self._plan.unknown[0]} is no sum of functions of few groups, so no bound is known"
-        return f"groups are too wide to look at all widths; the best of every {max(self._plan.stride)}th was refined"
+        return (
+            f"groups are too wide to look at all widths; the best of those {max(self._plan.stride)} units apart were "
+            "refined, so no bound is known"
+        )
 
     def _take(self, units: Tensor) -> bool:
         loss = self._mover.loss(units)
