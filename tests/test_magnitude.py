@@ -20,7 +20,7 @@ def slow(network, limit):
     norms = {"0": model[3].weight.detach().norm(dim=0), "3": model[5].weight.detach().norm(dim=0)}
     norms = {name: (norm / norm.mean()).tolist() for name, norm in norms.items()}
     kept = {name: set(range(len(norm))) for name, norm in norms.items()}
-    while cost({name: len(units) for name, units in kept.items()}) > limit * cost.dense:
+    while cost({name: len(units) for name, units in kept.items()}) > limit * cost.dense * (1 + 1e-12):
         _, name, unit = min((norms[n][u], n, u) for n, units in kept.items() if len(units) > 1 for u in units)
         kept[name].remove(unit)
     return kept
@@ -36,6 +36,40 @@ def test_it_drops_the_smallest_units_of_all_until_the_budget_holds(limit, first,
     assert {name: set(kept.tolist()) for name, kept in found.kept.items()} == slow(network, limit)
     assert found.status is Status.MET
     assert found.predicted["macs"] <= limit * network[2].dense
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_plain_norms_compare_layers_as_they_are(norm):
+    network = mlp()
+    with torch.no_grad():
+        network[0][5].weight *= 1e-3
+    found = Magnitude(norm=norm, relative=False).solve(problem(network, TASK, 0.8))
+    assert found.widths["3"] < 16
+    assert found.widths["0"] == 24
+    norms = network[0][5].weight.detach().norm(p=int(norm[1]), dim=0)
+    assert set(found.kept["3"].tolist()) == set(norms.topk(found.widths["3"]).indices.tolist())
+
+
+def test_the_floor_is_kept_where_the_budget_allows():
+    network = mlp()
+    with torch.no_grad():
+        network[0][5].weight *= 1e-3
+    for floor in (0.5, 0.25):
+        assert (
+            Magnitude(relative=False, min_fraction=floor).solve(problem(network, TASK, 0.6)).widths["3"] == 16 * floor
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"norm": "l0"}, r"Magnitude\(norm=...\) must be l1 or l2, got 'l0'"),
+        ({"min_fraction": 2}, r"Magnitude\(min_fraction=...\) must be in \[0, 1\], got 2"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(given, message):
+    with pytest.raises(InputError, match=f"^{message}$"):
+        Magnitude(**given)
 
 
 def test_every_group_keeps_one_unit():
