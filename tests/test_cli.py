@@ -255,6 +255,38 @@ def test_budgets_on_memory_counts_and_time_hold_together(profiled, monkeypatch):
     assert quantity(memory["measured"], "B") in Path("mixed/report.html").read_text(encoding="utf-8")
 
 
+def test_several_limits_make_an_artefact_each_and_a_page_of_all(made, tmp_path):
+    line = (
+        f"compress {TRAINED} --budget macs=0.7,0.5 --budget params=0.9 --epochs 2 --json --quiet --out {tmp_path}/all"
+    )
+    said = run(line)
+    assert said.code == 0
+    value = said.value
+    assert value["met"] is True
+    assert [result["label"] for result in value["results"]] == ["macs-0.70", "macs-0.50"]
+    for result, share in zip(value["results"], (0.7, 0.5), strict=True):
+        macs, params = result["budgets"]
+        assert macs["measured"] <= share * macs["dense"]
+        assert params["measured"] <= 0.9 * params["dense"]
+        assert run(f"verify {result['artefact']} --json --quiet").value["met"] is True
+    assert "macs-0.50" in Path(value["front"]).read_text(encoding="utf-8")
+    assert not list(tmp_path.glob(".*"))
+    again = run(line)  # what is there is replaced
+    assert again.code == 0
+    assert again.value["results"][1]["widths"] == value["results"][1]["widths"]
+    one_sentence(run(line.replace("macs=0.7,0.5", "macs=0.7")), 2, "holds something else")
+    one_sentence(run(line.replace(f"{tmp_path}/all", f"{tmp_path}/all/macs-0.70")), 2, "cannot hold several artefacts")
+
+
+def test_settings_reach_the_method_and_the_manifest(tmp_path):
+    settings = "--set admm.rho=3 --set train.optimizer=adamw --set tune.clip_norm=1 --set train.step_at=0.4,0.8"
+    said = run(f"compress {TRAINED} --budget macs=0.6 --epochs 2 --json --quiet {settings} --out {tmp_path}/set")
+    assert said.code == 0
+    kept = json.loads((tmp_path / "set" / "manifest.json").read_text())["settings"]
+    assert (kept["admm.rho"], kept["train.optimizer"], kept["tune.clip_norm"]) == (3, "adamw", 1)
+    assert kept["train.step_at"] == "0.4,0.8"
+
+
 @pytest.mark.parametrize("axis", ["macs", "params", "memory", "bytes"])
 def test_front_compares_what_was_compressed(halves, axis, tmp_path):
     said = run("front", *halves, f"--x {axis} --out {tmp_path / 'front.html'} --json")
@@ -378,6 +410,23 @@ WRONG = [
     (f"{COMPRESS} --budget macs=0.5 --epochs 0", 2, "epochs must be at least 2"),
     (f"{COMPRESS} --budget macs=0.5 --epochs 1", 2, "epochs must be at least 2"),
     (f"{COMPRESS} --budget macs=0.5 --pretrain -1", 2, "--pretrain"),
+    (f"{COMPRESS} --budget macs=0.5,0.7", 2, "must fall"),
+    (f"{COMPRESS} --budget macs=0.5,0.3 --budget params=0.5,0.4,0.3", 2, "give as many"),
+    (f"{COMPRESS} --budget macs=0.5,0.001", 2, "admissible"),
+    (f"{COMPRESS} --budget macs=0.5, --epochs 2", 2, "is not a number"),
+    (f"{COMPRESS} --budget macs=0.5 --chance 1", 2, "probability from 0.5"),
+    (f"{COMPRESS} --budget macs=0.5 --chance 95", 2, "probability from 0.5"),
+    (f"{COMPRESS} --budget macs=0.5 --rounds 0", 2, "rounds must be at least 1"),
+    (f"{COMPRESS} --budget macs=0.5 --set rho=1", 2, "is not PART.OPTION=VALUE"),
+    (f"{COMPRESS} --budget macs=0.5 --set admm.row=1", 2, "did you mean rho"),
+    (f"{COMPRESS} --budget macs=0.5 --set admm.rho=high", 2, "must be a number, got 'high'"),
+    (f"{COMPRESS} --budget macs=0.5 --set admm.rho=-1", 2, "must be positive"),
+    (f"{COMPRESS} --budget macs=0.5 --set admm.rho=1 --set admm.rho=2", 2, "more than once"),
+    (f"{COMPRESS} --budget macs=0.5 --set netadapt.decay=1", 2, "the method is admm"),
+    (f"{COMPRESS} --budget macs=0.5 --set train.optimizer=adagard", 2, "must be adam"),
+    (f"{COMPRESS} --budget macs=0.5 --set train.mixed_precision=3", 2, "must be true or false"),
+    (f"{COMPRESS} --budget macs=0.5 --set train.lr=0.1", 2, "train.lr is unknown"),
+    (f"{COMPRESS} --budget macs=0.5 --method uniform --set solve.lr=0.1", 2, "use tune.OPTION"),
     (f"{COMPRESS} --budget macs=0.5 --lr 0", 2, "lr"),
     (f"{COMPRESS} --budget macs=0.5 --lr nan", 2, "lr"),
     (f"{COMPRESS} --budget macs=0.5 --distill 2", 2, "distill"),

@@ -153,7 +153,7 @@ def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         artefact = save(result, target, source=source)
         done.append((result, artefact.path))
         if len(targets) > 1:
-            progress.say(_compress_text(*done[-1]))
+            progress.say(_headline(result))
     shutil.rmtree(work, ignore_errors=True)
     return _one(*done[0]) if len(done) == 1 else _many(done, root)
 
@@ -262,16 +262,22 @@ def _refuse_untrained(model: nn.Module, data: Data, arguments: argparse.Namespac
 
 
 def _compress_text(result: Compression, folder: Path) -> str:
-    named = f"{result.recipe.method}, {result.label}" if result.label else result.recipe.method
     lines = [
-        f"{named}: test accuracy {percent(result.accuracy_dense)} → {percent(result.accuracy)}, "
-        f"{percent(result.nonzero_fraction)} of the parameters, {result.rounds} round(s), {result.seconds:.0f} s",
+        _headline(result),
         *map(str, result.budgets),
         *_together(result.budgets),
         f"artefact: {folder}",
         f"report:   {folder / 'report.html'}",
     ]
     return "\n".join(lines)
+
+
+def _headline(result: Compression) -> str:
+    named = f"{result.recipe.method}, {result.label}" if result.label else result.recipe.method
+    return (
+        f"{named}: test accuracy {percent(result.accuracy_dense)} → {percent(result.accuracy)}, "
+        f"{percent(result.nonzero_fraction)} of the parameters, {result.rounds} round(s), {result.seconds:.0f} s"
+    )
 
 
 def _together(checks: Sequence[BudgetCheck]) -> list[str]:

@@ -38,7 +38,7 @@ from ecc.profiler.devices import current_device
 from ecc.profiler.meters import METRICS, meter_for
 from ecc.profiler.window import Window
 from ecc.report.page import Report
-from ecc.report.saving import report_of, save, write_page
+from ecc.report.saving import report_of, save, trials_of, write_page
 from ecc.solvers.checkpoints import FileCheckpoint
 from ecc.solvers.settings import TrainConfig
 from ecc.solvers.training import evaluate, train
@@ -250,7 +250,7 @@ class _Demo:
         self, artefacts: Sequence[Artefact], graph: WidthGraph, fits: Sequence[Fit], unmeasured: Mapping[str, str]
     ) -> Report:
         best = artefacts[0]
-        report = report_of(best.manifest, best.history(), fits=fits, notes=graph.notes)
+        report = report_of(best.manifest, best.history(), trials=trials_of(best), fits=fits, notes=graph.notes)
         front = front_of([artefact.path for artefact in artefacts])
         return replace(report, title="ecc demo: digits-resnet on this device", front=front, unmeasured=unmeasured)
 

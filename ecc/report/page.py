@@ -9,6 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ecc.core.cost import METRICS
 from ecc.core.errors import InputError
 from ecc.core.verdict import BudgetCheck
 from ecc.core.widths import Widths
@@ -34,6 +35,7 @@ class Report:
         dense: Channels per prunable group of the dense network; empty hides the widths.
         widths: Channels kept per prunable group.
         history: One row per epoch.
+        trials: One row per measurement and metric on the way, as in ``Compression.trials``.
         fits: The cost models, judged.
         front: The methods compared.
         device: Name of the device.
@@ -51,6 +53,7 @@ class Report:
     dense: Widths = field(default_factory=dict)
     widths: Widths = field(default_factory=dict)
     history: pd.DataFrame | None = None
+    trials: pd.DataFrame | None = None
     fits: tuple[Fit, ...] = ()
     front: Front | None = None
     device: str = ""
@@ -71,8 +74,15 @@ def render(report: Report) -> str:
     drawn = {name: Markup(to_svg(figure)) for name, figure in _draw(report).items()}
     return fill(
         "page.html",
-        {"percent": _percent, "probability": _probability, "quantity": quantity, "verdict": _verdict},
+        {
+            "percent": _percent,
+            "probability": _probability,
+            "quantity": quantity,
+            "unit": METRICS.get,
+            "verdict": _verdict,
+        },
         report=report,
+        trials=[] if report.trials is None else report.trials.to_dict("records"),
         figures=drawn,
         DENSE=figures.DENSE,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,18 +12,31 @@ from ecc.api.compressing import Compression
 from ecc.api.keeping import Source, manifest_of
 from ecc.api.keeping import save as save_plain
 from ecc.artefact import Artefact, Manifest
+from ecc.core.errors import InputError
 from ecc.energy_models.judging import Fit
 from ecc.fronts import Front
 from ecc.report.files import PICTURE, demand_target, write_file
 from ecc.report.page import Report, pictures, render
 
-__all__ = ["report_of", "save", "write_front", "write_page"]
+__all__ = ["TRIALS", "report_of", "save", "trials_of", "write_front", "write_page"]
+
+TRIALS = "trials.csv"
+"""File of an artefact with the measurements that its widths rest on."""
 
 
 def report_of(
-    manifest: Manifest, history: pd.DataFrame, *, fits: Sequence[Fit] = (), notes: tuple[str, ...] = ()
+    manifest: Manifest,
+    history: pd.DataFrame,
+    *,
+    trials: pd.DataFrame | None = None,
+    fits: Sequence[Fit] = (),
+    notes: tuple[str, ...] = (),
 ) -> Report:
-    """The page of one compression."""
+    """The page of one compression.
+
+    Args:
+        trials: What was measured on the way, as in ``Compression.trials``.
+    """
     left = manifest.counts.get("macs", 0) / max(manifest.counts.get("macs_dense", 0), 1)
     summary = {
         "Network": manifest.network,
@@ -45,6 +59,7 @@ def report_of(
         dense=manifest.dense,
         widths=manifest.widths,
         history=history,
+        trials=trials,
         fits=tuple(fits),
         device=manifest.device,
         environment=manifest.environment,
@@ -64,8 +79,25 @@ def save(result: Compression, path: str | Path, *, source: Source | None = None,
         InputError: If the folder cannot be written; nothing is then written.
     """
     manifest = manifest_of(result, source)
-    report = report_of(manifest, result.history, fits=fits, notes=result.graph.notes)
-    return save_plain(result, path, manifest, attachments={"report.html": render(report).encode(), **pictures(report)})
+    report = report_of(manifest, result.history, trials=result.trials, fits=fits, notes=result.graph.notes)
+    files = {"report.html": render(report).encode(), **pictures(report)}
+    if len(result.trials):
+        files[TRIALS] = result.trials.to_csv(index=False).encode()
+    return save_plain(result, path, manifest, attachments=files)
+
+
+def trials_of(artefact: Artefact) -> pd.DataFrame | None:
+    """What was measured on the way to an artefact; None where nothing was, or by an older version.
+
+    Raises:
+        InputError: If the file is no table.
+    """
+    if TRIALS not in artefact.files:
+        return None
+    try:
+        return pd.read_csv(io.BytesIO(artefact.content(TRIALS)))
+    except ValueError as error:
+        raise InputError(f"{TRIALS} of artefact {artefact.path} is no table; it was changed or damaged") from error
 
 
 def write_page(report: Report, path: str | Path) -> dict[str, Path]:
