@@ -39,6 +39,8 @@ from ecc.network.tracing import trace
 from ecc.profiler.devices import current_device
 from ecc.report.saving import save, write_front
 from ecc.solvers.checkpoints import FileCheckpoint
+from ecc.solvers.distributed import launched
+from ecc.solvers.event_files import EventFiles
 from ecc.solvers.training import evaluate, train
 from ecc.zoo.loading import load_model
 
@@ -97,6 +99,7 @@ def _method_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--lr", type=float, default=1e-3, help="step size of the optimiser (default 1e-3)")
     group.add_argument("--distill", type=float, default=0.5, help="weight of the dense network's logits (default 0.5)")
     group.add_argument("--device", metavar="D", help="where to train (default: cuda where there is one)")
+    group.add_argument("--tensorboard", metavar="DIR", help="write every figure of every epoch there, for TensorBoard")
     known = {part: names for method in METHODS for part, names in options_of(method).items() if names}
     listed = "; ".join(f"{part}: {', '.join(names)}" for part, names in known.items())
     group.add_argument(
@@ -111,6 +114,11 @@ def _method_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
+    if launched():
+        raise InputError(
+            "ecc runs as one process; for several of torchrun write a program that calls ecc.solvers.training.train or "
+            "a solver, which share their work"
+        )
     sets = sets_of([Budget.parse_list(text) for text in arguments.budget])
     if arguments.pretrain < 0:
         raise InputError(f"--pretrain must be a number of epochs from 0, got {arguments.pretrain}")
@@ -141,14 +149,15 @@ def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         costs += systolic_costs(blocks, array, sets[0], costs)
     job = partial(job_of, loaded.module, graph, data.task(), sets, costs, inputs)
     job(recipe=recipe)  # refuses before any training
-    _pretrain(loaded.module, data, arguments.pretrain, recipe, FileCheckpoint(work / "pretrain.safetensors"), progress)
+    watched = progress if arguments.tensorboard is None else EventFiles(arguments.tensorboard, progress)
+    _pretrain(loaded.module, data, arguments.pretrain, recipe, FileCheckpoint(work / "pretrain.safetensors"), watched)
     _refuse_untrained(loaded.module, data, arguments)
     source = Source(
         lasting(arguments.model), pairs(arguments.options), _origin(arguments), lasting(arguments.data), loaded.name
     )
     done = []
     # The job is made anew, because blocks of units are of the weights as they are now.
-    results = job(recipe=recipe, test=data.test, network=loaded.name, folder=work, progress=progress).run()
+    results = job(recipe=recipe, test=data.test, network=loaded.name, folder=work, progress=watched).run()
     for result, target in zip(results, targets, strict=True):
         artefact = save(result, target, source=source)
         done.append((result, artefact.path))

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from ecc.core.problem import Batches
 
-__all__ = ["Ranks", "Shardable", "join", "shard"]
+__all__ = ["Ranks", "Shardable", "join", "launched", "shard"]
 
 _LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
 
@@ -96,6 +96,11 @@ class Ranks:
             tensor.copy_(part.view_as(tensor))
 
 
+def launched() -> bool:
+    """Whether torchrun, or something like it, has started this process as one of several."""
+    return all(name in os.environ for name in _LAUNCHED) and os.environ["WORLD_SIZE"] != "1"
+
+
 def join(device: str | None, present: torch.device) -> tuple[Ranks, str | None]:
     """The processes of this run and the device of this one.
 
@@ -107,8 +112,7 @@ def join(device: str | None, present: torch.device) -> tuple[Ranks, str | None]:
             unless ``device`` has a number.
         present: Where the network is.
     """
-    launched = all(name in os.environ for name in _LAUNCHED) and int(os.environ["WORLD_SIZE"]) > 1
-    if not dist.is_available() or not (launched or dist.is_initialized()):
+    if not dist.is_available() or not (launched() or dist.is_initialized()):
         return Ranks(), device
     if device == "cuda" or (device is None and present.type == "cuda"):
         device = f"cuda:{int(os.environ.get('LOCAL_RANK', dist.get_rank() if dist.is_initialized() else 0))}"
