@@ -3,7 +3,10 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -616,3 +619,52 @@ def test_progress_tells_figures_of_the_hook_and_the_loss():
     assert notes[0] == ""
     assert notes[24].startswith("loss ")
     assert re.fullmatch(r"loss [\d.]+, score [\d.]+, latency 0.612, z_latency 3", notes[-1])
+
+
+LOSE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+from solver_toy import mlp
+from test_training import CONFIG, same, small_task
+from ecc.core.errors import UnavailableError
+from ecc.solvers.checkpoints import FileCheckpoint
+from ecc.solvers.training import train
+
+calls = []
+def loss(outputs, targets):
+    calls.append(0)
+    return torch.nn.functional.cross_entropy(outputs, targets + 100 * (len(calls) == 8))
+
+model, checkpoint = mlp()[0].cuda(), FileCheckpoint(sys.argv[2])
+try:
+    train(model, small_task(loss=loss), CONFIG, checkpoint=checkpoint)
+except UnavailableError as error:
+    print(error)
+assert all(tensor.device.type == "cpu" for tensor in model.state_dict().values())
+kept = checkpoint.load()["model"]
+assert all(torch.equal(tensor, kept[name]) for name, tensor in model.state_dict().items())
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_lost_cuda_device_leaves_the_last_good_weights_on_the_cpu(tmp_path):
+    command = [sys.executable, "-c", LOSE, str(Path(__file__).parent), str(tmp_path / "state")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "device cuda:0 was lost in epoch 2 of train" in done.stdout
+    assert "the weights from before epoch 2 are kept, their state is saved" in done.stdout
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_training_is_resumed_with_the_same_bits(tmp_path):
+    config = replace(CONFIG, device="cuda", mixed_precision=True, ema=0.9)
+    whole, resumed = network(), network()
+    train(whole, small_task(), config)
+    checkpoint, stop = FileCheckpoint(tmp_path / "state"), StopAt(KeyboardInterrupt, 7)
+    with pytest.raises(Interrupted):
+        train(network(), small_task(), config, checkpoint=checkpoint, progress=stop)
+    train(resumed, small_task(), config, checkpoint=checkpoint)
+    assert same(whole, resumed)
