@@ -25,6 +25,7 @@ class TableCost:
     space: WidthSpace
     parts: dict[tuple[int, ...], np.ndarray]
     metric: str = "energy"
+    unit: str = "J"
     provenance: None = None
     exact: bool = True
     dense: float = field(init=False)
@@ -53,6 +54,7 @@ class BlackBox:
     space = property(lambda self: self.inner.space)
     metric = property(lambda self: self.inner.metric)
     dense = property(lambda self: self.inner.dense)
+    unit = "J"
     exact = True
     provenance = None
 
@@ -60,9 +62,9 @@ class BlackBox:
         return self.inner(widths)
 
 
-def limits_of(costs, shares, *, check: bool = True) -> Limits:
+def limits_of(costs, shares, space=None, *, check: bool = True) -> Limits:
     """Limits at shares of the dense costs; without ``check`` such as no widths meet, too."""
-    space = costs[0].space
+    space = space or costs[0].space
     groups = tuple(
         WidthGroup(name, dense, step, True, "", (), ())
         for name, dense, step in zip(space.names, space.dense, space.step, strict=True)

@@ -143,6 +143,33 @@ def test_a_start_is_never_made_worse():
     assert allocate(curves, hidden, start=best).loss <= Mover([c.numpy() for c in curves], limits, 0.0).loss(best)
 
 
+def test_a_plan_serves_other_curves_and_limits_and_nodes_make_the_clock_irrelevant():
+    curves, limits, _ = random_case(17)
+    made = plan.Plan.of(limits)
+    tighter = limits_of([each.cost for each in limits.constraints], (limits.limits * 1.1).clamp(max=1).tolist())
+    for given, other in ((curves, limits), ([2 * curve for curve in curves], tighter)):
+        with_plan = allocate(given, other, plan=made, seconds=math.inf, nodes=50)
+        alone = allocate(given, other, seconds=math.inf, nodes=50)
+        assert torch.equal(with_plan.units, alone.units)
+        assert with_plan.bound == pytest.approx(alone.bound, abs=1e-12)
+        assert with_plan.nodes <= 50
+
+
+def test_a_cost_that_is_not_finite_somewhere_is_refused():
+    space = WidthSpace(("a",), (32,), (8,))
+    limits = limits_of([TableCost(space, {(0,): np.array([0.5, np.nan, 0.4, 1.0])}, "latency")], [0.6])
+    with pytest.raises(InputError, match="the latency cost model gives no finite cost at some widths"):
+        allocate([torch.zeros(5, dtype=torch.float64)], limits)
+
+
+def test_without_constraints_nothing_is_lost():
+    curves, limits, _ = random_case(19)
+    free = limits_of([], [], limits.constraints[0].cost.space)
+    assert allocate(curves, free).loss == 0
+    assert least_costs(free).shape == (0,)
+    demand_reachable(free)
+
+
 def test_limits_that_dense_meets_and_no_limits_lose_nothing():
     curves, limits, _ = random_case(3)
     loose = limits_of([each.cost for each in limits.constraints], [1.0] * len(limits))
@@ -166,19 +193,20 @@ def test_limits_that_contradict_each_other_are_refused_with_the_smallest_values(
     one = TableCost(space, {(0,): np.array([0.1, 0.5, 0.6, 1.0]), (1,): np.zeros(4)}, "latency")
     two = TableCost(space, {(0,): np.array([1.0, 0.9, 0.1, 1.0]), (1,): np.zeros(4)}, "energy")
     limits = limits_of([one, two], [0.3, 0.3], check=False)
-    with pytest.raises(InputError, match="no admissible widths meet all budgets together") as error:
+    with pytest.raises(InputError, match="cannot be reached together") as error:
         demand_reachable(limits)
-    assert "latency can be as small as 0.1 s" in str(error.value)
-    assert "energy can be as small as 0.1 J" in str(error.value)
+    assert "latency down to 0.1 J (0.1 of dense) and energy down to 0.1 J (0.1 of dense)" in str(error.value)
     curves = [torch.zeros(5, dtype=torch.float64)] * 2
-    with pytest.raises(InputError, match="no admissible widths meet all budgets together"):
+    with pytest.raises(InputError, match="cannot be reached together"):
         allocate(curves, limits)
 
 
 def test_a_limit_below_all_widths_is_refused_with_the_smallest_value():
     space = WidthSpace(("a",), (32,), (8,))
     cost = TableCost(space, {(0,): np.array([0.5, 0.9, 0.4, 1.0])}, "latency")
-    with pytest.raises(InputError, match=r"latency can be as small as 0\.4 s \(0\.4 of dense, the limit is 0\.3"):
+    with pytest.raises(
+        InputError, match=r"latency ≤ 0\.3 .* cannot be reached: .* still needs 0\.4 J \(0\.4 of dense\)"
+    ):
         demand_reachable(limits_of([cost], [0.3], check=False))
 
 

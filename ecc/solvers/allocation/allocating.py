@@ -22,6 +22,7 @@ __all__ = ["Allocation", "allocate", "demand_curves"]
 
 Floats = NDArray[np.float64]
 
+_MOST = 1 << 30  # nodes
 _NODES = 200  # of one look at widths that are not all choices
 _ROUNDS = 10
 
@@ -48,7 +49,14 @@ class Allocation:
 
 
 def allocate(
-    curves: Sequence[Tensor], limits: Limits, *, start: Tensor | None = None, seconds: float = 5.0, gap: float = 1e-3
+    curves: Sequence[Tensor],
+    limits: Limits,
+    *,
+    start: Tensor | None = None,
+    seconds: float = 5.0,
+    gap: float = 1e-3,
+    nodes: int | None = None,
+    plan: Plan | None = None,
 ) -> Allocation:
     """The widths of least summed loss that meet all limits.
 
@@ -57,6 +65,8 @@ def allocate(
         start: Units to begin at, where some that are good are known; shape (n_groups,).
         seconds: When to stop looking for better widths and bounds.
         gap: When to stop because the widths are good enough.
+        nodes: When to stop whatever the clock says; with infinite seconds the answer does not depend on the machine.
+        plan: ``Plan.of(limits)``, where there is one of the same costs already: its tables take most of the time.
 
     Raises:
         InputError: If curves do not fit the groups or no widths meet the limits.
@@ -65,15 +75,17 @@ def allocate(
     if not seconds > 0 or not gap >= 0:
         raise InputError(f"allocate(seconds={seconds}, gap={gap}) must be positive and not negative")
     losses = [curve.detach().to("cpu", torch.float64).numpy() for curve in curves]
-    return _Job(losses, limits, time.monotonic() + seconds, gap).run(start)
+    return _Job(losses, limits, plan or Plan.of(limits), time.monotonic() + seconds, gap, nodes or _MOST).run(start)
 
 
 class _Job:
     """One allocation; arguments as of ``allocate``."""
 
-    def __init__(self, curves: list[Floats], limits: Limits, deadline: float, gap: float) -> None:
+    def __init__(
+        self, curves: list[Floats], limits: Limits, plan: Plan, deadline: float, gap: float, nodes: int
+    ) -> None:
         self._curves, self._limits, self._deadline, self._gap = curves, limits, deadline, gap
-        self._plan = Plan.of(limits)
+        self._plan, self._most = plan, nodes
         self._mover = Mover(curves, limits, deadline)
         self._units: Tensor | None = None
         self._loss = np.inf
@@ -114,7 +126,7 @@ class _Job:
 
     def _exact(self) -> Allocation:
         search = self._search(self._limits.dense, 0)
-        ended = search.run(self._mover.best)
+        ended = search.run(self._mover.best, self._most)
         if search.units is None:
             demand_reachable(self._limits)
             what = "there are no admissible widths that meet" if ended else "no admissible widths were found to meet"
@@ -126,7 +138,7 @@ class _Job:
 
     def _search(self, anchor: Tensor, closer: int) -> Search:
         choices = self._plan.choices(anchor, closer)
-        tables = self._plan.tables(self._curves, choices, anchor)
+        tables = self._plan.tables(self._curves, choices, anchor, self._limits.limits)
         search = Search(tables, self._limits.met, self._gap, self._deadline)
         if self._units is not None:
             search.offer(self._units, self._loss)
@@ -137,7 +149,7 @@ class _Job:
         closer, last = 0, int(max(self._plan.stride)).bit_length() - 1
         while True:
             search = self._search(self._limits.dense if self._units is None else self._units, closer)
-            search.run(self._mover.best, _NODES)
+            search.run(self._mover.best, min(_NODES, self._most))
             self._nodes += search.nodes
             better = search.units is not None and search.loss < self._loss and self._take(search.units)
             if self._units is None or time.monotonic() > self._deadline or (closer == last and not better):

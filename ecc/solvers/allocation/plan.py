@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecc.core.cost import Decomposable
+from ecc.core.errors import InputError
 from ecc.core.interactions import Interactions, maximal
 from ecc.solvers.allocation.elimination import Elimination
 from ecc.solvers.allocation.minimising import MOST_WORK
@@ -22,6 +24,7 @@ __all__ = ["Plan"]
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
+Cuts = tuple[Floats, list[Floats], dict[tuple[int, ...], Floats]]
 
 _MOST_ROWS = 400_000  # width vectors that costs are asked for in all
 _LARGEST_SET = 4  # groups that one table is over
@@ -31,10 +34,10 @@ _NEAR = 6  # choices on each side of a present width, where not all are
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What tables of these limits are made of.
+    """What tables of these costs are made of; serves any limits of the same costs.
 
     Attributes:
-        limits: The constraints.
+        limits: Of the costs; their values do not matter.
         interactions: Sets of groups that tables are made of.
         unknown: Names of the constraints that tables do not hold exactly.
         stride: Units between the choices of each group where not all can be choices, 1 elsewhere, shape (n_groups,).
@@ -84,19 +87,40 @@ class Plan:
             found.append(np.unique(grid))
         return found
 
-    def tables(self, curves: Sequence[Floats], choices: Sequence[Whole], anchor: Tensor) -> Tables:
-        """Tables over choices; costs that are unknown are right where at most one group leaves the anchor."""
-        places = [int(np.searchsorted(own, now)) for own, now in zip(choices, anchor.tolist(), strict=True)]
-        centre, alone, joint = cut_tables(self.limits.costs, self.interactions, choices, np.array(places))
-        limits = self.limits.limits.numpy()
+    def tables(self, curves: Sequence[Floats], choices: Sequence[Whole], anchor: Tensor, limits: Tensor) -> Tables:
+        """Tables over choices; costs that are unknown are right where at most one group leaves the anchor.
+
+        Args:
+            limits: Of the relative costs, shape (n_constraints,).
+
+        Raises:
+            InputError: If a cost is not finite at some of the choices.
+        """
+        everything = self.whole and not self.unknown
+        centre, alone, joint = self._everything if everything else self._cut(choices, anchor)
         return Tables(
             tuple(choices),
             tuple(curve[own] for curve, own in zip(curves, choices, strict=True)),
             tuple(alone),
             joint,
             0.0,
-            centre - limits,
+            centre - limits.numpy(),
         )
+
+    @cached_property
+    def _everything(self) -> Cuts:
+        """Tables over all units, which serve all curves and limits."""
+        return self._cut(self.choices(None, 0), self.limits.dense)
+
+    def _cut(self, choices: Sequence[Whole], anchor: Tensor) -> Cuts:
+        places = [int(np.searchsorted(own, now)) for own, now in zip(choices, anchor.tolist(), strict=True)]
+        centre, alone, joint = cut_tables(self.limits.costs, self.interactions, choices, np.array(places))
+        for table in (centre, *alone, *joint.values()):
+            wrong = ~np.isfinite(table).all(axis=tuple(range(1, table.ndim)))
+            if wrong.any():
+                name = self.limits.names[int(np.argmax(wrong))]
+                raise InputError(f"the {name} cost model gives no finite cost at some widths; fit it on sound data")
+        return centre, alone, joint
 
 
 def _stride(limits: Limits, interactions: Interactions) -> tuple[int, ...] | None:

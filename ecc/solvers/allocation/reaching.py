@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ecc.core.cost import METRICS
 from ecc.core.errors import InputError
 from ecc.solvers.allocation.branching import Search
 from ecc.solvers.allocation.minimising import minimiser_for
@@ -48,20 +47,29 @@ def demand_reachable(limits: Limits) -> None:
     if all(apart) and (len(limits) == 1 or not _contradict(limits)):
         return
     least = _costs_of(limits, widths).tolist()
-    which = [number for number, reached in enumerate(apart) if not reached] or list(range(len(limits)))
-    said = " and ".join(_smallest(limits, number, least[number]) for number in which)
     if all(apart):
-        raise InputError(f"no admissible widths meet all budgets together, though {said}; loosen one of them")
-    raise InputError(f"no admissible widths meet the budget: {said}; give a limit above that")
-
-
-def _smallest(limits: Limits, number: int, least: float) -> str:
-    cost = limits.constraints[number].cost
-    unit, value = METRICS[cost.metric], least * cost.dense
-    limit = float(limits.limits[number])
-    return (
-        f"{cost.metric} can be as small as {value:.4g} {unit} ({least:.3g} of dense, the limit is {limit:.3g} of dense)"
+        down = " and ".join(f"{limits.names[i]} down to {_said(limits, i, each)}" for i, each in enumerate(least))
+        wanted = " and ".join(
+            f"{limits.names[i]} ≤ {_said(limits, i, float(each))}" for i, each in enumerate(limits.limits)
+        )
+        raise InputError(f"budgets {wanted} cannot be reached together, though each can alone ({down}); loosen one")
+    missed = [number for number, reached in enumerate(apart) if not reached]
+    raise InputError(
+        "; ".join(_missed(limits, number, least[number]) for number in missed) + "; give a limit above that"
     )
+
+
+def _missed(limits: Limits, number: int, least: float) -> str:
+    limit = _said(limits, number, float(limits.limits[number]))
+    return (
+        f"budget {limits.names[number]} ≤ {limit} cannot be reached: the smallest admissible network still needs "
+        f"{_said(limits, number, least)}"
+    )
+
+
+def _said(limits: Limits, number: int, share: float) -> str:
+    cost = limits.constraints[number].cost
+    return f"{share * cost.dense:.4g} {cost.unit} ({share:.3g} of dense)"
 
 
 def _costs_of(limits: Limits, widths: Tensor) -> Tensor:
@@ -73,7 +81,9 @@ def _least(limits: Limits) -> Tensor:
     found = [limits.lowest] * len(limits)
     plan = Plan.of(limits)
     choices = plan.choices(None, 0)
-    tables = plan.tables([np.zeros(int(most) + 1) for most in limits.dense.tolist()], choices, limits.dense)
+    tables = plan.tables(
+        [np.zeros(int(most) + 1) for most in limits.dense.tolist()], choices, limits.dense, limits.limits
+    )
     minimiser = minimiser_for(tables.sizes, tuple(tables.joint))
     for number, name in enumerate(limits.names):
         singles = [table[number] for table in tables.singles]
@@ -112,5 +122,5 @@ def _contradict(limits: Limits) -> bool:
         return False
     if plan.unknown or not plan.whole:
         return False
-    search = Search(plan.tables(nothing, plan.choices(None, 0), limits.dense), limits.met, 0.0, deadline)
+    search = Search(plan.tables(nothing, plan.choices(None, 0), limits.dense, limits.limits), limits.met, 0.0, deadline)
     return search.run(mover.best) and search.units is None
