@@ -189,7 +189,11 @@ def test_prices_of_an_allocation_balance_energies_and_slopes():
     head = CountingCost(network[2].space, ((1.0, (side("last"),)), (2.0, (side("inner"),))), metric="params")
     limits = Limits(problem(network, TASK, 0.5, 0.6, costs=(network[2], head)))
     s, z = torch.tensor([5.0, 4.0, 7.0]).double(), torch.tensor([3.0, 0.5]).double()
+    limits = limits.at(limits.costs(s))
     last = (z @ limits.slopes(s)[1]) / limits.dense
     energy = last[:, None].expand(3, 12)
     torch.testing.assert_close(prices(energy, s, limits), z)
     torch.testing.assert_close(prices(energy, limits.dense, limits), torch.zeros(2).double())
+    roomy = limits.at(torch.stack([limits.limits[0], torch.tensor(1.0).double()]))
+    assert prices(energy, s, roomy)[0] > 0
+    assert prices(energy, s, roomy)[1] == 0

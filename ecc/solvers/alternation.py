@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ecc.core.problem import Problem
+from ecc.solvers.allocation import allocate
+from ecc.solvers.allocation.moving import Mover
 from ecc.solvers.dormant import Dormant
 from ecc.solvers.energies import Criterion, Energies
 from ecc.solvers.lagrangian import CodeForm, Form, PaperForm, ascend, descend, prices, proximal_step
@@ -119,8 +122,9 @@ class Alternation:
             self.s, self.z = descend(self.s, self.y, self.z, self.phi, self.limits, self.current, rho, self.form)
             self.z = ascend(self.z, self.limits.costs(self.s) - self.current, rho)
         elif moved:
-            self.s = ranking.allocate(self.s, self.limits.at(self.current))
-            self.z = prices(energy, self.s, self.limits)
+            limits = self.limits.at(self.current)
+            self.s = _allocate(ranking, self.s, limits)
+            self.z = prices(energy, self.s, limits)
         self.y = ascend(self.y, self.form.slack(self.phi, self.s, dense), rho)
         return False
 
@@ -138,7 +142,7 @@ class Alternation:
         """The units kept: within the limits, and one unit more anywhere would not be."""
         if not bool(self.limits.met(self.phi)):
             _LOG.info("the steps ended before the budget was met; the units of least energy per cost go")
-        return self.ranking.allocate(self.phi, self.limits)
+        return self.ranking.grow(_allocate(self.ranking, self.phi, self.limits), self.limits)
 
     def figures(self) -> dict[str, float]:
         """Relative costs, worst violation and duals."""
@@ -160,3 +164,14 @@ class Alternation:
         self.current, self.ranking = state["current"], Ranking(state["ranked"])
         self._energies.restore(state["energies"])
         self._dormant.restore(state["dormant"])
+
+
+def _allocate(ranking: Ranking, start: Tensor, limits: Limits) -> Tensor:
+    """The units, near ``start``, that meet the limits and lose least energy.
+
+    No clock has a say in it unless there is no way from the start, so that an interrupted run goes on to the same
+    units.
+    """
+    curves = ranking.curves()
+    found = Mover([curve.numpy() for curve in curves], limits, math.inf).best(start.floor())
+    return allocate(curves, limits).units if found is None else found[0]

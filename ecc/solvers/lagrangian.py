@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
 from scipy.optimize import nnls
 from torch import Tensor
@@ -181,7 +182,8 @@ def prices(energy: Tensor, s: Tensor, limits: Limits) -> Tensor:
     r"""The duals z of widths that an allocation chose: what a relative cost is worth in energy.
 
     At an optimum the energy of the last unit that stays balances :math:`\sum_q z_q \partial E_q / \partial (s/N)` in
-    every group between its bounds; z, of shape (n_constraints,), is the non-negative least-squares solution of that.
+    every group between its bounds, and a constraint that leaves room for a unit has no price. The duals, of shape
+    (n_constraints,), are the non-negative least-squares solution of that.
 
     Args:
         energy: Unit energies in falling order, padded with 0, shape (n_groups, most units).
@@ -191,6 +193,9 @@ def prices(energy: Tensor, s: Tensor, limits: Limits) -> Tensor:
     if not len(limits) or not bool(free.any()):
         return torch.zeros(len(limits), dtype=torch.float64)
     last = energy.gather(1, (s.long() - 1)[:, None]).squeeze(1) * limits.dense
-    _, slopes = limits.slopes(s)
-    solved, _ = nnls(slopes[:, free].T.numpy(), last[free].numpy())
-    return torch.from_numpy(solved)
+    costs, slopes = limits.slopes(s)
+    tight = costs + (slopes / limits.dense).amax(1) > limits.limits
+    z = np.zeros(len(limits))
+    if bool(tight.any()):
+        z[tight.numpy()], _ = nnls(slopes[tight][:, free].T.numpy(), last[free].numpy())
+    return torch.from_numpy(z)

@@ -160,6 +160,11 @@ class Ranking:
         ]
         return torch.cat(chosen)
 
+    def curves(self) -> list[Tensor]:
+        """Importance of the units that are dropped at each number of kept ones, shape (units + 1,) per group."""
+        lost = self.sorted.flip(1).cumsum(1).flip(1)
+        return [nn.functional.pad(row[: len(order)], (0, 1)) for row, order in zip(lost, self._order, strict=True)]
+
     def shrink(self, units: Tensor, limits: Limits) -> Tensor:
         """Drop units, each time the one that loses least importance per relative cost saved, until all limits hold."""
         units = units.clone()
@@ -188,10 +193,6 @@ class Ranking:
             added = (limits.costs(units + ones[groups]) - limits.costs(units)).clamp(min=0).sum(-1)
             gain = self.sorted[groups, units[groups].long()]
             units[groups[torch.argmax(gain / (added + 1e-12))]] += 1
-
-    def allocate(self, start: Tensor, limits: Limits) -> Tensor:
-        """Units within the limits, near ``start``: as few go as must, and one more anywhere would not fit."""
-        return self.grow(self.shrink(start.floor(), limits), limits)
 
 
 def solution(
