@@ -26,6 +26,7 @@ from ecc.core.errors import InputError
 from ecc.core.problem import Batches, Task
 from ecc.core.widths import WidthGroup
 from ecc.solvers.evaluation import device_of, forward, moved, switch_off_dropout
+from ecc.solvers.randomness import kept_generators, seed_generators
 from ecc.solvers.sparsity import Sparsity
 
 __all__ = ["CRITERIA", "Criterion", "curves_of", "rate"]
@@ -116,10 +117,10 @@ def _squared_slopes(
     count = 0
     with (
         torch.autocast(device.type, enabled=False),
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        kept_generators(device),
         switch_off_dropout(model),
     ):
-        torch.manual_seed(seed)
+        seed_generators(device, seed)
         for inputs, targets in data:
             value = loss(forward(model, moved(inputs, device)), targets.to(device))
             gradients = _gradients(value, gates)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import time
@@ -25,6 +23,7 @@ from ecc.solvers.evaluation import device_of, evaluate
 from ecc.solvers.floors import floored_limits
 from ecc.solvers.interrupts import deferred_interrupt
 from ecc.solvers.limits import Limits, Ranking, solution
+from ecc.solvers.resuming import identity
 from ecc.solvers.sparsity import Sparsity
 from ecc.solvers.training import TrainConfig, train
 
@@ -162,7 +161,7 @@ class _Run:
             alive = self._narrowed(group, count)
             self._train(alive, each)
             rating = self.judge(self.model)
-            if rating > best:
+            if not number or rating > best:
                 best, masks, weights = rating, alive, _snapshot(self.model)
             self._report(number + 1, len(proposals))
         self.alive = masks
@@ -219,12 +218,8 @@ class _Run:
         """Hash of what decides the result: weights, settings, constraints, data per epoch."""
         method = self.method
         settings = [method.training.identity, method.iterations, method.decay, method.held, self.problem.seed]
-        limits = [self.limits.names, self.limits.limits.tolist(), self.limits.lowest.tolist(), self.batches]
-        digest = hashlib.sha256(json.dumps([settings, limits], default=str).encode())
-        for name, tensor in self.model.state_dict().items():
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        limits = [self.limits.names, self.limits.limits.tolist(), self.limits.lowest.tolist()]
+        return identity([*settings, *limits, self.batches], [self.model])
 
     def state(self) -> dict[str, Any]:
         """What is needed to go on after this iteration."""

@@ -14,6 +14,7 @@ from ecc.core.errors import InputError
 from ecc.core.problem import Batches, Task
 from ecc.core.widths import Kept
 from ecc.solvers.evaluation import device_of, eval_mode, forward, moved
+from ecc.solvers.randomness import kept_generators, seed_generators
 from ecc.solvers.sparsity import Sparsity
 from ecc.solvers.training import Step
 
@@ -80,15 +81,15 @@ class Judge:
         task: Its training batches, loss and score.
         count: Batches that are set aside, in memory.
         seed: Of the loader's shuffling.
-        device: Whose generator is put back.
+        device: Whose generator is seeded too.
 
     Raises:
         InputError: If there are no batches.
     """
 
     def __init__(self, task: Task, count: int, seed: int, device: torch.device) -> None:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
+        with kept_generators(device):
+            seed_generators(device, seed)
             self.batches: tuple[tuple[Any, Tensor], ...] = tuple(islice(task.train, count))
         if not self.batches:
             raise InputError("the training data yields no batch; check the data and the batch size")
