@@ -151,7 +151,7 @@ def _cut(costs: Callable[[Tensor], Tensor], middle: Floats, scope: Scope, choice
 
 def _along(values: Floats, axis: int, axes: int) -> Floats:
     """Vectors, shape (n, d), as tables of that many axes that vary along one: shape (n, 1, …, d, …, 1)."""
-    return values.reshape(len(values), *(-1 if each == axis else 1 for each in range(axes)))
+    return values.reshape(len(values), *(values.shape[1] if each == axis else 1 for each in range(axes)))
 
 
 def _anchored(table: Floats, some: tuple[int, ...], anchor: Whole, scope: Scope) -> Floats:
