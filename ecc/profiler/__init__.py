@@ -2,7 +2,7 @@
 
 From the outside in (each module's first line says more):
 
-    protocol   protocol, session, observation, pairing, stopping, resuming, warming, idle, window, design
+    protocol   protocol, session, observation, pairing, steadying, resuming, warming, idle, window, design
     sensors    meters, gauges, runtimes, clock
     device     devices, host, cores, conditions, flags, locking
     rows       store, database, records, tables, exports, inspection

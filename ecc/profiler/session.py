@@ -27,9 +27,8 @@ from ecc.profiler.design import Point
 from ecc.profiler.host import quiet
 from ecc.profiler.idle import Idle
 from ecc.profiler.observation import Blind, Observer
-from ecc.profiler.pairing import Pairs, Ready, Spread, ready, spread
+from ecc.profiler.pairing import Pairs, Ready, Spread, estimate, ready, spread
 from ecc.profiler.resuming import Old, moved
-from ecc.profiler.stopping import enough
 from ecc.profiler.store import Key, Store, configuration
 from ecc.profiler.tables import Visit
 from ecc.profiler.warming import settle
@@ -183,7 +182,7 @@ class Session:
         ]
 
     def _vague(self, name: str, metric: str, usual: Spread | None) -> bool:
-        return not enough(list(self._known[name, metric].values()), self.window, usual)
+        return estimate(list(self._known[name, metric].values()), usual).half_width > self.window.rel_half_width
 
     def _learn(self, visit: Visit) -> None:
         name = configuration(visit.widths)

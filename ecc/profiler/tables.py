@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from ecc.profiler.conditions import UNKNOWN, Conditions
 from ecc.profiler.flags import condition_flags, host_flags
 from ecc.profiler.host import Disturbance
 from ecc.profiler.pairing import Pairs, Spread, estimate, median_interval, spread
+from ecc.profiler.steadying import Moment, steadied
 
 __all__ = ["NOISY", "UNITS", "Drift", "Visit", "drift", "idle_power", "long_run", "noise", "tabulate"]
 
@@ -88,20 +89,20 @@ def tabulate(
 ) -> ProfileTable:
     """Pool the visits of each configuration, in the order of first measurement.
 
-    Beside the columns that ProfileTable names there are, for each metric M, ``M_n`` and ``M_block_ratios`` (median
-    ratio per block, a list); ``n`` and ``block_ratios`` repeat those of the first metric. Metrics that were not
-    measured are NaN. ``M_block_runs`` names the run of each of these blocks. ``cpu_s`` is the process CPU time of one
-    inference; ``steal_s`` and ``switches`` are sums over the visits. Where known of any visit there are ``clock_hz``,
-    ``temperature_c`` and ``idle_w`` (medians), ``throttled`` (reasons) and ``run`` (in which most visits were made);
-    and, of the extras of pairs, ``energy_error`` (standard error, relative to the reading), ``energy_delta_j``,
-    ``energy_check_j`` and the like (medians).
+    Ratios are to the reference as ``steadying`` has it. Beside the columns that ProfileTable names there are, for each
+    metric M, ``M_n`` and ``M_block_ratios`` (median ratio per block, a list); ``n`` and ``block_ratios`` repeat those
+    of the first metric. Metrics that were not measured are NaN. ``M_block_runs`` names the run of each of these blocks.
+    ``cpu_s`` is the process CPU time of one inference; ``steal_s`` and ``switches`` are sums over the visits. Where
+    known of any visit there are ``clock_hz``, ``temperature_c`` and ``idle_w`` (medians), ``throttled`` (reasons) and
+    ``run`` (in which most visits were made); and, of the extras of pairs, ``energy_error`` (standard error, relative to
+    the reading), ``energy_delta_j``, ``energy_check_j`` and the like (medians).
 
     Raises:
         InputError: If a visit's widths do not belong to the space.
     """
     metrics = [metric for metric in UNITS if any(visit.metric == metric for visit in visits)]
     grouped: dict[tuple[int, ...], list[Visit]] = {}
-    for visit in visits:
+    for visit in _steady(visits):
         grouped.setdefault(tuple(space.vector(visit.widths).tolist()), []).append(visit)
     usual = {
         metric: spread(
@@ -116,6 +117,20 @@ def tabulate(
     widths: NDArray[np.int64] = np.array(list(grouped), dtype=np.int64).reshape(len(grouped), len(space))
     reference = {metric: long_run([visit for visit in visits if visit.metric == metric]) for metric in metrics}
     return ProfileTable(provenance, space, tuple(layers), widths, rows, reference)
+
+
+def _steady(visits: Sequence[Visit]) -> list[Visit]:
+    """The visits with references to divide by, in their order."""
+    found = list(visits)
+    for metric in dict.fromkeys(visit.metric for visit in visits):
+        mine = {place: visit for place, visit in enumerate(visits) if visit.metric == metric}
+        moments = [
+            Moment(tuple(sorted(visit.widths.items())), (visit.run, visit.block), visit.pairs)
+            for visit in mine.values()
+        ]
+        for (place, visit), references in zip(mine.items(), steadied(moments), strict=True):
+            found[place] = replace(visit, pairs=replace(visit.pairs, references=references))
+    return found
 
 
 def _row(visits: Sequence[Visit], usual: Mapping[str, Spread | None]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Window:
         burst: Windows per side of such a pair, at most; their median is the reading.
         long_pairs: Pairs per visit where a window takes seconds (energy).
         rel_half_width: Configurations whose 95 % interval is wider than this share of the ratio get more visits …
-        max_blocks: … up to this many, or until more of them would clearly not do.
+        max_blocks: … up to this many, also where these will not do: half the noise is worth its time to a cost model.
         max_s: No such additional visits after this time, and end of each comparison.
         idle_s: How long the idle power is measured where energy is; not at all at 0.
         idle_every: Visits after which it is measured again.
