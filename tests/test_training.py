@@ -451,6 +451,35 @@ def test_a_loader_that_fails_keeps_the_weights_of_the_step_before(tmp_path, at):
     assert same(model, whole)
 
 
+def test_a_validation_loader_that_fails_keeps_the_epoch(tmp_path):
+    checkpoint, whole, resumed = FileCheckpoint(tmp_path / "state"), network(), network()
+    config = replace(CONFIG, ema=0.9)
+    task = replace(small_task(), validation=Failing(7, OSError("no disk")))  # 5 batches an epoch
+    with pytest.raises(
+        InputError, match=r"validation data of train failed in epoch 2 \(OSError: no disk\); the state is"
+    ):
+        train(network(), task, config, checkpoint=checkpoint)
+    assert (checkpoint.load()["epoch"], checkpoint.load()["batch"]) == (1, 5)
+    train(resumed, task, config, checkpoint=checkpoint)
+    train(whole, small_task(), config)
+    assert same(whole, resumed)
+
+
+class Unopened:
+    """A loader that cannot even begin."""
+
+    def __len__(self):
+        return 5
+
+    def __iter__(self):
+        raise OSError("no such disk")
+
+
+def test_a_loader_that_cannot_begin_is_told_of():
+    with pytest.raises(InputError, match=r"failed at batch 1 of epoch 1 \(OSError: no such disk\)"):
+        train(network(), replace(small_task(), train=Unopened()), CONFIG)
+
+
 def test_a_loader_that_yields_no_pairs_is_told_so():
     task = replace(small_task(), train=[torch.zeros(4, 64)[:, :, None]])
     with pytest.raises(InputError, match=r"failed at batch 1 of epoch 1 \(ValueError: too many values to unpack"):

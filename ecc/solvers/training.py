@@ -137,8 +137,7 @@ class _Run:
 
     def _run_epoch(self, interrupted: Callable[[], bool]) -> None:
         started = time.monotonic() - self.seconds
-        seed_generators(self.device, self.config.seed, self.epoch)
-        batches = iter(self.train)
+        batches = _lazily(self.train)
         self.model.train()
         behind = self._skip(batches)
         while not self.stopped and self._take_step(behind or self._fetch(batches, self.batch)):
@@ -253,7 +252,7 @@ class _Run:
         self.at_boundary = False
         loss = self._guard(weights=True) / max(self.examples, 1)
         self.ranks.share(list(self.model.state_dict().values()))  # no process may drift away
-        score = self._score()
+        score = self._score_or_save()
         row = {"phase": self.stage, "epoch": self.epoch + 1, "loss": loss, "score": score, "lr": self.stepper.rate}
         row |= self.hook.figures() if self.hook is not None else {}
         self.stepper.close_epoch(score)
@@ -267,14 +266,35 @@ class _Run:
         if self.ranks.first_says(finished or self.states.due)[0]:
             self._save()
 
+    def _score_or_save(self) -> float:
+        """The score; if the data to score on fail, the state of the end of the epoch is saved."""
+        try:
+            return self._score()
+        except InputError:
+            if self.ranks.world == 1:
+                self._save()
+            raise
+
     def _score(self) -> float:
         """Of the validation batches, by the first process."""
         average = self.stepper.average
         own = 0.0
         with average.installed() if average is not None else nullcontext():
             if self.ranks.first:
-                own = evaluate(self.model, self.task.validation, self.task.score)
+                own = evaluate(self.model, self._validation(), self.task.score)
         return self.ranks.first_says(own)[0]
+
+    def _validation(self) -> Iterator[tuple[Any, Tensor]]:
+        """The validation batches; a loader that fails is told of."""
+        try:
+            yield from self.task.validation
+        except Exception as error:
+            if isinstance(error, EccError) or failure_of(error) is not None:
+                raise
+            raise InputError(
+                f"the validation data of {self.stage} failed in epoch {self.epoch + 1} ({told(error)})"
+                f"{'; the state is saved, and the same call goes on from there' if self.states.kept else ''}"
+            ) from error
 
     def _tell(self, row: Mapping[str, Any]) -> None:
         """The row to the log, to the progress line and to whoever observes epochs."""
@@ -350,6 +370,11 @@ class _Run:
             f"device {self.device} {what} in epoch {self.epoch + 1} of {self.stage} ({told(error)}); "
             f"{kept}{self.states.rescue()}: {failure.value}"
         )
+
+
+def _lazily(batches: Batches) -> Iterator[tuple[Any, Tensor]]:
+    """An iterator that asks the loader for its own at the first batch, where its failures are expected."""
+    yield from batches
 
 
 def _count(batches: Batches, device: torch.device) -> int:
