@@ -149,6 +149,9 @@ def test_one_run_reaches_every_budget(device, method):
     sizes = [result.counts["macs"] for result in results]
     assert sizes == sorted(sizes, reverse=True)
     assert len({id(result.model) for result in results}) == 3
+    for result in results:
+        assert list(result.trials["round"])[:2] == ["scout", "scout"]
+        assert (result.trials["round"] == "round 1").sum() == 1
 
 
 def test_a_path_goes_on_after_an_interrupt_and_measures_nothing_twice(device, tmp_path):

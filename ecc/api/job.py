@@ -10,7 +10,10 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, pairwise
 from typing import Any
 
 import pandas as pd
@@ -96,10 +99,11 @@ class Job:
         costs = [limit.cost for limit in self.targets[0].limits]
         ruler = Ruler.of(dense, self.inputs, costs, self.meters)
         bench = Bench(ruler, self._identity(dense), self.keeper, self.recipe.seed, self.progress)
-        trials = self._scout(dense, bench)
+        scouts = self._scout(dense, bench)
+        trials = list(chain.from_iterable(scouts))
         limits = [self._scouted(target, trials) if bench.works else target.constraints for target in self.targets]
-        for target, solved in zip(self.targets, self._solve_all(dense, limits), strict=True):
-            yield self._reach(_Pursuit(target, dense, bench, trials), solved, accuracy, started)
+        for target, own, solved in zip(self.targets, scouts, self._solve_all(dense, limits), strict=True):
+            yield self._reach(_Pursuit(target, dense, bench, own, trials), solved, accuracy, started)
             started = time.monotonic()
 
     @property
@@ -123,18 +127,21 @@ class Job:
 
     # -- widths
 
-    def _scout(self, dense: nn.Module, bench: Bench) -> list[Trial]:
-        """Two cheap solutions near each target, measured: what the cost models get wrong there."""
+    def _scout(self, dense: nn.Module, bench: Bench) -> list[list[Trial]]:
+        """Cheap solutions near each target, measured: what the cost models get wrong there; one list per target."""
         if not bench.works:
-            return []
-        found = [
-            scout.solve(self._problem(dense, target.constraints))
-            for target in self.targets
-            for scout in (Uniform(), Magnitude())
-        ]
-        makers = [lambda each=each: slim(each.model, self.graph, each.kept, check=False) for each in found]
+            return [[] for _ in self.targets]
+        found: list[Solution] = []
+        ends = [0]
+        for target in self.targets:
+            for scout in (Uniform(), Magnitude()):
+                with suppress(InputError):  # where costs do not rise with the widths, a plain method may find none
+                    found.append(scout.solve(self._problem(dense, target.constraints)))
+            ends.append(len(found))
+        makers = [partial(slim, each.model, self.graph, each.kept, check=False) for each in found]
         seconds = self.recipe.measure_s / 2 * len(self.targets)
-        return bench.measure("scout", makers, [each.widths for each in found], seconds=seconds)
+        trials = bench.measure("scout", makers, [each.widths for each in found], seconds=seconds) if found else []
+        return [trials[start:end] for start, end in pairwise(ends)]
 
     def _scouted(self, target: Target, trials: Sequence[Trial]) -> tuple[Constraint, ...]:
         """Corrected limits before there are any widths; those of the target where these could not be met."""
@@ -189,7 +196,7 @@ class Job:
 
     def _reach(self, pursuit: _Pursuit, solved: Solution, accuracy_dense: float, started: float) -> Compression:
         """Measure and correct, slim, tune, verify; once more where the last measurement missed."""
-        target = pursuit.target
+        target, earlier = pursuit.target, len(pursuit.trials)
         solved, rounds = self._search(pursuit, solved)
         compact, tuned, checks = self._finish(pursuit, solved, "")
         if any(check.met is False for check in checks) and rounds < self.recipe.rounds:
@@ -214,7 +221,7 @@ class Job:
             seconds=time.monotonic() - started,
             history=pd.concat([solved.history, tuned], ignore_index=True),
             inputs=self.inputs,
-            trials=table_of(pursuit.trials, target.budgets, target.limits),
+            trials=table_of([*pursuit.scouts, *pursuit.trials[earlier:]], target.budgets, target.limits),
             label=target.label,
         )
 
@@ -294,11 +301,17 @@ class Job:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pursuit:
-    """What the steps towards one target share; ``trials`` grows with every measurement, of earlier targets too."""
+    """What the steps towards one target share.
+
+    Attributes:
+        scouts: Trials near this target.
+        trials: Of all targets so far; grows with every measurement.
+    """
 
     target: Target
     dense: nn.Module
     bench: Bench
+    scouts: Sequence[Trial]
     trials: list[Trial]
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ecc.core.cost import METRICS
 from ecc.core.errors import InputError
-from ecc.core.verdict import BudgetCheck
+from ecc.core.verdict import BudgetCheck, joint_confidence
 from ecc.core.widths import Widths
 from ecc.energy_models.judging import Fit
 from ecc.fronts import Front
@@ -82,6 +82,7 @@ def render(report: Report) -> str:
             "verdict": _verdict,
         },
         report=report,
+        together=joint_confidence(report.budgets) if sum(map(_uncertain, report.budgets)) > 1 else None,
         trials=[] if report.trials is None else report.trials.to_dict("records"),
         figures=drawn,
         DENSE=figures.DENSE,
@@ -120,6 +121,11 @@ def _probability(value: float) -> str:
     if value > 0.999:
         return "> 99.9 %"
     return "< 0.1 %" if value < 0.001 else _percent(value)
+
+
+def _uncertain(check: BudgetCheck) -> bool:
+    """Whether it was measured, and not counted."""
+    return check.low is not None and check.low != check.high
 
 
 def _verdict(check: BudgetCheck) -> tuple[str, str]:
