@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,9 @@ def begin(out):
         torch.set_num_threads(1)
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the end of the process
         code = ecc_main([*COMMAND, "--out", str(out)])
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
         os._exit(code)
 
