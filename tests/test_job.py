@@ -12,6 +12,7 @@ from ecc.api.recipe import Recipe
 from ecc.api.ruler import Ruler
 from ecc.api.targets import sets_of
 from ecc.core.budget import Budget
+from ecc.core.cost import as_vector
 from ecc.core.errors import InputError
 from ecc.data.loading import load_data
 from ecc.energy_models.counting import CountCost
@@ -137,6 +138,23 @@ def test_budgets_that_do_not_go_together_are_refused_before_any_work(device):
     with pytest.raises(InputError, match="latency"):
         pursued("latency=0.15", "macs=0.9", costs=[cost()])
     assert ruler.calls == []
+
+
+class Bumpy(LineCost):
+    """Narrow stems are slow, as runtimes are at widths that their kernels do not like."""
+
+    def __call__(self, widths):
+        return super().__call__(widths) + self.dense * 0.6 * (as_vector(self.space, widths)[..., 0] < 5).double()
+
+
+@pytest.mark.parametrize("method", ["admm", "knapsack"])
+def test_budget_that_the_smallest_widths_miss_is_reached_by_others(device, method):
+    device(latency=LAWS["as predicted"])
+    bumpy = Bumpy(CountCost("macs", network()[1]))
+    assert bumpy(bumpy.space.smallest) > 0.7 * bumpy.dense
+    result = pursued("latency=0.6", costs=[bumpy], method=method)
+    assert result.met is True
+    assert result.widths["stem"] >= 5
 
 
 @pytest.mark.parametrize("method", ["uniform", "admm"])
