@@ -51,7 +51,10 @@ if TYPE_CHECKING:
     from ecc.profiler.store import Store
     from ecc.report.saving import save
     from ecc.solvers.admm import Admm
+    from ecc.solvers.baselines.knapsack import Knapsack
+    from ecc.solvers.baselines.loss_change import Fisher, Taylor
     from ecc.solvers.baselines.magnitude import Magnitude
+    from ecc.solvers.baselines.netadapt import NetAdapt
     from ecc.solvers.baselines.uniform import Uniform
     from ecc.verification import Verification
 
@@ -67,13 +70,16 @@ _HOME = {
     "CountCost": "ecc.energy_models.counting",
     "EccError": "ecc.core.errors",
     "FactoredCost": "ecc.energy_models.factored",
+    "Fisher": "ecc.solvers.baselines.loss_change",
     "Fit": "ecc.energy_models.judging",
     "Front": "ecc.fronts",
     "InputError": "ecc.core.errors",
     "Interrupted": "ecc.core.errors",
+    "Knapsack": "ecc.solvers.baselines.knapsack",
     "Magnitude": "ecc.solvers.baselines.magnitude",
     "MeterError": "ecc.core.errors",
     "MlpCost": "ecc.energy_models.mlp",
+    "NetAdapt": "ecc.solvers.baselines.netadapt",
     "ProfileTable": "ecc.core.table",
     "Recipe": "ecc.api.recipe",
     "SlimManifest": "ecc.network.manifest",
@@ -83,6 +89,7 @@ _HOME = {
     "Store": "ecc.profiler.store",
     "SystolicArray": "ecc.energy_models.systolic.array",
     "SystolicCost": "ecc.energy_models.systolic.cost",
+    "Taylor": "ecc.solvers.baselines.loss_change",
     "UnavailableError": "ecc.core.errors",
     "Uniform": "ecc.solvers.baselines.uniform",
     "Verification": "ecc.verification",
@@ -120,13 +127,16 @@ __all__ = [
     "CountCost",
     "EccError",
     "FactoredCost",
+    "Fisher",
     "Fit",
     "Front",
     "InputError",
     "Interrupted",
+    "Knapsack",
     "Magnitude",
     "MeterError",
     "MlpCost",
+    "NetAdapt",
     "ProfileTable",
     "Recipe",
     "SlimManifest",
@@ -136,6 +146,7 @@ __all__ = [
     "Store",
     "SystolicArray",
     "SystolicCost",
+    "Taylor",
     "UnavailableError",
     "Uniform",
     "Verification",
