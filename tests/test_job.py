@@ -113,6 +113,15 @@ def test_budget_that_the_device_never_reaches_is_missed_and_says_so(device):
     assert result.rounds <= 2
 
 
+def test_a_device_too_noisy_to_tell_takes_no_channels_for_its_noise(device):
+    ruler = device(latency=LAWS["as predicted"])
+    object.__setattr__(ruler, "noise", 0.6)
+    result = pursued("latency=0.7", costs=[cost()])
+    assert result.met is False
+    assert 0.4 < result.confidence < 0.975
+    assert result.budgets[0].measured > 0.55 * result.budgets[0].dense
+
+
 def test_a_chance_keeps_the_prediction_below_the_budget_where_nothing_can_be_measured(monkeypatch):
     monkeypatch.setattr(Ruler, "of", lambda *_, **__: "the device is not here")
     plain, careful = (pursued("latency=0.7", costs=[cost()], chance=chance) for chance in (None, 0.95))

@@ -8,6 +8,7 @@ model is learnt from what was measured, and the widths are chosen anew.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -27,7 +28,7 @@ from ecc.api.recipe import Recipe
 from ecc.api.result import Compression
 from ecc.api.ruler import Meters, Ruler
 from ecc.api.targets import Target
-from ecc.api.trials import AIM, SAFE, USED, Trial, best, corrected, table_of
+from ecc.api.trials import AIM, SAFE, USED, WIDEST, Trial, best, corrected, table_of
 from ecc.core.errors import InputError
 from ecc.core.problem import Batches, Constraint, PathSolver, Problem, Progress, Solution, Solver, Status, Task
 from ecc.core.verdict import BudgetCheck
@@ -258,8 +259,8 @@ class Job:
         result = []
         for limit, check in zip(limits, checks, strict=True):
             ceiling = float(limit.cost(solved.widths))
-            if check.met is False and check.high is not None:
-                ceiling *= AIM * check.limit / check.high
+            if check.met is False and check.high is not None and check.measured is not None:
+                ceiling *= min(1.0, AIM * check.limit / min(check.high, check.measured * math.exp(WIDEST)))
             result.append(self._held(limit, min(limit.limit, ceiling)) if check.met is False else limit)
         return tuple(result)
 

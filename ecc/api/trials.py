@@ -16,11 +16,12 @@ from ecc.core.problem import Constraint
 from ecc.core.verdict import Measured
 from ecc.core.widths import Widths
 
-__all__ = ["AIM", "SAFE", "USED", "Trial", "best", "corrected", "table_of"]
+__all__ = ["AIM", "SAFE", "USED", "WIDEST", "Trial", "best", "corrected", "table_of"]
 
 AIM = 0.985  # where in the budget a correction aims with the upper end of the interval
 SAFE = 0.99  # two measurements of one network differ by up to that much
 USED = 0.95  # of a budget: below that, widths are given back
+WIDEST = 0.1  # half-width that is kept clear of: a wider interval asks for a quieter device, not for fewer channels
 
 _COLUMNS = ("round", "metric", "dense", "limit", "predicted", "measured", "low", "high", "used")
 
@@ -74,7 +75,7 @@ def corrected(
     readings = [_reading(cost, budget, trial, here) for trial in found]
     readings.sort(key=lambda reading: reading.apart, reverse=True)
     known = Discrepancy.of(limit.limit / cost.dense, _spread(cost, found[-1].widths), readings)
-    above = sum(reading.above for reading in readings) / len(readings)
+    above = min(sum(reading.above for reading in readings) / len(readings), WIDEST)
     return cost.dense * known.limit(AIM * limit.limit / cost.dense / math.exp(above), deviations)
 
 
