@@ -82,6 +82,15 @@ def test_the_gap_is_the_share_of_what_is_lost_that_may_be_too_much():
     assert brute_force(curves, limits) >= found.bound - 1e-12
 
 
+@pytest.mark.parametrize("gap", [0.03, 0.3])
+def test_bounds_hold_where_the_search_ends_early(gap):
+    for seed in range(25):
+        curves, limits, _ = random_case(7000 + seed, most_units=5)
+        found = allocate(curves, limits, gap=gap, seconds=60)
+        assert found.gap <= gap
+        assert found.bound <= brute_force(curves, limits) + 1e-9
+
+
 def test_the_same_is_found_again():
     curves, limits, _ = random_case(11)
     first, second = (allocate(curves, limits, seconds=60) for _ in range(2))
