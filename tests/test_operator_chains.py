@@ -156,8 +156,8 @@ def chains_of(truth, operators, seed=0, wrong=0):
         taken = [known[i] for i in generator.integers(len(known), size=round(3 * 64 ** generator.uniform()))]
         weights = sum(each.weights for each in taken)
         alone = sum(map(seconds, taken)) / seconds(REFERENCE)
-        touched = weights + max(each.reads + each.writes for each in taken)
-        more = float(truth(*(torch.tensor(float(value)) for value in (alone, weights, touched))))
+        moved = max(each.reads + each.writes for each in taken)
+        more = float(truth(*(torch.tensor(float(value)) for value in (alone, weights, moved)), len(set(taken))))
         ratio = (alone + more) * np.exp(generator.normal(0, 0.02)) * (4.0 if number < wrong else 1.0)
         found.append(Chain(tuple(taken), {"latency": ratio}))
     return tuple(found)
@@ -165,10 +165,10 @@ def chains_of(truth, operators, seed=0, wrong=0):
 
 @pytest.mark.parametrize("wrong", [0, 3])
 def test_what_chains_cost_more_is_found_again(operators, learnt, wrong):
-    truth = Cold(3e6, 0.4, 2e-7)
+    truth = Cold(3e6, 0.4, 2e-7, 3e4)
     found = Cold.of(replace(operators, chains=chains_of(truth, operators, wrong=wrong)), "latency", learnt)
-    for alone, weights, touched in ((20.0, 1e5, 3e5), (20.0, 1e7, 2e7), (60.0, 2e7, 3e7)):
-        values = [torch.tensor(value) for value in (alone, weights, touched)]
+    for alone, weights, moved, distinct in ((20.0, 1e5, 2e5, 5), (20.0, 1e7, 1e7, 40), (60.0, 2e7, 1e7, 90)):
+        values = [*(torch.tensor(value) for value in (alone, weights, moved)), distinct]
         assert float(found(*values)) == pytest.approx(float(truth(*values)), abs=0.08 * alone)
 
 
@@ -204,12 +204,14 @@ def test_a_network_that_does_not_fit_into_caches_costs_what_chains_say(operators
 
 
 def test_the_gradient_of_cold_calls_is_that_of_their_value():
-    cold = Cold(3e4, 0.5, 1e-6)
+    cold = Cold(3e4, 0.5, 1e-6, 1e3)
     given = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (2.0, 2.0, 4.0)]
-    assert torch.autograd.gradcheck(lambda alone, weights, touched: cold(alone, weights * 1e4, touched * 1e4), given)
+    assert torch.autograd.gradcheck(lambda alone, weights, moved: cold(alone, weights * 1e4, moved * 1e4, 5), given)
 
 
-@pytest.mark.parametrize("wrong", [{"capacity": -1.0}, {"share": float("nan")}, {"per_weight": float("inf")}])
+@pytest.mark.parametrize(
+    "wrong", [{"capacity": -1.0}, {"share": float("nan")}, {"per_weight": float("inf")}, {"code": -1.0}]
+)
 def test_impossible_numbers_are_refused(wrong):
     with pytest.raises(InputError, match="finite and not negative"):
         Cold(**wrong)

@@ -134,8 +134,8 @@ class AdditiveCost(FittedCost):
         shapes = self._shapes.at(widths)
         columns = [self.operators(kind, sizes).reshape(len(widths), -1) for kind, sizes in shapes.items()]
         costs = torch.cat(columns, 1)[:, self._shapes.order] * self._shapes.counts * self.unit_cost
-        weights, touched = self._shapes.memory(shapes, len(widths))
-        cold = self.cold(costs.sum(1), weights * self.unit_cost, touched)
+        weights, moved = self._shapes.memory(shapes, len(widths))
+        cold = self.cold(costs.sum(1) / self.unit_cost, weights, moved, len(self.parts)) * self.unit_cost
         return torch.cat([costs, cold[:, None]], 1), weights
 
     @property

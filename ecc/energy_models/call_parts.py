@@ -89,14 +89,13 @@ class Shapes:
         return found
 
     def memory(self, shapes: Mapping[str, Sizes], n: int) -> tuple[Tensor, Tensor]:
-        """At each of the n width vectors of ``at``, shape (n,): numbers in the weights of all calls, numbers touched.
-
-        These are the weights and the most that any call reads and writes, whose memory those after it use again.
+        """At each of the n width vectors of ``at``, shape (n,): numbers in the weights of all calls, and the most
+        that any call reads and writes, whose memory those after it use again.
         """
         done = [work(kind, sizes).reshape(n, -1, len(TERMS)) for kind, sizes in shapes.items()]
         each = torch.cat(done, 1)[:, self.order]
         weights = each[..., _WEIGHTS] @ self.counts
-        return weights, weights + (each[..., _READS] + each[..., _WRITES]).amax(1)
+        return weights, (each[..., _READS] + each[..., _WRITES]).amax(1)
 
 
 def parts_of(calls: Sequence[OperatorCall], runtime: str) -> tuple[Part, ...]:
