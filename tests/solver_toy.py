@@ -9,6 +9,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from ecc.core.cost import METRICS
 from ecc.core.layers import Side, SumOfProducts
 from ecc.core.problem import Constraint, Problem, Task
 from ecc.core.widths import Slot, WidthGroup, WidthSpace
@@ -26,6 +27,10 @@ class CountingCost:
 
     def __post_init__(self):
         object.__setattr__(self, "product", SumOfProducts(self.space, [sides for _, sides in self.terms]))
+
+    @property
+    def unit(self) -> str:
+        return METRICS[self.metric]
 
     @property
     def dense(self) -> float:

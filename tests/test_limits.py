@@ -87,24 +87,10 @@ def test_slopes_are_the_derivatives_by_relative_widths():
         torch.testing.assert_close(slopes[:, g], numeric, rtol=1e-6, atol=1e-9)
 
 
-def test_what_cannot_be_reached_is_refused_with_the_smallest_that_can():
-    network = mlp()
-    smallest = network[2]({"0": 1, "3": 1}).item()
-    with pytest.raises(InputError) as caught:
-        Limits(problem(network, TASK, 0.01))
-    share = smallest / network[2].dense
-    assert str(caught.value) == (
-        f"budget macs ≤ {0.01 * network[2].dense:.4g} MAC (0.01 of dense) cannot be reached: the smallest admissible "
-        f"network (one unit in every group) still needs {smallest:.4g} MAC ({share:.3g} of dense); "
-        "give a limit above that"
-    )
-
-
-def test_a_floor_on_the_widths_counts_in_what_can_be_reached():
-    network = mlp()
-    assert len(Limits(problem(network, TASK, 0.2))) == 1
-    with pytest.raises(InputError, match=r"at least 0.5 of every group\) still needs"):
-        Limits(problem(network, TASK, 0.2), min_fraction=0.5)
+def test_shrinking_below_the_lowest_widths_is_refused():
+    limits = Limits(problem(mlp(), TASK, 0.01))
+    with pytest.raises(InputError, match="leads to no widths that meet all limits"):
+        Ranking([torch.rand(24), torch.rand(16)]).shrink(limits.dense, limits)
 
 
 def test_the_floor_is_whole_units_rounded_up():

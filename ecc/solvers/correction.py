@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ecc.core.problem import Problem, Solution
 from ecc.core.widths import WidthGroup
+from ecc.solvers.allocation import demand_reachable
 from ecc.solvers.limits import Limits, Ranking, solution
 from ecc.solvers.sparsity import Sparsity
 
@@ -32,6 +33,7 @@ def adjust(problem: Problem, found: Solution) -> Solution:
         InputError: If no admissible widths meet a constraint.
     """
     limits = Limits(problem)
+    demand_reachable(limits)
     model = copy.deepcopy(found.model)
     kept = [torch.from_numpy(np.asarray(found.kept[group.name], dtype=np.int64)) for group in problem.groups]
     trained = Sparsity(model, problem.groups).energies()

@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ecc.core.cost import METRICS
 from ecc.core.errors import InputError
 from ecc.core.problem import Problem, Solution, Status
 from ecc.core.widths import Kept
@@ -28,6 +27,8 @@ _ROUNDING = 1 + 1e-12  # a sum of products differs by that much with the shape o
 class Limits:
     """The constraints of a problem, for vectors of units kept per group.
 
+    Whether any widths meet them is for ``demand_reachable`` to say.
+
     Args:
         problem: Its constraints and groups, and the fewest channels that it allows.
         min_fraction: Least fraction of each group's units; at least one unit is always kept.
@@ -40,7 +41,7 @@ class Limits:
         lowest: Fewest units of each group, shape (n_groups,).
 
     Raises:
-        InputError: If the lowest widths exceed a limit, or a cost model has no positive dense value.
+        InputError: If a cost model has no positive dense value.
     """
 
     def __init__(self, problem: Problem, min_fraction: float = 0.0) -> None:
@@ -50,7 +51,6 @@ class Limits:
         self.dense = torch.tensor(space.dense, dtype=torch.float64) / self._step
         least = torch.from_numpy(space.vector({**space.smallest, **problem.least})).to(torch.float64) / self._step
         self.lowest = torch.maximum((self.dense * min_fraction - 1e-9).ceil().clamp(min=1), least)
-        self._floor = "one unit in every group" if bool((least <= 1).all()) else "the least that its costs are known at"
         seen: list[str] = []
         self.names: list[str] = []
         for constraint in problem.constraints:
@@ -64,7 +64,6 @@ class Limits:
         self._scale = torch.tensor([c.cost.dense for c in problem.constraints], dtype=torch.float64)
         self._absolute = torch.tensor([c.limit for c in problem.constraints], dtype=torch.float64)
         self.limits = self._absolute / self._scale
-        self._check_reachable(min_fraction)
 
     def __len__(self) -> int:
         return len(self.constraints)
@@ -110,20 +109,6 @@ class Limits:
         excess = ((costs - self.limits) / self.limits).clamp(min=0)
         return dict(zip(self.names, costs.tolist(), strict=True)) | {"violation": max(excess.tolist(), default=0.0)}
 
-    @torch.no_grad()
-    def _check_reachable(self, min_fraction: float) -> None:
-        smallest = self.values(self.lowest)
-        for constraint, value, limit in zip(self.constraints, smallest.tolist(), self._absolute.tolist(), strict=True):
-            if value <= limit * _ROUNDING:
-                continue
-            metric, unit, dense = constraint.cost.metric, METRICS[constraint.cost.metric], constraint.cost.dense
-            floor = f"at least {min_fraction:.3g} of every group" if min_fraction else self._floor
-            raise InputError(
-                f"budget {metric} ≤ {limit:.4g} {unit} ({limit / dense:.3g} of dense) cannot be reached: the smallest "
-                f"admissible network ({floor}) still needs {value:.4g} {unit} ({value / dense:.3g} of dense); "
-                "give a limit above that"
-            )
-
 
 class Ranking:
     """The units of each group by importance; a width keeps a prefix of it.
@@ -166,11 +151,17 @@ class Ranking:
         return [nn.functional.pad(row[: len(order)], (0, 1)) for row, order in zip(lost, self._order, strict=True)]
 
     def shrink(self, units: Tensor, limits: Limits) -> Tensor:
-        """Drop units, each time the one that loses least importance per relative cost saved, until all limits hold."""
+        """Drop units, each time the one that loses least importance per relative cost saved, until all limits hold.
+
+        Raises:
+            InputError: If they do not even hold at the lowest widths.
+        """
         units = units.clone()
         ones = torch.eye(len(units), dtype=torch.float64)
         while not limits.met(units):
             groups = (units > limits.lowest).nonzero().flatten()
+            if not len(groups):  # costs that rise as widths fall
+                raise InputError("dropping one unit after another leads to no widths that meet all limits; loosen them")
             now = limits.costs(units)
             over = (now - limits.limits).clamp(min=0)
             saved = torch.minimum((now - limits.costs(units - ones[groups])).clamp(min=0), over)
