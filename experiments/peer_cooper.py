@@ -143,7 +143,7 @@ class _Budgets(cooper.ConstrainedMinimizationProblem):  # type: ignore[misc]  # 
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Forget the multipliers of limits that are met (dual restarts, as in their paper): else gates go on closing."""
+        """Forget the multipliers of limits that are met (dual restarts, as there): else gates keep closing."""
         for multiplier in self.dual_parameters():
             multiplier.masked_fill_(self.gated.excess() <= 0, 0.0)
 
