@@ -167,7 +167,9 @@ class Search:
         here = self.tables.restricted(kept)
         sizes = here.sizes
         loss = np.full(sizes, here.loss)
-        excess = np.broadcast_to(here.excess.reshape(len(here.excess), *(1 for _ in sizes)), (len(here.excess), *sizes)).copy()
+        excess = np.broadcast_to(
+            here.excess.reshape(len(here.excess), *(1 for _ in sizes)), (len(here.excess), *sizes)
+        ).copy()
         for group, (own, single) in enumerate(zip(here.losses, here.singles, strict=True)):
             shape = [len(own) if each == group else 1 for each in range(len(sizes))]
             loss += own.reshape(shape)
