@@ -29,7 +29,6 @@ from ecc.network.tracing import trace
 
 __all__ = ["METHODS", "Bench", "rows_of"]
 
-_TIMED = 16  # examples in the batch that is timed
 _SAMPLES = 150  # rows of a profile
 _MEASURED = ("latency",)
 _ARRAY = "eyeriss"
@@ -106,7 +105,7 @@ class Bench:
     @cached_property
     def inputs(self) -> Any:
         """The batch that is traced and timed."""
-        return self.data.example(_TIMED)
+        return self.data.example(self.case.timed)
 
     @cached_property
     def graph(self) -> WidthGraph:
