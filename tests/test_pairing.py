@@ -51,8 +51,8 @@ def test_who_goes_first_changes_from_pair_to_pair():
     watch = Watch(Host())
     watch.end = lambda: Reading(1.0)
     alternate(first, second, watch, 4, np.random.default_rng(0))
-    timed = "".join(order[1::2])  # every window has a lead-in of its own
-    assert timed in ("abbaabba", "baabbaab")
+    lead_ins_and_windows = ("aabbbaaabbbaa", "bbaaabbbaaabb")  # caches are warm where nobody changed
+    assert "".join(order) in lead_ins_and_windows
 
 
 def test_short_networks_fill_the_window_and_readings_are_per_inference():
@@ -64,7 +64,7 @@ def test_short_networks_fill_the_window_and_readings_are_per_inference():
         host.time += times * 1e-3
 
     pairs = alternate(Ready(run, 1e-3), Ready(run, 1e-3), Watch(host, shortest_window_s=0.02), 2, host.rng)
-    assert set(calls[1::2]) == {20}
+    assert calls == [1, 20, 1, 20, 20, 1, 20]
     assert pairs.values == pytest.approx(1e-3)
     assert pairs.references == pytest.approx(1e-3)
 
@@ -78,7 +78,7 @@ def test_the_reading_of_a_burst_is_the_median_of_its_windows_after_one_lead_in()
         host.time += 0.1 if len(calls) % 11 == 5 else times * 1e-3  # one window in ten is hit
 
     pairs = alternate(Ready(run, 1e-3), Ready(run, 1e-3), Watch(host), 3, host.rng, burst=10, clock=host)
-    assert len(calls) == 3 * 2 * (1 + 10)
+    assert len(calls) == 3 * 2 * 10 + 4
     assert pairs.values == pytest.approx(1e-3)
     assert pairs.references == pytest.approx(1e-3)
     assert pairs.inside_s == pytest.approx(3 * 2 * (0.1 + 9e-3))
@@ -86,7 +86,7 @@ def test_the_reading_of_a_burst_is_the_median_of_its_windows_after_one_lead_in()
 
 @pytest.mark.parametrize(
     ("inference_s", "window_s", "windows"),
-    [(2e-5, 5e-4, 30), (1.25e-4, 5e-4, 30), (1e-3, 5e-4, 20), (5e-3, 5e-4, 10), (0.1, 5e-4, 1), (1e-3, 2.0, 1)],
+    [(2e-5, 5e-4, 30), (1.25e-4, 5e-4, 30), (1e-3, 5e-4, 20), (5e-3, 5e-4, 14), (0.1, 5e-4, 1), (1e-3, 2.0, 1)],
     ids=["shorter", "short", "middle", "longer", "long", "energy"],
 )
 def test_a_burst_is_as_long_as_makes_the_lead_in_cheap_and_lets_caches_settle(inference_s, window_s, windows):
@@ -135,7 +135,7 @@ def test_windows_in_which_the_caches_still_settle_do_not_count():
 def test_where_nothing_settles_every_window_counts_and_a_stall_in_one_changes_nothing():
     pairs = cold_pairs(0.0, stall=True)
     assert pairs.values == pytest.approx(1e-3)
-    assert pairs.inside_s == pytest.approx(5 * (20e-3 + 20e-3) + 5e-3)
+    assert pairs.inside_s == pytest.approx(5 * (20e-3 + 28e-3) + 5e-3)
 
 
 def test_long_preparations_are_followed_by_as_much_measuring_but_not_by_more_than_would_be_enough():

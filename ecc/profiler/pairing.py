@@ -28,10 +28,10 @@ __all__ = ["Estimate", "Pairs", "Ready", "Spread", "alternate", "estimate", "med
 
 Floats = NDArray[np.float64]
 
-_LEAD_IN_S = 0.5e-3  # untimed run before each window, in which the caches forget the other network …
+_LEAD_IN_S = 0.5e-3  # untimed run after each switch, in which the caches forget the other network …
 _LEAD_IN_SHARE = 0.05  # … or this share of the window where that is longer (power lags; its rise is left out anyway)
 _WARM_S = 0.02  # a network that runs longer fills the caches early in its own time
-_LEAD_INS = 10  # windows of a burst take that many times its lead-in …
+_LEAD_INS = 14  # windows of a burst take that many times its lead-in …
 _BURST_S = 0.02  # … and this time at least, in which caches settle
 _FEW = 6  # values below which order statistics do not reach 95 %
 _KNOWN, _WORTH = 20, 6.0  # configurations that tell the usual scatter, which counts as that many further readings
@@ -226,9 +226,10 @@ class _Side:
 
 
 def _read(subject: Ready, meter: Meter, window_s: float, windows: int, clock: Clock, *, cold: bool) -> _Side:
-    """A lead-in, then as many windows."""
+    """As many windows, after a lead-in where the caches are cold."""
     repeats, readings, seconds = subject.repeats(window_s), list[Reading](), list[float]()
-    subject.run(subject.lead_in(window_s))
+    if cold:
+        subject.run(subject.lead_in(window_s))
     cpu_s = time.process_time()
     for _ in range(windows):
         meter.begin()
