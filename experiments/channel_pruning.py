@@ -16,6 +16,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def run(records: Records, bench: Bench, method: str, text: str, seed: int) -> No
 
     for budget in budgets:
         key = {"network": bench.case.name, "method": method, "seed": seed, "budget": text, "metric": budget.metric}
-        records.add(key, lambda metric=budget.metric: row(metric))
+        records.add(key, partial(row, budget.metric))
 
 
 def main() -> None:

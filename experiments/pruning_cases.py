@@ -120,7 +120,7 @@ _ALL = (
         examples=6000,
         timed=64,  # so that there is more to save than the cost of calling 52 convolutions
     ),
-    Case("resnet20", "zoo:resnet20", "cifar10-lossless", start_epochs=0, epochs=6, lr=1e-3),
+    Case("resnet20", "zoo:resnet20", "cifar10-lossless", start_epochs=0, epochs=4, examples=2000, lr=1e-3),
 )
 
 CASES: Mapping[str, Case] = MappingProxyType({case.name: case for case in _ALL})

@@ -81,7 +81,7 @@ def recipe_of(name: str, case: Case, seed: int, options: Mapping[str, Any]) -> R
     """How a method of METHODS is run on a case; ``options`` beside the method's own."""
     plan = dict(METHODS[name])
     settings = {**plan.pop("options", {}), **options}
-    common = {"epochs": case.epochs, "lr": case.lr, "seed": seed, "options": settings}
+    common: dict[str, Any] = {"epochs": case.epochs, "lr": case.lr, "seed": seed, "options": settings}
     return PeerRecipe(**common, **plan, method="uniform") if "peer" in plan else Recipe(**common, **plan)
 
 
