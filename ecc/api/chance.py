@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ from ecc.core.errors import InputError
 from ecc.core.interactions import Interactions
 from ecc.core.table import Provenance
 from ecc.core.widths import Widths, WidthSpace
+from ecc.energy_models.depth import cost_without
+from ecc.network.graph import WidthGraph
 
 __all__ = ["StretchedCost", "UpperCost", "demand_chance", "deviations", "upper"]
 
@@ -101,6 +104,14 @@ class UpperCost:
     def interval(self, widths: Widths | Tensor, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """As of the cost."""
         return self.cost.interval(widths, level)
+
+    def without(self, graph: WidthGraph, blocks: Collection[str]) -> UpperCost:
+        """The upper end of the cost without some residual blocks.
+
+        Raises:
+            InputError: If the cost cannot say what they cost.
+        """
+        return replace(self, cost=cost_without(self.cost, graph, blocks))
 
     def save(self, path: str | Path) -> None:
         """Write the cost, which the chance is no part of."""

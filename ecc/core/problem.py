@@ -22,6 +22,7 @@ __all__ = [
     "Batches",
     "Checkpoint",
     "Constraint",
+    "Depth",
     "PathSolver",
     "Problem",
     "Progress",
@@ -61,6 +62,21 @@ class Constraint:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Depth:
+    """Residual blocks that may go whole, as variables behind the widths.
+
+    Attributes:
+        blocks: Each with the groups that go with it, in the order of ``space``.
+        space: The groups of the problem, then one group per block: 2 where the block stays, 1 where it goes.
+        constraints: Those of the problem, their costs over this space; groups that go with a block cost nothing then.
+    """
+
+    blocks: Mapping[str, tuple[str, ...]]
+    space: WidthSpace
+    constraints: tuple[Constraint, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Problem:
     """Minimise the task's loss over weights and widths, subject to the constraints.
 
@@ -72,6 +88,7 @@ class Problem:
         constraints: All must hold at the solution's widths.
         seed: Of every random choice.
         least: Fewest channels of a group that a solver may keep; one unit where a group is not named.
+        depth: Blocks that a solver which can may remove beside; None where none may go.
     """
 
     model: nn.Module
@@ -81,6 +98,7 @@ class Problem:
     constraints: tuple[Constraint, ...]
     seed: int = 0
     least: Widths = field(default_factory=dict)
+    depth: Depth | None = None
 
     def __post_init__(self) -> None:
         if tuple(group.name for group in self.groups) != self.space.names:
@@ -94,6 +112,18 @@ class Problem:
                     "profile and fit this network"
                 )
         self.space.vector(self.least)  # refuses what is not admissible
+        if self.depth is not None:
+            _demand_depth(self.depth, self.space, len(self.constraints))
+
+
+def _demand_depth(depth: Depth, space: WidthSpace, constraints: int) -> None:
+    """Refuse blocks that are not variables behind the groups of ``space``."""
+    groups, blocks = len(space), len(depth.blocks)
+    ends = depth.space.dense[groups:], depth.space.step[groups:]
+    if depth.space.names[:groups] != space.names or ends != ((2,) * blocks, (1,) * blocks):
+        raise InputError("Depth(space=...) must be the groups of the problem, then one of width 2 per block")
+    if len(depth.constraints) != constraints or any(each.cost.space != depth.space for each in depth.constraints):
+        raise InputError("Depth(constraints=...) must be those of the problem, of costs over Depth(space=...)")
 
 
 class Status(Enum):
@@ -115,6 +145,7 @@ class Solution:
         predicted: Cost of ``widths`` per metric.
         status: MET when every constraint holds.
         history: One row per epoch: ``phase``, ``epoch``, ``loss``, ``score``, cost and dual per metric.
+        removed: Residual blocks that go whole; ``kept`` and ``widths`` do not name the groups that go with them.
     """
 
     model: nn.Module
@@ -123,6 +154,7 @@ class Solution:
     predicted: Mapping[str, float]
     status: Status
     history: pd.DataFrame
+    removed: tuple[str, ...] = ()
 
 
 class Progress(Protocol):

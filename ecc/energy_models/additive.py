@@ -16,7 +16,7 @@ another one that was never profiled (``Correction``).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
@@ -34,13 +34,14 @@ from ecc.core.interactions import Interactions, joint_interactions
 from ecc.core.operators import KINDS
 from ecc.core.table import ProfileTable, Provenance
 from ecc.core.widths import Widths, WidthSpace
-from ecc.energy_models.call_parts import Part, Shapes, part_from
+from ecc.energy_models.call_parts import Part, Shapes, part_from, parts_of
 from ecc.energy_models.cold import Cold
 from ecc.energy_models.corrections import COLD, COMMON, FAR, MISFIT, PER_KIND, Correction, correction_of, posterior
 from ecc.energy_models.cost_files import objects, refuse_large
 from ecc.energy_models.fitted import FittedCost, ground_of
 from ecc.energy_models.operator_costs import OperatorCosts
 from ecc.energy_models.samples import Samples
+from ecc.network.graph import WidthGraph
 
 __all__ = ["AdditiveCost", "demand_like"]
 
@@ -144,6 +145,18 @@ class AdditiveCost(FittedCost):
         return joint_interactions(
             self.space, ({n for _, side in part.sides for n in side.groups} for part in self.parts)
         )
+
+    def without(self, graph: WidthGraph, blocks: Collection[str]) -> Self:
+        """As of FittedCost: the calls that are left, those of one shape with the factor that they have here."""
+        known = {(part.operator, part.sides): part.factor for part in self.parts}
+        if {(part.operator, part.sides) for part in parts_of(graph.calls, self.runtime)} != known.keys():
+            raise InputError(
+                f"the {self.metric} cost model was composed of other calls than those of this network and this batch, "
+                "so it cannot say what single blocks cost; compose it anew with ecc fit"
+            )
+        parts = parts_of(graph.without(blocks).calls, self.runtime)
+        factors = [known.get((part.operator, part.sides), self.correction.scale) for part in parts]
+        return replace(self, parts=tuple(replace(part, factor=each) for part, each in zip(parts, factors, strict=True)))
 
     def interval(self, widths: Widths | Tensor, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Prediction interval: as of FittedCost where rows of the network were held out.

@@ -10,9 +10,9 @@ of the network matters; the dense network's own value turns ratios into seconds 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, Self
 
 import numpy as np
@@ -30,7 +30,8 @@ from ecc.energy_models.cost_files import as_side, objects, refuse_large
 from ecc.energy_models.fitted import FittedCost, ground_of
 from ecc.energy_models.least_squares import check_strengths, row_weights, shrunken_nnls
 from ecc.energy_models.samples import Samples
-from ecc.energy_models.terms import Term, TermSet, terms_of
+from ecc.energy_models.terms import Term, TermSet, products_of, shares_left, terms_of
+from ecc.network.graph import WidthGraph
 
 __all__ = ["BilinearCost", "fit", "fit_macs", "fit_samples"]
 
@@ -124,6 +125,14 @@ class BilinearCost(FittedCost):
         """Groups that share a product: it is a sum of products of the parts of its sides."""
         products = ([summands(side) for side in term.sides] for term in self.active_terms)
         return product_interactions(self.space, products)
+
+    def without(self, graph: WidthGraph, blocks: Collection[str]) -> Self:
+        """As of FittedCost: terms count by the share of the layers that are left of those they are of."""
+        left = {layer.name for layer in graph.without(blocks).layers}
+        shares = shares_left(partial(products_of, self.space), graph.layers, left)
+        return replace(
+            self, terms=tuple(replace(term, value=term.value * shares.get(term.sides, 1.0)) for term in self.terms)
+        )
 
     def members(self) -> dict[str, Any]:
         """The constant and the terms."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from ecc.core.layers import Layer, Side, SumOfProducts
 from ecc.core.memory import Activation, Peak
 from ecc.core.widths import Widths, WidthSpace
 from ecc.energy_models.cost_files import as_side, metric_of, objects, refuse_large, space_of, write_cost
-from ecc.network.graph import TensorAxes
+from ecc.network.graph import TensorAxes, WidthGraph
 
 __all__ = ["COUNTED", "CountCost", "Countable"]
 
@@ -160,6 +160,18 @@ class CountCost:
         if self._activations:
             total = total + self._peak(found[..., rest:])
         return total if isinstance(widths, Tensor) else total.round()  # a count is whole where the widths are
+
+    def without(self, graph: WidthGraph, blocks: Collection[str]) -> CountCost:
+        """The count of the network without some residual blocks, exactly; groups that go with them play no part.
+
+        Args:
+            graph: Of the network with them.
+            blocks: Names of removable blocks.
+        """
+        left = graph.without(blocks)
+        return CountCost(
+            self.metric, _Counted(self.space, left.layers, left.parameters, left.buffers, left.activations)
+        )
 
     @property
     def interactions(self) -> Interactions:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -34,6 +34,7 @@ from ecc.energy_models.cost_files import objects
 from ecc.energy_models.fitted import FittedCost, ground_of
 from ecc.energy_models.least_squares import row_weights
 from ecc.energy_models.samples import Samples
+from ecc.network.graph import WidthGraph
 
 __all__ = ["KINDS", "Factor", "FactoredCost", "fit", "fit_samples"]
 
@@ -131,6 +132,12 @@ class FactoredCost(FittedCost):
         """Those of the base, each with all groups that have a factor: what multiplies all terms is in each of them."""
         everywhere = {self.space.names.index(factor.group) for factor in self.factors}
         return maximal(tuple(sorted({*each, *everywhere})) for each in (*self.base.interactions, ()))
+
+    def without(self, graph: WidthGraph, blocks: Collection[str]) -> Self:
+        """As of FittedCost: the base without them, times the factors of the groups that are left."""
+        left = {group.name for group in graph.without(blocks).groups}
+        factors = tuple(factor for factor in self.factors if factor.group in left)
+        return replace(self, base=self.base.without(graph, blocks), factors=factors)
 
     def members(self) -> dict[str, Any]:
         """The base and the factors."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -25,6 +25,7 @@ from ecc.core.table import Provenance
 from ecc.core.widths import Widths, WidthSpace
 from ecc.energy_models.cost_files import metric_of, numbers, provenance_of, space_of, write_cost
 from ecc.energy_models.samples import Samples
+from ecc.network.graph import WidthGraph
 
 __all__ = ["FITTED", "FittedCost", "conformal_quantile", "ground_of"]
 
@@ -100,6 +101,22 @@ class FittedCost(ABC):
     @abstractmethod
     def read(cls, fields: Fields, ground: Mapping[str, Any]) -> Self:
         """The inverse of ``members``, without trusting it; ``ground`` holds the arguments that all forms have."""
+
+    def without(self, graph: WidthGraph, blocks: Collection[str]) -> Self:
+        """What is predicted of the network without some residual blocks, as far as rows with them can say.
+
+        Groups that go with the blocks play no part any more. What the network costs beside its layers stays.
+
+        Args:
+            graph: Of the network with them.
+            blocks: Names of removable blocks.
+        Raises:
+            InputError: If the form does not say what belongs to which layer.
+        """
+        raise InputError(
+            f"a {self.metric} cost model of the form {self.form} cannot say what single blocks cost, so none can be "
+            "removed by it; fit another form (--form bilinear, staircase, factored or additive)"
+        )
 
     @property
     def unit(self) -> str:

@@ -12,9 +12,9 @@ staircase; its gradient, which would be zero nearly everywhere, is that of the c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -33,8 +33,9 @@ from ecc.energy_models.fitted import FittedCost, ground_of
 from ecc.energy_models.least_squares import check_strengths, row_weights, shrunken_nnls
 from ecc.energy_models.samples import Samples
 from ecc.energy_models.step_choice import choose_steps
-from ecc.energy_models.stepped import SteppedProducts, SteppedSide, Steps, stepped_terms
-from ecc.energy_models.terms import Term
+from ecc.energy_models.stepped import SteppedProducts, SteppedSide, Steps, products_of, stepped_terms
+from ecc.energy_models.terms import Term, shares_left
+from ecc.network.graph import WidthGraph
 
 __all__ = ["StaircaseCost", "fit", "fit_samples"]
 
@@ -113,6 +114,14 @@ class StaircaseCost(FittedCost):
         """Groups that share a product, of which a side in tiles is one factor: it rounds the sum of its parts."""
         products = ([_summands(each) for each in term.sides] for term in self.active_terms)
         return product_interactions(self.space, products)
+
+    def without(self, graph: WidthGraph, blocks: Collection[str]) -> Self:
+        """As of FittedCost: terms count by the share of the layers that are left of those they are of."""
+        left = {layer.name for layer in graph.without(blocks).layers}
+        shares = shares_left(partial(products_of, self.space, steps=self.steps), graph.layers, left)
+        return replace(
+            self, terms=tuple(replace(term, value=term.value * shares.get(term.sides, 1.0)) for term in self.terms)
+        )
 
     def members(self) -> dict[str, Any]:
         """The constant, the steps and the terms."""

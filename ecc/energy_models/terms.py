@@ -9,7 +9,7 @@ concatenations are represented exactly.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -19,7 +19,17 @@ from numpy.typing import NDArray
 from ecc.core.layers import Layer, Side
 from ecc.core.widths import WidthSpace
 
-__all__ = ["Term", "TermSet", "distinct", "name_of", "simplest_sides", "terms_of", "without_groups_outside"]
+__all__ = [
+    "Term",
+    "TermSet",
+    "distinct",
+    "name_of",
+    "products_of",
+    "shares_left",
+    "simplest_sides",
+    "terms_of",
+    "without_groups_outside",
+]
 
 Factors = tuple[Side, ...]
 
@@ -81,13 +91,41 @@ def terms_of(space: WidthSpace, layers: Sequence[Layer]) -> TermSet[Side]:
     """
     macs: dict[Factors, float] = {}
     for layer in layers:
-        reads, writes = (simplest_sides(space, side) for side in (layer.reads, layer.writes))
-        product = tuple(sorted(reads + writes, key=_order))
-        if layer.macs:
-            macs[product] = macs.get(product, 0.0) + layer.macs
-        for alone in (reads, writes):
-            macs.setdefault(alone, 0.0)
+        for factors, value in products_of(space, layer):
+            macs[factors] = macs.get(factors, 0.0) + value
     return TermSet.of(macs, name_of)
+
+
+def products_of(space: WidthSpace, layer: Layer) -> list[tuple[Factors, float]]:
+    """The products that a layer contributes, each with its dense multiply-accumulates."""
+    reads, writes = (simplest_sides(space, side) for side in (layer.reads, layer.writes))
+    alone: list[tuple[Factors, float]] = [(reads, 0.0), (writes, 0.0)]
+    if not layer.macs:
+        return alone
+    return [(tuple(sorted(reads + writes, key=_order)), float(layer.macs)), *alone]
+
+
+def shares_left(
+    products: Callable[[Layer], Iterable[tuple[tuple[F, ...], float]]], layers: Iterable[Layer], left: Collection[str]
+) -> dict[tuple[F, ...], float]:
+    """Which share of each product's cost is of the layers that are left, in [0, 1].
+
+    Layers share a product by the multiply-accumulates that they spend on it; in equal parts where none are spent.
+
+    Args:
+        products: Of a layer, each with its dense multiply-accumulates.
+        left: Names of layers.
+    """
+    spent: dict[tuple[F, ...], list[tuple[float, bool]]] = {}
+    for layer in layers:
+        for factors, macs in products(layer):
+            spent.setdefault(factors, []).append((macs, layer.name in left))
+    shares = {}
+    for factors, parts in spent.items():
+        total = math.fsum(macs for macs, _ in parts)
+        weights = [(macs if total else 1.0, stays) for macs, stays in parts]
+        shares[factors] = math.fsum(w for w, stays in weights if stays) / math.fsum(w for w, _ in weights)
+    return shares
 
 
 def simplest_sides(space: WidthSpace, side: Side) -> Factors:

@@ -25,7 +25,7 @@ from ecc.network.memory import holding
 from ecc.network.replay import same_argument, same_constant
 from ecc.network.zeros import Certain, Known, bounds, carriers, changed, deduce
 
-__all__ = ["Skip", "find_blocks", "remove", "replace_blocks", "shortened", "silence"]
+__all__ = ["Skip", "bypassed", "find_blocks", "remove", "replace_blocks", "shortened", "silence"]
 
 
 class Skip(nn.Module):
@@ -67,8 +67,16 @@ def shortened(model: nn.Module, graph: WidthGraph, names: Collection[str]) -> nn
     if not names:
         return model
     matched_tensors(model, graph)
+    return bypassed(model, {block.name: block.single for block in graph.removable(names)})
+
+
+def bypassed(model: nn.Module, single: Mapping[str, bool]) -> nn.Module:
+    """A copy without the modules at these paths that shares its tensors with the model; values as of ``Block.single``.
+
+    Whether they can be removed is not looked at.
+    """
     copied = copy_sharing(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
-    remove(copied, graph, names)
+    replace_blocks(copied, single)
     return copied
 
 

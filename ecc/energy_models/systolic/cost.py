@@ -6,7 +6,7 @@ model of an accelerator, and never of a device that was measured: ``source`` nam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from dataclasses import fields as attributes
 from functools import cached_property
@@ -25,7 +25,7 @@ from ecc.energy_models.cost_files import objects, refuse_large, space_of, write_
 from ecc.energy_models.systolic.array import SystolicArray
 from ecc.energy_models.systolic.layer_parts import Energies, LayerPart, layer_parts
 from ecc.energy_models.systolic.product_parts import Cycles, ProductPart, product_parts
-from ecc.network.graph import WidthGraph
+from ecc.network.graph import WidthGraph, holder
 
 __all__ = ["SYSTOLIC_METRICS", "SystolicCost", "SystolicMetric"]
 
@@ -130,6 +130,17 @@ class SystolicCost:
         """
         total: Tensor = self._evaluator(as_vector(self.space, widths)).sum(-1)
         return total if self.metric == "energy" else total / float(self.array.frequency_hz or 1.0)
+
+    def without(self, graph: WidthGraph, blocks: Collection[str]) -> SystolicCost:
+        """The cost of the network without some residual blocks, exactly; groups that go with them play no part.
+
+        Args:
+            graph: Of the network with them.
+            blocks: Names of removable blocks.
+        """
+        gone = [block.name for block in graph.removable(blocks)]
+        layers = tuple(part for part in self.layers if not holder(part.name, gone))
+        return replace(self, layers=layers, products=tuple(p for p in self.products if not holder(p.name, gone)))
 
     @property
     def interactions(self) -> Interactions:
