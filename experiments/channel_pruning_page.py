@@ -159,7 +159,7 @@ one row per run and budget, each with its commit and date; `experiments/channel_
 
 ## Budgets kept
 
-ADMM, from trained networks, one seed. Latency is that of this machine, eager, one thread, fitted to 150 measured rows
+ADMM, from trained networks, one seed. Latency is that of this machine, eager, one thread, fitted to 100 measured rows
 and verified in turn with the dense network; energy is that of the systolic array `eyeriss`. A budget holds when the
 upper end of the 95 % interval is within it. `predicted` is what the cost model says of the final widths before any
 correction by what was measured on the way.

@@ -29,7 +29,7 @@ from ecc.network.tracing import trace
 
 __all__ = ["METHODS", "Bench", "rows_of"]
 
-_SAMPLES = 150  # rows of a profile
+_SAMPLES = 100  # rows of a profile
 _MEASURED = ("latency",)
 _ARRAY = "eyeriss"
 
