@@ -11,13 +11,13 @@ from solver_toy import accuracy, digits_task, mlp, problem, residual
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from ecc.cli.main import main
 from ecc.core.errors import InputError, Interrupted
 from ecc.core.problem import Task
 from ecc.data.values import TensorBatches
 from ecc.solvers.admm import Admm
 from ecc.solvers.checkpoints import FileCheckpoint
-from ecc.solvers.distributed import Ranks, shard
+from ecc.solvers.distributed import Ranks
+from ecc.solvers.sharding import shard
 from ecc.solvers.training import TrainConfig, train
 
 CONFIG = TrainConfig(epochs=3, lr=0.01, seed=5, checkpoint_every_s=1e9)
@@ -249,12 +249,3 @@ def test_a_process_alone_needs_no_group():
     ranks.share([tensor])
     assert (ranks.total([1, 2]), ranks.first_says(3), ranks.share_bytes(b"a")) == ([1, 2], [3], b"a")
     assert not dist.is_initialized()
-
-
-def test_a_command_line_under_torchrun_is_refused(tmp_path, monkeypatch, capsys):
-    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    out = str(tmp_path / "out")
-    assert main(["compress", "zoo:digits-resnet", "--data", "digits", "--budget", "macs=0.5", "--out", out]) == 2
-    assert "ecc runs as one process" in capsys.readouterr().err

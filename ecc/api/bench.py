@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from torch import nn
 
@@ -15,11 +15,14 @@ from ecc.core.problem import Checkpoint, Progress
 from ecc.core.verdict import Measured
 from ecc.core.widths import Widths
 from ecc.solvers.checkpoints import FileCheckpoint
+from ecc.solvers.distributed import Ranks
 
 __all__ = ["Bench", "Keeper", "keeper_in"]
 
 Keeper = Callable[[str], Checkpoint | None]
 """Where the stage of that name keeps its state."""
+
+_Figures = dict[str, list[float]]  # the fields of what was measured, by metric
 
 
 def keeper_in(folder: str | Path | None) -> Keeper:
@@ -35,18 +38,21 @@ class Bench:
     """Measures networks and remembers what it found.
 
     Attributes:
-        ruler: What measures, or why nothing can; the reason is empty where nothing is of a kind that is measured.
+        ruler: What measures, or why nothing can; the reason is empty where nothing is of a kind that is measured. None
+            in a process that the first one measures for.
         job: What the measurements belong to; those of another job are forgotten.
         keeper: Where they are kept.
         seed: Of the order of runs.
         progress: Told how far each measurement is.
+        ranks: The processes of the job; the first one alone measures.
     """
 
-    ruler: Ruler | str
+    ruler: Ruler | str | None
     job: str
     keeper: Keeper
     seed: int
     progress: Progress | None
+    ranks: Ranks = field(default_factory=Ranks)
 
     @property
     def reason(self) -> str:
@@ -56,7 +62,7 @@ class Bench:
     @property
     def works(self) -> bool:
         """Whether anything can be measured."""
-        return isinstance(self.ruler, Ruler)
+        return not isinstance(self.ruler, str)
 
     def measure(
         self, name: str, networks: Sequence[Callable[[], nn.Module]], widths: Sequence[Widths], *, seconds: float
@@ -69,30 +75,34 @@ class Bench:
             widths: Of the networks.
             seconds: Longest time.
         """
-        if not isinstance(self.ruler, Ruler):
+        if not self.works:
             return [Trial(name, each, {}) for each in widths]
-        known = self._known(name, widths)
-        if known is None:
-            made = [make() for make in networks]
-            known = self.ruler.measure(made, seconds=seconds, progress=self._named(f"measure {name}"), seed=self.seed)
-            self._keep(name, widths, known)
-        return [Trial(name, each, found) for each, found in zip(widths, known, strict=True)]
-
-    def _known(self, name: str, widths: Sequence[Widths]) -> list[dict[str, Measured]] | None:
-        keeper = self.keeper(name)
-        state = keeper.load() if keeper is not None else None
-        if state is None or state.get("job") != self.job or state.get("widths") != [dict(each) for each in widths]:
-            return None
-        return [{metric: Measured(*values) for metric, values in each.items()} for each in state["measured"]]
-
-    def _keep(self, name: str, widths: Sequence[Widths], found: Sequence[Mapping[str, Measured]]) -> None:
-        keeper = self.keeper(name)
-        if keeper is None:
-            return
-        measured: list[dict[str, Any]] = [
-            {metric: [float(value) for value in astuple(values)] for metric, values in each.items()} for each in found
+        found = self.ranks.told(lambda: {"measured": self._found(name, networks, widths, seconds)})
+        return [
+            Trial(name, each, {metric: Measured(*values) for metric, values in measured.items()})
+            for each, measured in zip(widths, found["measured"], strict=True)
         ]
-        keeper.save({"job": self.job, "widths": [dict(each) for each in widths], "measured": measured})
+
+    def _found(
+        self, name: str, networks: Sequence[Callable[[], nn.Module]], widths: Sequence[Widths], seconds: float
+    ) -> list[_Figures]:
+        """What was measured earlier, or is measured now and kept."""
+        state = {"job": self.job, "widths": [dict(each) for each in widths]}
+        keeper = self.keeper(name)
+        kept = keeper.load() if keeper is not None else None
+        if kept is not None and all(kept.get(key) == value for key, value in state.items()):
+            known: list[_Figures] = kept["measured"]
+            return known
+        ruler = cast(Ruler, self.ruler)  # the first process has one
+        made = [make() for make in networks]
+        measured = ruler.measure(made, seconds=seconds, progress=self._named(f"measure {name}"), seed=self.seed)
+        found = [
+            {metric: [float(value) for value in astuple(values)] for metric, values in each.items()}
+            for each in measured
+        ]
+        if keeper is not None:
+            keeper.save(state | {"measured": found})
+        return found
 
     def _named(self, stage: str) -> Progress | None:
         report = self.progress

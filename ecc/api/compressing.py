@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from ecc.core.cost import CostModel
 from ecc.core.problem import Batches, Constraint, Progress, Task
 from ecc.network.graph import WidthGraph
 from ecc.profiler.devices import current_device
+from ecc.solvers.distributed import join
+from ecc.solvers.evaluation import device_of
 
 __all__ = ["Compression", "compress", "compress_path", "job_of"]
 
@@ -84,6 +88,8 @@ def job_of(
 ) -> Job:
     """The job, refused where it cannot be done; nothing is trained or measured yet.
 
+    Under torchrun every process makes the same call and gets the same results; the weights of the first process count.
+
     Args:
         graph: Width graph of the model; where a cost model was fitted to longer steps, those widths are used.
         sets: Budgets of each network, from loose to tight.
@@ -101,10 +107,17 @@ def job_of(
     plan = recipe or Recipe()
     if plan.device is not None:
         current_device(plan.device)  # refuse one that is not here before any work
+    ranks, device = join(plan.device, device_of(model))
+    if ranks.world > 1:
+        plan = replace(plan, device=device)
+        model = copy.deepcopy(model)
+        ranks.share(list(model.state_dict().values()))
+        progress = progress if ranks.first else None
     blocks = graph_of_costs(graph, model, costs)
     targets = _targets(sets, constraints_of(blocks, sets[0], costs), plan)
     name = network or type(model).__name__
-    return Job(model, graph, blocks, task, targets, inputs, plan, test, name, keeper_in(folder), progress, meters)
+    keeper = keeper_in(folder)
+    return Job(model, graph, blocks, task, targets, inputs, plan, test, name, keeper, progress, meters, ranks)
 
 
 def _targets(sets: Sequence[tuple[Budget, ...]], first: Sequence[Constraint], plan: Recipe) -> tuple[Target, ...]:

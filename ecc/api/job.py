@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, pairwise
 from typing import Any
@@ -28,6 +28,7 @@ from ecc.api.recipe import Recipe
 from ecc.api.result import Compression
 from ecc.api.ruler import Meters, Ruler
 from ecc.api.targets import Target
+from ecc.api.telling import found_by_first
 from ecc.api.trials import AIM, SAFE, USED, WIDEST, Trial, best, corrected, table_of
 from ecc.core.errors import InputError
 from ecc.core.problem import Batches, Constraint, PathSolver, Problem, Progress, Solution, Solver, Status, Task
@@ -40,6 +41,7 @@ from ecc.solvers.allocation import demand_reachable
 from ecc.solvers.baselines.magnitude import Magnitude
 from ecc.solvers.baselines.uniform import Uniform
 from ecc.solvers.correction import adjust
+from ecc.solvers.distributed import Ranks
 from ecc.solvers.limits import Limits
 from ecc.solvers.training import evaluate, recalibrate, train
 
@@ -60,9 +62,11 @@ class Job:
         network: Name for people.
         keeper: Where each stage keeps its state.
         meters: Of the user's own.
+        ranks: The processes that do the job together. All train, and take the same way; the first one alone measures,
+            evaluates and chooses widths, and tells the others what it found.
 
     Raises:
-        InputError: If a target cannot be reached.
+        InputError: If a target cannot be reached, or the processes were given different jobs.
     """
 
     model: nn.Module
@@ -77,8 +81,14 @@ class Job:
     keeper: Keeper
     progress: Progress | None
     meters: Meters = ()
+    ranks: Ranks = field(default_factory=Ranks)
 
     def __post_init__(self) -> None:
+        if not self.ranks.agree(self._given):
+            raise InputError(
+                "the processes of this job were given different networks, budgets, cost models or settings; give all "
+                "of them the same, cost models from one file"
+            )
         for target in self.targets:
             try:
                 demand_reachable(Limits(self._problem(self.model, target.constraints)))
@@ -96,10 +106,8 @@ class Job:
         dense = copy.deepcopy(self.model).eval()
         if self.recipe.device is not None:
             dense.to(self.recipe.device)
-        accuracy = evaluate(dense, self._judged_on, self.task.score)
-        costs = [limit.cost for limit in self.targets[0].limits]
-        ruler = Ruler.of(dense, self.inputs, costs, self.meters)
-        bench = Bench(ruler, self._identity(dense), self.keeper, self.recipe.seed, self.progress)
+        accuracy = self._accuracy(dense)
+        bench = self._bench(dense)
         scouts = self._scout(dense, bench)
         trials = list(chain.from_iterable(scouts))
         limits = [self._scouted(target, trials) if bench.works else target.constraints for target in self.targets]
@@ -120,6 +128,34 @@ class Job:
         graph, seed = self.graph, self.recipe.seed
         return Problem(model, graph.prunable, graph.space, self.task, tuple(limits), seed, self._floor)
 
+    def _accuracy(self, model: nn.Module) -> float:
+        told = self.ranks.told(lambda: {"score": evaluate(model, self._judged_on, self.task.score)})
+        return float(told["score"])
+
+    def _bench(self, dense: nn.Module) -> Bench:
+        """Where networks are measured: in the first process."""
+        rulers: list[Ruler | str] = []
+
+        def find_reason() -> dict[str, str | None]:
+            costs = [limit.cost for limit in self.targets[0].limits]
+            rulers.append(Ruler.of(dense, self.inputs, costs, self.meters))
+            return {"reason": rulers[0] if isinstance(rulers[0], str) else None}
+
+        reason: str | None = self.ranks.told(find_reason)["reason"]
+        ruler = rulers[0] if rulers else reason
+        return Bench(ruler, self._identity(dense), self.keeper, self.recipe.seed, self.progress, self.ranks)
+
+    @property
+    def _given(self) -> str:
+        """What must be the same in all processes; where each of them trains need not be."""
+        settings = {name: value for name, value in self.recipe.settings.items() if name != "device"}
+        limits = [
+            (one.cost.metric, f"{one.limit:.9g}", f"{one.cost.dense:.9g}")
+            for target in self.targets
+            for one in target.limits
+        ]
+        return repr((settings, self.graph.fingerprint, limits, self._floor, self.keeper("solve") is not None))
+
     def _identity(self, dense: nn.Module) -> str:
         """What measurements and widths depend on."""
         weights = sum(float(parameter.detach().double().abs().sum()) for parameter in dense.parameters())
@@ -137,7 +173,8 @@ class Job:
         for target in self.targets:
             for scout in (Uniform(), Magnitude()):
                 with suppress(InputError):  # where costs do not rise with the widths, a plain method may find none
-                    found.append(scout.solve(self._problem(dense, target.constraints)))
+                    solve = partial(scout.solve, self._problem(dense, target.constraints))
+                    found.append(found_by_first(self.ranks, dense, solve))
             ends.append(len(found))
         makers = [partial(slim, each.model, self.graph, each.kept, check=False) for each in found]
         seconds = self.recipe.measure_s / 2 * len(self.targets)
@@ -165,8 +202,10 @@ class Job:
             yield self._solve(solver, dense, each, _stage(target, "solve"))
 
     def _solve(self, solver: Solver, dense: nn.Module, limits: Sequence[Constraint], stage: str) -> Solution:
-        kept = self.keeper(stage)
-        return _demand_met(solver, solver.solve(self._problem(dense, limits), progress=self.progress, checkpoint=kept))
+        solve = partial(
+            solver.solve, self._problem(dense, limits), progress=self.progress, checkpoint=self.keeper(stage)
+        )
+        return _demand_met(solver, solve() if self.recipe.trains else found_by_first(self.ranks, dense, solve))
 
     def _again(self, pursuit: _Pursuit, solved: Solution, limits: Sequence[Constraint], stage: str) -> Solution:
         """Widths for corrected limits, or the same ones where these cannot be met.
@@ -175,7 +214,8 @@ class Job:
         """
         try:
             if self.recipe.trains:
-                return adjust(self._problem(pursuit.dense, limits), solved)
+                move = partial(adjust, self._problem(pursuit.dense, limits), solved)
+                return found_by_first(self.ranks, pursuit.dense, move)
             return self._solve(self.recipe.solver(), pursuit.dense, limits, _stage(pursuit.target, stage))
         except InputError:
             return solved
@@ -183,10 +223,11 @@ class Job:
     def _corrected(self, target: Target, trials: Sequence[Trial], around: Widths | None) -> tuple[Constraint, ...]:
         """Limits of the cost models at which the measured values should be just inside the budgets."""
         clear = deviations(self.recipe.chance)
-        return tuple(
-            self._held(limit, corrected(limit, budget, trials, deviations=clear, around=around))
+        values = [
+            corrected(limit, budget, trials, deviations=clear, around=around)
             for budget, limit in zip(target.budgets, target.limits, strict=True)
-        )
+        ]
+        return tuple(map(self._held, target.limits, self.ranks.first_says(*values)))
 
     def _held(self, limit: Constraint, value: float) -> Constraint:
         """The limit at that value, but no lower than the smallest widths need."""
@@ -216,7 +257,7 @@ class Job:
             budgets=checks,
             costs=tuple(limit.cost for limit in target.limits),
             accuracy_dense=accuracy_dense,
-            accuracy=evaluate(compact, self._judged_on, self.task.score),
+            accuracy=self._accuracy(compact),
             nonzero_fraction=self.graph.params(solved.widths) / self.graph.params(),
             rounds=rounds,
             seconds=time.monotonic() - started,

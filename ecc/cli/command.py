@@ -36,12 +36,14 @@ class Command:
         example: A command line that works.
         configure: Adds the arguments.
         run: Does the work.
+        together: Whether torchrun may start it as several processes that share the work.
     """
 
     name: str
     example: str
     configure: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace, ProgressLine], Outcome]
+    together: bool = False
 
     def complete(self, parser: argparse.ArgumentParser) -> None:
         """Give the command's parser its arguments, those that every command has, and its example."""

@@ -39,7 +39,7 @@ from ecc.network.tracing import trace
 from ecc.profiler.devices import current_device
 from ecc.report.saving import save, write_front
 from ecc.solvers.checkpoints import FileCheckpoint
-from ecc.solvers.distributed import launched
+from ecc.solvers.distributed import join
 from ecc.solvers.event_files import EventFiles
 from ecc.solvers.training import evaluate, train
 from ecc.zoo.loading import load_model
@@ -114,33 +114,19 @@ def _method_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
-    if launched():
-        raise InputError(
-            "ecc runs as one process; for several of torchrun write a program that calls ecc.solvers.training.train or "
-            "a solver, which share their work"
-        )
+    ranks, device = join(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"), torch.device("cpu"))
     sets = sets_of([Budget.parse_list(text) for text in arguments.budget])
     if arguments.pretrain < 0:
         raise InputError(f"--pretrain must be a number of epochs from 0, got {arguments.pretrain}")
-    recipe = Recipe(
-        method=arguments.method,
-        epochs=arguments.epochs,
-        distill=arguments.distill,
-        lr=arguments.lr,
-        rounds=arguments.rounds,
-        chance=arguments.chance,
-        options=_settings(arguments.settings),
-        seed=arguments.seed,
-        device=current_device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")).torch_name,
-    )
+    recipe = _recipe(arguments, device)
     costs = [load_cost(path) for path in arguments.cost if not path.startswith(SYSTOLIC_PREFIX)]
     arrays = [
         SystolicArray.parse(text.removeprefix(SYSTOLIC_PREFIX))
         for text in arguments.cost
         if text.startswith(SYSTOLIC_PREFIX)
     ]
-    root, targets = _targets(arguments.out, labels_of(sets))
-    work = _work_folder(root)
+    # Only the first of several processes writes; whether it can is for it alone to see.
+    root, targets, work = _places(arguments.out, labels_of(sets)) if ranks.first else (Path(), [], Path())
     loaded, data = the_model(arguments), the_data(arguments)
     inputs = data.example(_batch(costs))
     graph = trace(loaded.module, inputs)
@@ -149,15 +135,19 @@ def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         costs += systolic_costs(blocks, array, sets[0], costs)
     job = partial(job_of, loaded.module, graph, data.task(), sets, costs, inputs)
     job(recipe=recipe)  # refuses before any training
-    watched = progress if arguments.tensorboard is None else EventFiles(arguments.tensorboard, progress)
+    events = arguments.tensorboard if ranks.first else None
+    watched = progress if events is None else EventFiles(events, progress)
     _pretrain(loaded.module, data, arguments.pretrain, recipe, FileCheckpoint(work / "pretrain.safetensors"), watched)
-    _refuse_untrained(loaded.module, data, arguments)
+    if ranks.first:
+        _refuse_untrained(loaded.module, data, arguments)
     source = Source(
         lasting(arguments.model), pairs(arguments.options), _origin(arguments), lasting(arguments.data), loaded.name
     )
-    done = []
     # The job is made anew, because blocks of units are of the weights as they are now.
     results = job(recipe=recipe, test=data.test, network=loaded.name, folder=work, progress=watched).run()
+    if not ranks.first:
+        return Outcome({}, "", _exit_code(list(results)))
+    done = []
     for result, target in zip(results, targets, strict=True):
         artefact = save(result, target, source=source)
         done.append((result, artefact.path))
@@ -165,6 +155,21 @@ def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
             progress.say(_headline(result))
     shutil.rmtree(work, ignore_errors=True)
     return _one(*done[0]) if len(done) == 1 else _many(done, root)
+
+
+def _recipe(arguments: argparse.Namespace, device: str | None) -> Recipe:
+    """What the arguments say of method and training."""
+    return Recipe(
+        method=arguments.method,
+        epochs=arguments.epochs,
+        distill=arguments.distill,
+        lr=arguments.lr,
+        rounds=arguments.rounds,
+        chance=arguments.chance,
+        options=_settings(arguments.settings),
+        seed=arguments.seed,
+        device=current_device(device or "cpu").torch_name,
+    )
 
 
 def _settings(texts: Sequence[str]) -> dict[str, Any]:
@@ -178,6 +183,12 @@ def _settings(texts: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"--set gives {name} more than once; give it once")
         found[name] = None if value.lower() == "none" else parse_value(value)
     return found
+
+
+def _places(out: str, labels: Sequence[str]) -> tuple[Path, list[Path], Path]:
+    """The folder, where each artefact goes, and where the job's state is kept; refused where one cannot be written."""
+    root, targets = _targets(out, labels)
+    return root, targets, _work_folder(root)
 
 
 def _targets(out: str, labels: Sequence[str]) -> tuple[Path, list[Path]]:
@@ -195,7 +206,7 @@ def _targets(out: str, labels: Sequence[str]) -> tuple[Path, list[Path]]:
 
 def _one(result: Compression, path: Path) -> Outcome:
     value = result.to_json() | {"artefact": str(path), "report": str(path / "report.html")}
-    return Outcome(value, _compress_text(result, path), exit_code=int(result.met is False))
+    return Outcome(value, _compress_text(result, path), _exit_code([result]))
 
 
 def _many(done: Sequence[tuple[Compression, Path]], out: Path) -> Outcome:
@@ -218,7 +229,12 @@ def _many(done: Sequence[tuple[Compression, Path]], out: Path) -> Outcome:
         ],
     }
     text = "\n\n".join(_compress_text(result, path) for result, path in done)
-    return Outcome(value, f"{text}\n\nall together: {page}", exit_code=int(value["met"] is False))
+    return Outcome(value, f"{text}\n\nall together: {page}", _exit_code(results))
+
+
+def _exit_code(results: Sequence[Compression]) -> int:
+    """1 if a budget is missed."""
+    return int(any(result.met is False for result in results))
 
 
 def _work_folder(target: Path) -> Path:
@@ -330,6 +346,7 @@ COMMANDS = (
         "--cost latency.json --out resnet20-half",
         _compress_arguments,
         _compress,
+        together=True,
     ),
     Command(
         "verify",

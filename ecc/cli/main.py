@@ -21,6 +21,7 @@ from ecc.cli.command import Command, Outcome
 from ecc.cli.progress import ProgressLine
 from ecc.core.errors import EccError, InputError, Interrupted
 from ecc.solvers.interrupts import requests_to_end
+from ecc.solvers.launching import launched, launched_first
 
 __all__ = ["COMMANDS", "main"]
 
@@ -58,31 +59,48 @@ def _main(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = next((text for text in given if text in COMMANDS), "")
     called = f"ecc {name}".rstrip()
-    progress = ProgressLine(quiet="--quiet" in given)
+    progress = ProgressLine(quiet="--quiet" in given or not launched_first())
     _log_to(progress)
     try:
         command = _command(name)
         parsed = _parser(command).parse_args(given)
         if command is None:
             raise InputError(f"give a command: {', '.join(COMMANDS)}; ecc --help tells what each does")
+        if launched() and not command.together:
+            raise InputError("this command is for one process; start it without torchrun")
         outcome = command.run(parsed, progress)
         progress.end_line()
-        _print(outcome, as_json=parsed.as_json)
+        if launched_first():
+            _print(outcome, as_json=parsed.as_json)
         return outcome.exit_code
     except EccError as error:
         progress.end_line()
-        print(f"{called}: {error}", file=sys.stderr)
-        if isinstance(error, Interrupted):
-            print(f"resume with: {error.resume or shlex.join(['ecc', *given])}", file=sys.stderr)
-        return error.exit_code
+        resume = (error.resume or _again(given)) if isinstance(error, Interrupted) else ""
+        return _end(error.exit_code, f"{called}: {error}", resume)
     except KeyboardInterrupt:
         progress.end_line()
-        print(f"{called}: interrupted; what was finished is saved", file=sys.stderr)
-        print(f"resume with: {shlex.join(['ecc', *given])}", file=sys.stderr)
-        return 130
+        return _end(130, f"{called}: interrupted; what was finished is saved", _again(given))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; that is no error
         return 0
+
+
+def _again(given: Sequence[str]) -> str:
+    return "the same torchrun command" if launched() else shlex.join(["ecc", *given])
+
+
+def _end(code: int, text: str, resume: str) -> int:
+    """Say why the command ends, unless another process of this job has said so; returns the job's exit code."""
+    speaks = True
+    if launched():
+        from ecc.solvers.distributed import first_to_end
+
+        speaks, code = first_to_end(code)
+    if speaks:
+        print(text, file=sys.stderr)
+        if resume:
+            print(f"resume with: {resume}", file=sys.stderr)
+    return code
 
 
 class _Parser(argparse.ArgumentParser):

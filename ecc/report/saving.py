@@ -11,12 +11,13 @@ import pandas as pd
 from ecc.api.compressing import Compression
 from ecc.api.keeping import Source, manifest_of
 from ecc.api.keeping import save as save_plain
-from ecc.artefact import Artefact, Manifest
+from ecc.artefact import Artefact, Manifest, read
 from ecc.core.errors import InputError
 from ecc.energy_models.judging import Fit
 from ecc.fronts import Front
 from ecc.report.files import PICTURE, demand_target, write_file
 from ecc.report.page import Report, pictures, render
+from ecc.solvers.distributed import present_ranks
 
 __all__ = ["TRIALS", "report_of", "save", "trials_of", "write_front", "write_page"]
 
@@ -72,12 +73,19 @@ def report_of(
 def save(result: Compression, path: str | Path, *, source: Source | None = None, fits: Sequence[Fit] = ()) -> Artefact:
     """Write a compression as an artefact with its page and pictures.
 
+    Of several processes that call this, the first one writes; the others wait for it and open what it wrote.
+
     Args:
         source: Where the dense network came from, so that ``load`` can make it again.
         fits: The judged cost models, where they are at hand.
     Raises:
         InputError: If the folder cannot be written; nothing is then written.
     """
+    written = present_ranks().once("save", lambda: _write(result, path, source, fits))
+    return read(path) if written is None else written
+
+
+def _write(result: Compression, path: str | Path, source: Source | None, fits: Sequence[Fit]) -> Artefact:
     manifest = manifest_of(result, source)
     report = report_of(manifest, result.history, trials=result.trials, fits=fits, notes=result.graph.notes)
     files = {"report.html": render(report).encode(), **pictures(report)}

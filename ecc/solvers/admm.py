@@ -17,7 +17,9 @@ import torch
 from ecc.core.errors import InputError
 from ecc.core.problem import Checkpoint, Constraint, Problem, Progress, Solution
 from ecc.solvers.alternation import FORMS, Alternation
+from ecc.solvers.distributed import join
 from ecc.solvers.energies import CRITERIA, Criterion
+from ecc.solvers.evaluation import device_of
 from ecc.solvers.floors import floored_limits
 from ecc.solvers.limits import Limits, solution
 from ecc.solvers.training import TrainConfig, train
@@ -163,9 +165,11 @@ class Admm:
     def _run(
         self, problem: Problem, path: Sequence[Limits], progress: Progress | None, keeper: Keeper
     ) -> Iterator[Solution]:
+        ranks, device = join(self.training.device, device_of(problem.model))
         model = copy.deepcopy(problem.model)
-        model.to(self.training.device)  # before slices are compiled: buffers are other tensors after a move
-        hook = Alternation(self, problem, path[0], model)
+        ranks.share(list(model.state_dict().values()))
+        model.to(device)  # before slices are compiled: buffers are other tensors after a move
+        hook = Alternation(self, problem, path[0], model, ranks)
         for number, (limits, epochs) in enumerate(zip(path, _shares(path, self.training.epochs), strict=True), 1):
             hook.aim(limits)
             history = train(

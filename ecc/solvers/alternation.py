@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ecc.core.problem import Problem
 from ecc.solvers.allocation import allocate
 from ecc.solvers.allocation.moving import Mover
+from ecc.solvers.distributed import Ranks
 from ecc.solvers.dormant import Dormant
 from ecc.solvers.energies import Criterion, Energies
 from ecc.solvers.lagrangian import CodeForm, Form, PaperForm, ascend, descend, prices, proximal_step
@@ -64,6 +65,7 @@ class Alternation:
         problem: Its groups lie in ``model``.
         limits: Costs, limits and bounds.
         model: The network in training, on its device.
+        ranks: The processes that train it together; what units and bounds are, the first one says.
 
     Attributes:
         phi: Units that are not dropped, per group.
@@ -73,8 +75,10 @@ class Alternation:
         current: The limits of the moment, relative to dense.
     """
 
-    def __init__(self, rules: Rules, problem: Problem, limits: Limits, model: nn.Module) -> None:
-        self.rules, self.form = rules, FORMS[rules.form]
+    def __init__(
+        self, rules: Rules, problem: Problem, limits: Limits, model: nn.Module, ranks: Ranks | None = None
+    ) -> None:
+        self.rules, self.form, self._ranks = rules, FORMS[rules.form], ranks or Ranks()
         self.sparsity = Sparsity(model, problem.groups)
         self._energies = Energies(self.sparsity, rules.importance)
         self._dormant = Dormant(self.sparsity, rules.memory)
@@ -111,7 +115,7 @@ class Alternation:
             return False  # the training loop finds the NaN and says so
         self.ranking = ranking
         energy, rho, dense = ranking.sorted / scale, self.rules.rho, self.limits.dense
-        self.phi, self.y = proximal_step(energy, dense, self.s, self.y, rho)
+        self.phi, self.y = self._said(*proximal_step(energy, dense, self.s, self.y, rho))
         if bool(self.limits.met(self.phi)) or step.index + 1 == step.total:
             self.phi = self.final()
             self._dormant.silence(ranking.flags(self.phi))
@@ -123,7 +127,7 @@ class Alternation:
             self.z = ascend(self.z, self.limits.costs(self.s) - self.current, rho)
         elif moved:
             limits = self.limits.at(self.current)
-            self.s = _allocate(ranking, self.s, limits)
+            (self.s,) = self._said(_allocate(ranking, self.s, limits))
             self.z = prices(energy, self.s, limits)
         self.y = ascend(self.y, self.form.slack(self.phi, self.s, dense), rho)
         return False
@@ -142,7 +146,16 @@ class Alternation:
         """The units kept: within the limits, and one unit more anywhere would not be."""
         if not bool(self.limits.met(self.phi)):
             _LOG.info("the steps ended before the budget was met; the units of least energy per cost go")
-        return self.ranking.grow(_allocate(self.ranking, self.phi, self.limits), self.limits)
+        self.ranking = Ranking(self._said(*self.ranking.importance))
+        (units,) = self._said(self.ranking.grow(_allocate(self.ranking, self.phi, self.limits), self.limits))
+        return units
+
+    def _said(self, *vectors: Tensor) -> list[Tensor]:
+        """The vectors as the first process holds them, so that all processes take one way."""
+        if self._ranks.world == 1:
+            return list(vectors)
+        values = torch.tensor(self._ranks.first_says(*torch.cat(vectors).tolist()), dtype=torch.float64)
+        return list(torch.split(values, [len(vector) for vector in vectors]))
 
     def figures(self) -> dict[str, float]:
         """Relative costs, worst violation and duals."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ecc.core.errors import EccError, InputError, Interrupted, UnavailableError
 from ecc.core.problem import Batches, Checkpoint, Progress, Task
-from ecc.solvers.distributed import join, shard
+from ecc.solvers.distributed import join
 from ecc.solvers.evaluation import device_of, eval_mode, evaluate, kept_modes, moved, recalibrate, switch_off_dropout
 from ecc.solvers.failures import Failure, failure_of, told
 from ecc.solvers.hooks import EpochObserver, Hook, Step
@@ -29,6 +29,7 @@ from ecc.solvers.interrupts import deferred_interrupt
 from ecc.solvers.randomness import kept_generators, seed_generators
 from ecc.solvers.resuming import States, identity
 from ecc.solvers.settings import TrainConfig
+from ecc.solvers.sharding import shard
 from ecc.solvers.stepping import Stepper
 
 __all__ = ["EpochObserver", "Hook", "Step", "TrainConfig", "evaluate", "recalibrate", "train"]

@@ -19,6 +19,7 @@ from ecc.core.problem import Checkpoint, Problem, Progress, Solution
 from ecc.solvers.baselines.one_shot import demand_floor
 from ecc.solvers.baselines.proposals import Excess, propose
 from ecc.solvers.baselines.short_training import Few, Hold, Judge, count_batches
+from ecc.solvers.distributed import join
 from ecc.solvers.evaluation import device_of, evaluate
 from ecc.solvers.floors import floored_limits
 from ecc.solvers.interrupts import deferred_interrupt
@@ -110,7 +111,9 @@ class _Run:
         self.method, self.problem, self.limits = method, problem, limits
         self.progress, self.checkpoint = progress, checkpoint
         self.config = replace(method.training, epochs=1, seed=problem.seed)
-        self.model = deepcopy(problem.model).to(method.training.device or device_of(problem.model))
+        self.ranks, device = join(method.training.device, device_of(problem.model))
+        self.model = deepcopy(problem.model).to(device or device_of(problem.model))
+        self.ranks.share(list(self.model.state_dict().values()))
         same = device_of(problem.model) == device_of(self.model)
         self.teacher = problem.model if same else deepcopy(problem.model).to(device_of(self.model))
         self.sparsity = Sparsity(self.model, problem.groups)
@@ -128,13 +131,13 @@ class _Run:
     def execute(self, interrupted: Callable[[], bool]) -> None:
         """Iterate until the budgets are met, or nothing can be narrowed any more."""
         if not self._resumed():
-            self._note(self.judge(self.model), 0, 0.0)
+            self._note(self._rated(), 0, 0.0)
         while float(self.excess(self.units)) > 0:
             proposals = propose(self.excess, self.units, self._target())
             if not proposals:
                 return
             self._accept_best(proposals, interrupted)
-            if self.checkpoint is not None:
+            if self.checkpoint is not None and self.ranks.first:
                 self.checkpoint.save(self.state())
 
     def _target(self) -> float:
@@ -155,12 +158,12 @@ class _Run:
         each = planned // len(proposals)
         best, masks, weights = (-math.inf, -math.inf), self.alive, now
         for number, (group, count) in enumerate(proposals):
-            if interrupted():
+            if self.ranks.total([interrupted()])[0]:
                 raise KeyboardInterrupt
             self.model.load_state_dict(now)
             alive = self._narrowed(group, count)
             self._train(alive, each)
-            rating = self.judge(self.model)
+            rating = self._rated()
             if not number or rating > best:
                 best, masks, weights = rating, alive, _snapshot(self.model)
             self._report(number + 1, len(proposals))
@@ -173,6 +176,11 @@ class _Run:
         self.units = torch.tensor([float(mask.sum()) for mask in self.alive], dtype=torch.float64)
         self.iteration += 1
         self._note(best, len(proposals), time.monotonic() - started)
+
+    def _rated(self) -> tuple[float, float]:
+        """Score and minus the loss of the network as it is, as the first process finds them."""
+        score, negative_loss = self.ranks.first_says(*self.judge(self.model))
+        return score, negative_loss
 
     def _narrowed(self, group: int, count: int) -> list[Tensor]:
         """Masks in which the group keeps its ``count`` living units of largest L2 norm."""
@@ -207,7 +215,7 @@ class _Run:
         _LOG.debug("iteration %d: %s", self.iteration, row)
 
     def _report(self, done: int, of: int) -> None:
-        if self.progress is None:
+        if self.progress is None or not self.ranks.first:
             return
         whole, now = float(self.excess(self.excess.start)), float(self.excess(self.units))
         share = 1 - (now - (now - self._target()) * done / of) / whole
@@ -219,7 +227,7 @@ class _Run:
         method = self.method
         settings = [method.training.identity, method.iterations, method.decay, method.held, self.problem.seed]
         limits = [self.limits.names, self.limits.limits.tolist(), self.limits.lowest.tolist()]
-        return identity([*settings, *limits, self.batches], [self.model])
+        return identity([*settings, *limits, self.batches, self.ranks.world], [self.model])
 
     def state(self) -> dict[str, Any]:
         """What is needed to go on after this iteration."""
@@ -235,17 +243,22 @@ class _Run:
 
     def _resumed(self) -> bool:
         """Whether the checkpoint held a state of this run, which is then taken over."""
-        state = self.checkpoint.load() if self.checkpoint is not None else None
-        if state is None:
-            return False
-        if state.get("key") != self.key:
-            _LOG.warning("the checkpoint of netadapt belongs to other weights or settings; starting anew")
+        state = self.ranks.told(self._kept_state)
+        if not state:
             return False
         self.model.load_state_dict(state["model"])
         self.alive, self.units, self.rows = state["alive"], state["units"], state["rows"]
         self.spent, self.iteration = state["spent"], state["iteration"]
         _LOG.info("netadapt resumes after iteration %d", self.iteration)
         return True
+
+    def _kept_state(self) -> dict[str, Any]:
+        """The state of this run in the checkpoint; empty where there is none."""
+        state = self.checkpoint.load() if self.checkpoint is not None else None
+        if state is not None and state.get("key") != self.key:
+            _LOG.warning("the checkpoint of netadapt belongs to other weights or settings; starting anew")
+            return {}
+        return state or {}
 
     def interrupted(self) -> Interrupted:
         """What a user is told who pressed Ctrl-C."""
