@@ -10,6 +10,9 @@
 ``taylor`` and ``fisher`` are in units of the loss, hence alike in all groups. The sums go over the unit's gates, see
 ``Sparsity``: zeros there make every channel of the unit zero. They are taken in eval mode, so that a network is judged
 as it is used; what its batch norms and dropouts draw plays no part.
+
+A residual block is rated by what the loss really changes by without it (``rate_blocks``), in the units of ``taylor``
+and ``fisher``: its going is too large a step for a slope.
 """
 
 from __future__ import annotations
@@ -25,11 +28,12 @@ from torch import Tensor, nn
 from ecc.core.errors import InputError
 from ecc.core.problem import Batches, Task
 from ecc.core.widths import WidthGroup
+from ecc.network.depth import bypassed
 from ecc.solvers.evaluation import device_of, forward, moved, switch_off_dropout
 from ecc.solvers.randomness import kept_generators, seed_generators
 from ecc.solvers.sparsity import Sparsity
 
-__all__ = ["CRITERIA", "Criterion", "curves_of", "rate"]
+__all__ = ["CRITERIA", "Criterion", "curves_of", "rate", "rate_blocks"]
 
 Criterion = Literal["l1", "l2", "taylor", "fisher"]
 """Names of importances."""
@@ -83,6 +87,62 @@ def rate(
         if criterion == "fisher":
             return [values / 2 for values in _squared_slopes(copied, groups, task.loss, _examples(data, batches), seed)]
         return [values.sqrt() for values in _squared_slopes(copied, groups, task.loss, data, seed)]
+
+
+def rate_blocks(
+    criterion: Criterion,
+    model: nn.Module,
+    blocks: Sequence[str],
+    task: Task,
+    *,
+    batches: int = 8,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> Tensor:
+    """Importance of residual blocks: what the loss changes by without each of them, all others there.
+
+    ``taylor``: root of the mean over batches of the squared change; ``fisher``: the change of the mean loss, 0 where it
+    falls.
+
+    Args:
+        criterion: ``taylor`` or ``fisher``; norms say nothing of a loss.
+        blocks: Paths of modules that give back their input plus something.
+        batches: Most training batches that are looked at.
+        seed: Of the loader's shuffling.
+        device: Where to compute; where the model is when None.
+
+    Returns:
+        float64, shape (n_blocks,), on the CPU, none of them negative.
+
+    Raises:
+        InputError: If the criterion is another one, there are no batches, or the loss is not finite.
+    """
+    if criterion not in ("taylor", "fisher"):
+        raise InputError(f"importance {criterion} says nothing of the loss, so blocks need taylor or fisher")
+    if batches < 1:
+        raise InputError(f"importance needs at least one batch, got batches={batches}")
+    copied = copy.deepcopy(model).to(device_of(model) if device is None else device)
+    place = device_of(copied)
+    networks = [copied, *(bypassed(copied, {block: False}) for block in blocks)]
+    rows: list[list[float]] = []
+    sizes: list[int] = []
+    for network in networks:
+        network.eval()
+    with torch.no_grad(), kept_generators(place):
+        seed_generators(place, seed)
+        for inputs, targets in _first(task.train, batches):
+            given, wanted = moved(inputs, place), targets.to(place)
+            rows.append([float(task.loss(forward(network, given), wanted)) for network in networks])
+            sizes.append(len(targets))
+    if not rows:
+        raise InputError("importance needs training batches, and the loader yields none")
+    losses, weights = torch.tensor(rows, dtype=torch.float64), torch.tensor(sizes, dtype=torch.float64)
+    if not bool(losses.isfinite().all()):
+        raise InputError("the loss without a block is not finite on training batches; check the data and the weights")
+    change = losses[:, 1:] - losses[:, :1]
+    if criterion == "fisher":
+        return (weights @ change / weights.sum()).clamp(min=0)
+    return change.square().mean(0).sqrt()
 
 
 def curves_of(importance: Sequence[Tensor]) -> list[Tensor]:

@@ -18,7 +18,7 @@ from ecc.core.problem import Problem, Solution, Status
 from ecc.core.widths import Kept
 from ecc.solvers.sparsity import Sparsity
 
-__all__ = ["Limits", "Ranking", "solution"]
+__all__ = ["Limits", "Ranking", "kept_of", "solution"]
 
 
 _ROUNDING = 1 + 1e-12  # a sum of products differs by that much with the shape of the batch it is computed in
@@ -186,15 +186,19 @@ class Ranking:
             units[groups[torch.argmax(gain / (added + 1e-12))]] += 1
 
 
+def kept_of(problem: Problem, ranking: Ranking, units: Tensor) -> Kept:
+    """The units of each group that so many keep, by the group's name."""
+    return {
+        name: np.asarray(indices.numpy(), dtype=np.int64)
+        for name, indices in zip(problem.space.names, ranking.kept(units), strict=True)
+    }
+
+
 def solution(
     problem: Problem, model: nn.Module, limits: Limits, ranking: Ranking, units: Tensor, history: pd.DataFrame
 ) -> Solution:
     """Zero the dropped units of ``model``, a copy of the problem's network, and say what it costs."""
-    chosen = ranking.kept(units)
-    kept: Kept = {
-        name: np.asarray(indices.numpy(), dtype=np.int64)
-        for name, indices in zip(problem.space.names, chosen, strict=True)
-    }
+    kept = kept_of(problem, ranking, units)
     Sparsity(model, problem.groups).zero(kept)
     widths = {name: len(kept[name]) * step for name, step in zip(problem.space.names, problem.space.step, strict=True)}
     predicted = dict(zip(limits.names, limits.values(units).tolist(), strict=True))

@@ -10,11 +10,14 @@ from ecc.core.errors import InputError
 from ecc.core.problem import Checkpoint, Problem, Progress, Solution
 from ecc.solvers.allocation import allocate
 from ecc.solvers.baselines.one_shot import demand_floor, one_shot
+from ecc.solvers.depth import DepthLimits, block_curves, demand_depth, one_shot_deep
 from ecc.solvers.floors import floored_limits
-from ecc.solvers.importance import CRITERIA, Criterion, curves_of, rate
+from ecc.solvers.importance import CRITERIA, Criterion, curves_of, rate, rate_blocks
 from ecc.solvers.limits import Limits, Ranking
 
 __all__ = ["Knapsack"]
+
+_DEPTH_RULE = "needs importance taylor or fisher, since norms say nothing of the loss without a block"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +26,15 @@ class Knapsack:
 
     As HALP (Shen et al., NeurIPS 2022) poses it: importances add up, and what is dropped must be worth least among all
     widths that the cost models allow. HALP takes the cost of a layer at the width that its input has at the moment;
-    here it follows both sides.
+    here it follows both sides. With ``depth`` residual blocks may go too, as in MDP (arXiv 2406.12079): whatever
+    is lost inside a block is then lost no more, and its layers cost nothing.
 
     Attributes:
         importance: A name of CRITERIA. Norms of different groups are not alike, so what they lose means little.
         batches: Most training batches that gradients are taken of.
         seconds: When the search stops, with the best widths found.
         min_fraction: Least fraction of every group's units that is kept, as far as the budgets allow.
+        depth: Whether blocks may go whole; wants ``taylor`` or ``fisher``.
 
     Raises:
         InputError: If a value makes no sense.
@@ -39,6 +44,7 @@ class Knapsack:
     batches: int = 8
     seconds: float = 5.0
     min_fraction: float = 0.1
+    depth: bool = False
     name: str = field(default="knapsack", init=False)
 
     def __post_init__(self) -> None:
@@ -46,6 +52,7 @@ class Knapsack:
             "importance": (self.importance in CRITERIA, f"must be one of {', '.join(CRITERIA)}"),
             "batches": (self.batches >= 1, "must be at least 1"),
             "seconds": (0 < self.seconds < float("inf"), "must be positive"),
+            "depth": (not self.depth or self.importance in ("taylor", "fisher"), _DEPTH_RULE),
         }
         for name, (holds, rule) in rules.items():
             if not holds:
@@ -55,11 +62,14 @@ class Knapsack:
     def solve(
         self, problem: Problem, *, progress: Progress | None = None, checkpoint: Checkpoint | None = None
     ) -> Solution:
-        """Choose widths; no training, so there is nothing to resume.
+        """Choose widths, and blocks where these may go; no training, so there is nothing to resume.
 
         Raises:
-            InputError: If no admissible widths meet the constraints, or the loss has no gradient by a group's weights.
+            InputError: If no admissible widths meet the constraints, the loss has no gradient by a group's weights, or
+                blocks are to go and the problem has none that may.
         """
+        if self.depth:
+            return self._solve_deep(problem, progress)
         limits = floored_limits(problem, self.min_fraction)
 
         def importance() -> list[Tensor]:
@@ -70,3 +80,22 @@ class Knapsack:
             return allocate(curves_of(ranking.importance), limits, seconds=self.seconds).units
 
         return one_shot(problem, limits, self.name, importance, choose, progress)
+
+    def _solve_deep(self, problem: Problem, progress: Progress | None) -> Solution:
+        """Choose widths and blocks together."""
+        depth = demand_depth(problem)
+        limits = floored_limits(problem, self.min_fraction, DepthLimits)
+        model, task = problem.model, problem.task
+
+        def importance() -> tuple[list[Tensor], Tensor]:
+            units = rate(self.importance, model, problem.groups, task, batches=self.batches, seed=problem.seed)
+            blocks = rate_blocks(
+                self.importance, model, list(depth.blocks), task, batches=self.batches, seed=problem.seed
+            )
+            return units, blocks
+
+        def choose(ranking: Ranking, blocks: Tensor, limits: Limits) -> Tensor:
+            curves = [*curves_of(ranking.importance), *block_curves(blocks)]
+            return allocate(curves, limits, seconds=self.seconds).units
+
+        return one_shot_deep(problem, limits, self.name, importance, choose, progress)
