@@ -53,8 +53,8 @@ class Admm:
 
     Width steps:
 
-    - ``allocation``: s is the whole-number choice of widths that loses least energy under the limits of the moment; z
-      are then its prices;
+    - ``allocation``: s is the whole-number choice of widths that loses least under the limits of the moment, by the
+      curves of ``curves``; z are then its prices;
     - ``gradient``: one step down the gradient of the Lagrangian, as published.
 
     It differs from the publication where that depends on units or on long runs:
@@ -74,6 +74,8 @@ class Admm:
         rho: Weight of the quadratic penalties and step of the duals; results hardly depend on it from 1 to 100.
         form: ``paper`` or ``code``.
         step: ``allocation`` or ``gradient``; None: ``allocation`` in the paper's form, ``gradient`` in the code's.
+        curves: What an allocation loses: ``measured``, how far the outputs of the dense network move when a group is
+            narrowed, or ``importance``, the sum of the energies of the dropped units, which empties narrow groups.
         importance: What unit energies are: ``energy``, or the estimates of the loss ``taylor`` and ``fisher``, running
             means from the gradients of training.
         continuation: Part of the steps over which the limit falls to the budget; 0 sets the budget from the start.
@@ -92,6 +94,7 @@ class Admm:
     rho: float = 10.0
     form: Literal["paper", "code"] = "paper"
     step: Literal["allocation", "gradient"] | None = None
+    curves: Literal["measured", "importance"] = "measured"
     importance: Criterion = "energy"
     continuation: float = 0.7
     memory: float = 1.0
@@ -103,6 +106,7 @@ class Admm:
             "rho": (0 < self.rho < float("inf"), "must be positive"),
             "form": (self.form in FORMS, "must be paper or code"),
             "step": (self.step in ("allocation", "gradient", None), "must be allocation or gradient"),
+            "curves": (self.curves in ("measured", "importance"), "must be measured or importance"),
             "importance": (self.importance in CRITERIA, f"must be {', '.join(CRITERIA[:-1])} or {CRITERIA[-1]}"),
             "continuation": (0 <= self.continuation <= 1, "must be in [0, 1]"),
             "memory": (0 <= self.memory <= 1, "must be in [0, 1]"),

@@ -19,6 +19,7 @@ from ecc.solvers.dormant import Dormant
 from ecc.solvers.energies import Criterion, Energies
 from ecc.solvers.lagrangian import CodeForm, Form, PaperForm, ascend, descend, prices, proximal_step
 from ecc.solvers.limits import Limits, Ranking
+from ecc.solvers.sensitivity import measure_curves
 from ecc.solvers.sparsity import Sparsity
 from ecc.solvers.training import Step
 
@@ -43,6 +44,10 @@ class Rules(Protocol):
     @property
     def allocates(self) -> bool:
         """Whether s is the allocation of the present energies; else it goes down the gradient."""
+
+    @property
+    def curves(self) -> str:
+        """What an allocation loses: ``measured`` or ``importance``."""
 
     @property
     def importance(self) -> Criterion:
@@ -83,6 +88,11 @@ class Alternation:
         self._energies = Energies(self.sparsity, rules.importance)
         self._dormant = Dormant(self.sparsity, rules.memory)
         self.ranking = Ranking(self.sparsity.energies())
+        self._curves: list[Tensor] | None = None
+        if rules.allocates and rules.curves == "measured":
+            self._curves = measure_curves(
+                model, problem.groups, problem.task.train, self.ranking, limits.lowest, seed=problem.seed
+            )
         self.phi = torch.maximum((self.ranking.sorted > 0).sum(1).double(), limits.lowest)
         self.s = self.phi.clone()
         self.y = torch.zeros_like(self.s)
@@ -99,7 +109,8 @@ class Alternation:
     def key(self) -> str:
         """Settings, constraints and the place to start from."""
         rules = self.rules
-        settings = [rules.rho, rules.form, rules.allocates, rules.importance, rules.continuation, rules.memory]
+        settings = [rules.rho, rules.form, rules.allocates, rules.curves]
+        settings += [rules.importance, rules.continuation, rules.memory]
         place = [*self.start.tolist(), *self.y.tolist(), *self.z.tolist()]
         return json.dumps(
             [*settings, self.limits.names, self.limits.limits.tolist(), self.limits.lowest.tolist(), place]
@@ -127,7 +138,7 @@ class Alternation:
             self.z = ascend(self.z, self.limits.costs(self.s) - self.current, rho)
         elif moved:
             limits = self.limits.at(self.current)
-            (self.s,) = self._said(_allocate(ranking, self.s, limits))
+            (self.s,) = self._said(self._allocated(self.s, limits))
             self.z = prices(energy, self.s, limits)
         self.y = ascend(self.y, self.form.slack(self.phi, self.s, dense), rho)
         return False
@@ -147,7 +158,7 @@ class Alternation:
         if not bool(self.limits.met(self.phi)):
             _LOG.info("the steps ended before the budget was met; the units of least energy per cost go")
         self.ranking = Ranking(self._said(*self.ranking.importance))
-        (units,) = self._said(self.ranking.grow(_allocate(self.ranking, self.phi, self.limits), self.limits))
+        (units,) = self._said(self.ranking.grow(self._allocated(self.phi, self.limits), self.limits))
         return units
 
     def _said(self, *vectors: Tensor) -> list[Tensor]:
@@ -156,6 +167,16 @@ class Alternation:
             return list(vectors)
         values = torch.tensor(self._ranks.first_says(*torch.cat(vectors).tolist()), dtype=torch.float64)
         return list(torch.split(values, [len(vector) for vector in vectors]))
+
+    def _allocated(self, start: Tensor, limits: Limits) -> Tensor:
+        """The units, near ``start``, that meet the limits and lose least.
+
+        No clock has a say in it unless there is no way from the start, so that an interrupted run goes on to the same
+        units.
+        """
+        curves = self._curves or self.ranking.curves()
+        found = Mover([curve.numpy() for curve in curves], limits, math.inf).best(start.floor())
+        return allocate(curves, limits).units if found is None else found[0]
 
     def figures(self) -> dict[str, float]:
         """Relative costs, worst violation and duals."""
@@ -177,14 +198,3 @@ class Alternation:
         self.current, self.ranking = state["current"], Ranking(state["ranked"])
         self._energies.restore(state["energies"])
         self._dormant.restore(state["dormant"])
-
-
-def _allocate(ranking: Ranking, start: Tensor, limits: Limits) -> Tensor:
-    """The units, near ``start``, that meet the limits and lose least energy.
-
-    No clock has a say in it unless there is no way from the start, so that an interrupted run goes on to the same
-    units.
-    """
-    curves = ranking.curves()
-    found = Mover([curve.numpy() for curve in curves], limits, math.inf).best(start.floor())
-    return allocate(curves, limits).units if found is None else found[0]

@@ -156,6 +156,10 @@ class Sparsity:
         """Zero the readers of dropped units only, so that a unit can grow back; ``keep`` is bool (units,) per group."""
         _fill(self._silent, keep)
 
+    def changed(self, group: int) -> list[Tensor]:
+        """The tensors that ``silence`` changes where units of a group are dropped, each once."""
+        return list(dict.fromkeys(place.tensor for place in self._silent if place.group == group))
+
     def zero(self, kept: Kept) -> None:
         """Zero every slice of dropped units: weights, biases, scales, shifts, running means.
 
