@@ -51,7 +51,7 @@ class Recipe:
     epochs: int = 20
     distill: float = 0.5
     lr: float = 1e-3
-    solve_share: float = 0.5
+    solve_share: float = 0.25
     rounds: int = 6
     measure_s: float = 20.0
     seed: int = 0
