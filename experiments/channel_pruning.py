@@ -35,13 +35,16 @@ BUDGETS = {
     "mobilenet-small": (*LATENCIES, "latency<=0.6, memory<=0.7", "macs<=0.5, params<=0.4"),
     "resnet20": (*LATENCIES, "energy<=0.5", "energy<=0.3", "macs<=0.5, params<=0.4"),
 }
-FRONT = ("macs<=0.7", "macs<=0.5", "macs<=0.3")
+FRONT = {
+    "digits-resnet": ("macs<=0.3", "macs<=0.15", "macs<=0.07", "macs<=0.5", "macs<=0.7"),
+    "lenet5-caffe": ("macs<=0.3", "macs<=0.1", "macs<=0.5", "macs<=0.7"),
+}
 PRETRAINED = ("macs<=0.5", "latency<=0.5")
 KEYS = ("network", "method", "seed", "budget", "metric")
 
 
 def compare(bench: Bench, part: str, methods: Iterable[str], budgets: Sequence[str], seeds: int) -> None:
-    """Every method at every budget with every seed; a method's seeds come last so that a front is whole early."""
+    """Every method at every budget with every seed; seeds come last, so that a front is whole early."""
     records = Records(FOLDER / f"{part}_{bench.case.name}.csv", KEYS)
     for seed in range(seeds):
         for text in budgets:
@@ -89,8 +92,8 @@ def main() -> None:
         for case in given.case or list(BUDGETS):
             compare(Bench(case, given.work), "budgets", given.method or ["admm"], given.budget or BUDGETS[case], 1)
     elif given.part == "front":
-        for case in given.case or ["digits-resnet", "lenet5-caffe"]:
-            compare(Bench(case, given.work), "front", methods, given.budget or FRONT, given.seeds)
+        for case in given.case or list(FRONT):
+            compare(Bench(case, given.work), "front", methods, given.budget or FRONT[case], given.seeds)
     else:
         compare(Bench("resnet20", given.work), "pretrained", methods, given.budget or PRETRAINED, given.seeds)
 

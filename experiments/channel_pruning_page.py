@@ -74,6 +74,11 @@ def methods_of(rows: pd.DataFrame) -> list[str]:
     return sorted(dict.fromkeys(rows.method), key=lambda name: name in PEERS)
 
 
+def in_order(rows: pd.DataFrame) -> list[str]:
+    """Budgets from loose to tight."""
+    return list(dict.fromkeys(rows.sort_values("limit", ascending=False, kind="stable").budget))
+
+
 def hypervolumes(rows: pd.DataFrame) -> pd.Series:
     """Per method, the mean over seeds; x is the limit, so that using less of a budget gains nothing."""
     found = []
@@ -92,7 +97,7 @@ def spread(values: pd.Series) -> str:
 
 def front(rows: pd.DataFrame) -> str:
     """Accuracy per method and budget, the best mean of each budget bold."""
-    budgets = list(dict.fromkeys(rows.budget))
+    budgets = in_order(rows)
     means = rows.groupby(["method", "budget"]).accuracy.mean()
     areas = hypervolumes(rows)
     lines = []
@@ -118,7 +123,7 @@ def verdict(rows: pd.DataFrame) -> str:
     """Whether this package's allocations are as accurate as every other method, in words; with the noise of a mean."""
     means = rows.groupby(["budget", "method"]).accuracy.agg(["mean", "std", "count"])
     words = []
-    for budget in dict.fromkeys(rows.budget):
+    for budget in in_order(rows):
         part = means.loc[budget]
         own, others = part[part.index.isin(OWN)], part[~part.index.isin(OWN)]
         if own.empty or others.empty:
@@ -169,8 +174,8 @@ correction by what was measured on the way.
 ## Fronts
 
 Every method from the same trained networks, with the same training data, epochs in all, fine-tuning and floor of a
-tenth of every group. Methods that train while they choose (admm, netadapt, cooper) spend half of the epochs on it, the
-others fine-tune for all of them. `torch-pruning` is version 1.6.1, its importance and its pruner over all layers at the
+tenth of every group. Methods that train while they choose spend a part of the epochs on it, admm its default of a
+quarter, netadapt and cooper half; the others fine-tune for all of them. `torch-pruning` is version 1.6.1, its importance and its pruner over all layers at the
 smallest pruning ratio that meets the budget; `cooper` is an augmented Lagrangian on hard-concrete gates with that
 library. The hypervolume is the accuracy averaged over budgets from 0 to dense, the mean over seeds.
 

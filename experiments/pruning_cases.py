@@ -109,7 +109,7 @@ _ALL = (
         options={"width": "32"},
         tested_on_both=True,
     ),
-    Case("lenet5-caffe", "zoo:lenet5-caffe", "fashion-mnist", start_epochs=10, epochs=8, examples=6000),
+    Case("lenet5-caffe", "zoo:lenet5-caffe", "fashion-mnist", start_epochs=10, epochs=6, examples=6000),
     Case(
         "mobilenet-small",
         "zoo:mobilenet-v2",

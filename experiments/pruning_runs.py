@@ -42,10 +42,10 @@ METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "magnitude-l1": {"method": "magnitude", "options": {"magnitude.norm": "l1"}},
         "magnitude-l2": {"method": "magnitude", "options": {"magnitude.norm": "l2"}},
         "uniform": {"method": "uniform"},
-        "netadapt": {"method": "netadapt"},
+        "netadapt": {"method": "netadapt", "solve_share": 0.5},
         "torch-pruning-magnitude": {"peer": "torch-pruning-magnitude"},
         "torch-pruning-taylor": {"peer": "torch-pruning-taylor"},
-        "cooper": {"peer": "cooper"},
+        "cooper": {"peer": "cooper", "solve_share": 0.5},
     }
 )
 """Methods of ecc and peers, with what a recipe is made of."""
