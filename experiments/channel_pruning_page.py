@@ -175,9 +175,10 @@ correction by what was measured on the way.
 
 Every method from the same trained networks, with the same training data, epochs in all, fine-tuning and floor of a
 tenth of every group. Methods that train while they choose spend a part of the epochs on it, admm its default of a
-quarter, netadapt and cooper half; the others fine-tune for all of them. `torch-pruning` is version 1.6.1, its importance and its pruner over all layers at the
-smallest pruning ratio that meets the budget; `cooper` is an augmented Lagrangian on hard-concrete gates with that
-library. The hypervolume is the accuracy averaged over budgets from 0 to dense, the mean over seeds.
+quarter, netadapt and cooper half; the others fine-tune for all of them. `torch-pruning` is version 1.6.1, its
+importance and its pruner over all layers at the smallest pruning ratio that meets the budget; `cooper` is an augmented
+Lagrangian on hard-concrete gates with that library. The hypervolume is the accuracy averaged over budgets from 0 to
+dense, the mean over seeds.
 
 {fronts}
 

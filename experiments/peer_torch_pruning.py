@@ -50,12 +50,12 @@ class TorchPruning:
         """Choose channels; no training."""
         started = time.monotonic()
         limits = floored_limits(problem, self.min_fraction)
-        least = float((limits.lowest / limits.dense).max())
+        least = float((limits.lowest / limits.dense).min())
         slopes = _slopes(problem, self.batches) if self.importance == "taylor" else {}
         feasible, ratio, best = 1.0, 0.5, None
         infeasible = 0.0
         for _ in range(_HALVINGS):
-            kept = self._kept(problem, slopes, ratio, max(least, self.min_fraction))
+            kept = self._kept(problem, slopes, ratio, least)
             if limits.met(_units(kept)):
                 feasible, best = ratio, kept
             else:
