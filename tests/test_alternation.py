@@ -102,7 +102,7 @@ def alive_while_pulled(strength):
         model[1].weight.copy_(torch.tensor([1.0, 0.9, 0.8, 0.1]).expand(3, 4))
     member = group("0", 4, [("0.weight", 0, 1, "write"), ("1.weight", 1, 1, "read")])
     cost = CountingCost(WidthSpace(("0",), (4,), (1,)), ((1.0, (side("0"),)),))
-    hook, _ = alternation((model, (member,), cost), 0.5, continuation=1.0)
+    hook, _ = alternation((model, (member,), cost), 0.5, continuation=1.0, curves="importance")
     optimizer = torch.optim.SGD(model.parameters(), 0.02)
     x, alive = torch.eye(6)[:1], []
     for index in range(100):

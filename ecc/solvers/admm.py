@@ -175,7 +175,8 @@ class Admm:
         model.to(device)  # before slices are compiled: buffers are other tensors after a move
         hook = Alternation(self, problem, path[0], model, ranks)
         for number, (limits, epochs) in enumerate(zip(path, _shares(path, self.training.epochs), strict=True), 1):
-            hook.aim(limits)
+            if number > 1:
+                hook.aim(limits)
             history = train(
                 model,
                 problem.task,

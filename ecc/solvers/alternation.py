@@ -27,6 +27,7 @@ __all__ = ["FORMS", "Alternation", "Rules"]
 
 _LOG = logging.getLogger("ecc")
 FORMS: Mapping[str, Form] = {"paper": PaperForm(), "code": CodeForm()}
+_NODES = 50  # of the search for the widths to end at
 _MOVES = 100  # falls of the limit within the continuation; each is one allocation
 
 
@@ -78,6 +79,7 @@ class Alternation:
         y: Duals of φ ≤ s.
         z: Duals of the constraints; with an allocation its prices.
         current: The limits of the moment, relative to dense.
+        target: Where measured curves say that s must end; None where energies say it on the way.
     """
 
     def __init__(
@@ -102,6 +104,10 @@ class Alternation:
     def aim(self, limits: Limits) -> None:
         """Go for these limits from where the units are now; duals stay."""
         self.limits = limits
+        self.target: Tensor | None = None
+        if self._curves is not None:
+            found = allocate(self._curves, limits, seconds=math.inf, nodes=_NODES)  # no clock: resumed runs agree
+            (self.target,) = self._said(found.units)
         self.start = limits.costs(self.phi).detach()
         self.current = torch.maximum(self.start, limits.limits)
 
@@ -137,7 +143,7 @@ class Alternation:
             self.s, self.z = descend(self.s, self.y, self.z, self.phi, self.limits, self.current, rho, self.form)
             self.z = ascend(self.z, self.limits.costs(self.s) - self.current, rho)
         elif moved:
-            limits = self.limits.at(self.current)
+            limits = self.limits.at(self.current, self.target)
             (self.s,) = self._said(self._allocated(self.s, limits))
             self.z = prices(energy, self.s, limits)
         self.y = ascend(self.y, self.form.slack(self.phi, self.s, dense), rho)
@@ -158,7 +164,8 @@ class Alternation:
         if not bool(self.limits.met(self.phi)):
             _LOG.info("the steps ended before the budget was met; the units of least energy per cost go")
         self.ranking = Ranking(self._said(*self.ranking.importance))
-        (units,) = self._said(self.ranking.grow(self._allocated(self.phi, self.limits), self.limits))
+        units = self._allocated(self.phi, self.limits) if self.target is None else self.target
+        (units,) = self._said(self.ranking.grow(units, self.limits))
         return units
 
     def _said(self, *vectors: Tensor) -> list[Tensor]:
@@ -169,13 +176,15 @@ class Alternation:
         return list(torch.split(values, [len(vector) for vector in vectors]))
 
     def _allocated(self, start: Tensor, limits: Limits) -> Tensor:
-        """The units, near ``start``, that meet the limits and lose least.
+        """The units, near ``start`` and not below the limits' lowest, that meet the limits and lose least.
 
         No clock has a say in it unless there is no way from the start, so that an interrupted run goes on to the same
         units.
         """
         curves = self._curves or self.ranking.curves()
-        found = Mover([curve.numpy() for curve in curves], limits, math.inf).best(start.floor())
+        found = Mover([curve.numpy() for curve in curves], limits, math.inf).best(
+            torch.maximum(start.floor(), limits.lowest)
+        )
         return allocate(curves, limits).units if found is None else found[0]
 
     def figures(self) -> dict[str, float]:

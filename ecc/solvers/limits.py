@@ -68,10 +68,15 @@ class Limits:
     def __len__(self) -> int:
         return len(self.constraints)
 
-    def at(self, relative: Tensor) -> Limits:
-        """The same costs and bounds under other limits, shape (n_constraints,), relative to dense; not checked."""
+    def at(self, relative: Tensor, lowest: Tensor | None = None) -> Limits:
+        """The same costs under other limits, shape (n_constraints,), relative to dense; not checked.
+
+        Args:
+            lowest: Another floor, in units, shape (n_groups,); the present one when None.
+        """
         other = copy.copy(self)
         other.limits, other._absolute = relative, relative * self._scale
+        other.lowest = self.lowest if lowest is None else lowest
         return other
 
     def values(self, units: Tensor) -> Tensor:

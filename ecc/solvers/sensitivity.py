@@ -52,7 +52,7 @@ def measure_curves(
     """Loss of keeping the first k units of a ranking, per group, for ``allocate``; the model stays as it is.
 
     Batch norms take the statistics of the batch, so that a narrowed network is judged as it will be once these are
-    estimated anew. Widths between those that are tried are interpolated.
+    estimated anew. Widths between those that are tried are interpolated; a narrower group never counts as better.
 
     Args:
         groups: Of ``model``.
