@@ -1,12 +1,11 @@
-import multiprocessing
 import os
 import signal
-import socket
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.distributed as dist
+from ranks_toy import together
 from solver_toy import accuracy, digits_task, mlp, problem, residual
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
@@ -29,31 +28,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def together(work, tmp_path, world=2):
-    """What ``work(rank)`` returns in each of several processes, launched as torchrun does."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-
-    def run(rank):
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        torch.save(work(rank), tmp_path / f"result{rank}")
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-    processes = [context.Process(target=run, args=(rank,)) for rank in range(world)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        if process.is_alive():
-            process.kill()
-    assert [process.exitcode for process in processes] == [0] * world
-    return [torch.load(tmp_path / f"result{rank}") for rank in range(world)]
 
 
 def tensors(n=70):
