@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from ecc.core.cost import CostModel
 from ecc.core.errors import EccError, InputError
 from ecc.core.verdict import BudgetCheck
 from ecc.core.widths import Widths
+from ecc.energy_models.depth import cost_without
 from ecc.energy_models.systolic.account import layer_energy
 from ecc.energy_models.systolic.array import SystolicArray
 from ecc.energy_models.systolic.cost import SYSTOLIC_METRICS, SystolicCost
@@ -68,13 +69,26 @@ def renewed(graph: WidthGraph, cost: CostModel) -> CostModel:
     return SystolicCost.of(graph, cost.array, cost.metric) if isinstance(cost, SystolicCost) else cost
 
 
-def exact_check(budget: Budget, cost: CostModel, graph: WidthGraph, widths: Widths, compact: nn.Module) -> BudgetCheck:
-    """A budget judged by an exact cost: what it says of the widths is predicted, what ``recount`` gives is found."""
+def exact_check(
+    budget: Budget,
+    cost: CostModel,
+    graph: WidthGraph,
+    widths: Widths,
+    compact: nn.Module,
+    removed: Collection[str] = (),
+) -> BudgetCheck:
+    """A budget judged by an exact cost: what it says of the widths is predicted, what ``recount`` gives is found.
+
+    Args:
+        graph: Of the dense network.
+        removed: Residual blocks that the compact network does not have.
+    """
+    left = cost_without(cost, graph, removed)
     return BudgetCheck.of_count(
         budget,
         dense=cost.dense,
-        value=recount(cost, graph, widths, compact),
-        predicted=float(cost(widths)),
+        value=recount(left, graph.without(removed, widths), widths, compact),
+        predicted=float(left(widths)),
         unit=cost.unit,
         source=cost.source,
     )
@@ -84,7 +98,7 @@ def recount(cost: CostModel, graph: WidthGraph, widths: Widths, compact: nn.Modu
     """What an exact cost is for the compact network itself, from its operators and its weights one by one.
 
     Args:
-        graph: Of the dense network.
+        graph: Of the dense network, without blocks that the compact one does not have.
         widths: Those of the compact network.
     Raises:
         EccError: If the compact network is not the dense one at these widths.

@@ -11,9 +11,8 @@ from torch import nn
 
 from ecc.api.ruler import Ruler
 from ecc.api.trials import Trial
-from ecc.core.problem import Checkpoint, Progress
+from ecc.core.problem import Checkpoint, Progress, Solution
 from ecc.core.verdict import Measured
-from ecc.core.widths import Widths
 from ecc.solvers.checkpoints import FileCheckpoint
 from ecc.solvers.distributed import Ranks
 
@@ -65,29 +64,30 @@ class Bench:
         return not isinstance(self.ruler, str)
 
     def measure(
-        self, name: str, networks: Sequence[Callable[[], nn.Module]], widths: Sequence[Widths], *, seconds: float
+        self, name: str, networks: Sequence[Callable[[], nn.Module]], solved: Sequence[Solution], *, seconds: float
     ) -> list[Trial]:
         """One trial per network, each in turn with the dense one; empty measurements where there is no ruler.
 
         Args:
             name: Of the measurement, unique in the job.
             networks: Make the networks, where they have not been measured yet.
-            widths: Of the networks.
+            solved: Widths and blocks of the networks.
             seconds: Longest time.
         """
         if not self.works:
-            return [Trial(name, each, {}) for each in widths]
-        found = self.ranks.told(lambda: {"measured": self._found(name, networks, widths, seconds)})
+            return [Trial(name, each.widths, {}, each.removed) for each in solved]
+        found = self.ranks.told(lambda: {"measured": self._found(name, networks, solved, seconds)})
         return [
-            Trial(name, each, {metric: Measured(*values) for metric, values in measured.items()})
-            for each, measured in zip(widths, found["measured"], strict=True)
+            Trial(name, each.widths, {metric: Measured(*own) for metric, own in measured.items()}, each.removed)
+            for each, measured in zip(solved, found["measured"], strict=True)
         ]
 
     def _found(
-        self, name: str, networks: Sequence[Callable[[], nn.Module]], widths: Sequence[Widths], seconds: float
+        self, name: str, networks: Sequence[Callable[[], nn.Module]], solved: Sequence[Solution], seconds: float
     ) -> list[_Figures]:
         """What was measured earlier, or is measured now and kept."""
-        state = {"job": self.job, "widths": [dict(each) for each in widths]}
+        widths, removed = [dict(each.widths) for each in solved], [list(each.removed) for each in solved]
+        state = {"job": self.job, "widths": widths, "removed": removed}
         keeper = self.keeper(name)
         kept = keeper.load() if keeper is not None else None
         if kept is not None and all(kept.get(key) == value for key, value in state.items()):

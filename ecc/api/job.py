@@ -33,7 +33,7 @@ from ecc.api.trials import AIM, SAFE, USED, WIDEST, Trial, best, corrected, tabl
 from ecc.core.errors import InputError
 from ecc.core.problem import Batches, Constraint, PathSolver, Problem, Progress, Solution, Solver, Status, Task
 from ecc.core.verdict import BudgetCheck
-from ecc.core.widths import Widths
+from ecc.energy_models.depth import cost_without, depth_of
 from ecc.network.blocks import base_units
 from ecc.network.graph import WidthGraph
 from ecc.network.slimming import slim
@@ -41,6 +41,7 @@ from ecc.solvers.allocation import demand_reachable
 from ecc.solvers.baselines.magnitude import Magnitude
 from ecc.solvers.baselines.uniform import Uniform
 from ecc.solvers.correction import adjust
+from ecc.solvers.depth import DepthLimits
 from ecc.solvers.distributed import Ranks
 from ecc.solvers.limits import Limits
 from ecc.solvers.training import evaluate, recalibrate, train
@@ -91,7 +92,7 @@ class Job:
             )
         for target in self.targets:
             try:
-                demand_reachable(Limits(self._problem(self.model, target.constraints)))
+                self._demand_reachable(target.constraints)
             except InputError as error:
                 if self._floor == self.graph.space.smallest:
                     raise
@@ -126,7 +127,13 @@ class Job:
 
     def _problem(self, model: nn.Module, limits: Sequence[Constraint]) -> Problem:
         graph, seed = self.graph, self.recipe.seed
-        return Problem(model, graph.prunable, graph.space, self.task, tuple(limits), seed, self._floor)
+        depth = depth_of(graph, limits) if self.recipe.depth else None
+        return Problem(model, graph.prunable, graph.space, self.task, tuple(limits), seed, self._floor, depth)
+
+    def _demand_reachable(self, limits: Sequence[Constraint]) -> None:
+        """Refuse limits that no widths meet, nor fewer blocks where these may go."""
+        problem = self._problem(self.model, limits)
+        demand_reachable(Limits(problem) if problem.depth is None else DepthLimits(problem))
 
     def _accuracy(self, model: nn.Module) -> float:
         told = self.ranks.told(lambda: {"score": evaluate(model, self._judged_on, self.task.score)})
@@ -178,14 +185,14 @@ class Job:
             ends.append(len(found))
         makers = [partial(slim, each.model, self.graph, each.kept, check=False) for each in found]
         seconds = self.recipe.measure_s / 2 * len(self.targets)
-        trials = bench.measure("scout", makers, [each.widths for each in found], seconds=seconds) if found else []
+        trials = bench.measure("scout", makers, found, seconds=seconds) if found else []
         return [trials[start:end] for start, end in pairwise(ends)]
 
     def _scouted(self, target: Target, trials: Sequence[Trial]) -> tuple[Constraint, ...]:
         """Corrected limits before there are any widths; those of the target where these could not be met."""
         limits = self._corrected(target, trials, None)
         try:
-            demand_reachable(Limits(self._problem(self.model, limits)))
+            self._demand_reachable(limits)
         except InputError:
             return target.constraints
         return limits
@@ -220,18 +227,19 @@ class Job:
         except InputError:
             return solved
 
-    def _corrected(self, target: Target, trials: Sequence[Trial], around: Widths | None) -> tuple[Constraint, ...]:
+    def _corrected(self, target: Target, trials: Sequence[Trial], around: Solution | None) -> tuple[Constraint, ...]:
         """Limits of the cost models at which the measured values should be just inside the budgets."""
         clear = deviations(self.recipe.chance)
         values = [
-            corrected(limit, budget, trials, deviations=clear, around=around)
+            corrected(limit, budget, trials, self.graph, deviations=clear, around=around)
             for budget, limit in zip(target.budgets, target.limits, strict=True)
         ]
         return tuple(map(self._held, target.limits, self.ranks.first_says(*values)))
 
     def _held(self, limit: Constraint, value: float) -> Constraint:
-        """The limit at that value, but no lower than the smallest widths need."""
-        least = min(float(limit.cost(self._floor)), limit.limit)
+        """The limit at that value, but no lower than the smallest widths need, without the blocks that may go."""
+        depth = depth_of(self.graph, [limit]).blocks if self.recipe.depth else {}
+        least = min(float(cost_without(limit.cost, self.graph, depth)(self._floor)), limit.limit)
         return Constraint(limit.cost, max(value, least))
 
     # -- one target
@@ -243,7 +251,7 @@ class Job:
         compact, tuned, checks = self._finish(pursuit, solved, "")
         if any(check.met is False for check in checks) and rounds < self.recipe.rounds:
             tightened = self._again(pursuit, solved, self._tightened(pursuit, solved, checks), "solve again")
-            if dict(tightened.widths) != dict(solved.widths):
+            if not _alike(tightened, solved):
                 solved, rounds = tightened, rounds + 1
                 compact, tuned, checks = self._finish(pursuit, solved, " again")
         return Compression(
@@ -258,12 +266,13 @@ class Job:
             costs=tuple(limit.cost for limit in target.limits),
             accuracy_dense=accuracy_dense,
             accuracy=self._accuracy(compact),
-            nonzero_fraction=self.graph.params(solved.widths) / self.graph.params(),
+            nonzero_fraction=self.graph.params(solved.widths, removed=solved.removed) / self.graph.params(),
             rounds=rounds,
             seconds=time.monotonic() - started,
             history=pd.concat([solved.history, tuned], ignore_index=True),
             inputs=self.inputs,
-            trials=table_of([*pursuit.scouts, *pursuit.trials[earlier:]], target.budgets, target.limits),
+            trials=table_of([*pursuit.scouts, *pursuit.trials[earlier:]], target.budgets, target.limits, self.graph),
+            removed=solved.removed,
             label=target.label,
         )
 
@@ -278,9 +287,9 @@ class Job:
             own.append(self._measured(pursuit, solved.model, solved, name, self.recipe.measure_s / 2))
             if USED <= own[-1].worst(target.budgets) <= SAFE or len(own) == self.recipe.rounds:
                 break
-            limits = self._corrected(target, pursuit.trials, solved.widths)
+            limits = self._corrected(target, pursuit.trials, solved)
             solved = self._again(pursuit, solved, limits, f"solve {len(own) + 1}")
-            if any(dict(solved.widths) == dict(other.widths) for other in seen):
+            if any(_alike(solved, other) for other in seen):
                 break
             seen.append(solved)
         return seen[best(own, target.budgets)], len(own)
@@ -288,18 +297,19 @@ class Job:
     def _measured(self, pursuit: _Pursuit, model: nn.Module, solved: Solution, name: str, seconds: float) -> Trial:
         """A trial of the widths, which those to come may learn from."""
         compact = model is not solved.model
-        make = (lambda: model) if compact else (lambda: slim(model, self.graph, solved.kept, check=False))
-        (trial,) = pursuit.bench.measure(_stage(pursuit.target, name), [make], [solved.widths], seconds=seconds)
+        cut = partial(slim, model, self.graph, solved.kept, remove=solved.removed, check=False)
+        make = (lambda: model) if compact else cut
+        (trial,) = pursuit.bench.measure(_stage(pursuit.target, name), [make], [solved], seconds=seconds)
         trial = replace(trial, name=name)
         pursuit.trials.append(trial)
         return trial
 
     def _tightened(self, pursuit: _Pursuit, solved: Solution, checks: Sequence[BudgetCheck]) -> tuple[Constraint, ...]:
         """Limits below those at which the last measurement missed a budget."""
-        limits = self._corrected(pursuit.target, pursuit.trials, solved.widths)
+        limits = self._corrected(pursuit.target, pursuit.trials, solved)
         result = []
         for limit, check in zip(limits, checks, strict=True):
-            ceiling = float(limit.cost(solved.widths))
+            ceiling = float(cost_without(limit.cost, self.graph, solved.removed)(solved.widths))
             if check.met is False and check.high is not None and check.measured is not None:
                 ceiling *= min(1.0, AIM * check.limit / min(check.high, check.measured * math.exp(WIDEST)))
             result.append(self._held(limit, min(limit.limit, ceiling)) if check.met is False else limit)
@@ -309,7 +319,7 @@ class Job:
         self, pursuit: _Pursuit, solved: Solution, suffix: str
     ) -> tuple[nn.Module, pd.DataFrame, tuple[BudgetCheck, ...]]:
         """Slim, train for the epochs that the solver has left, taught by the dense network, and verify."""
-        compact = slim(solved.model, self.graph, solved.kept)
+        compact = slim(solved.model, self.graph, solved.kept, remove=solved.removed)
         recalibrate(compact, self.task.train)
         # Along a path a target's own part of the solver's epochs is only the end of those that its weights have had.
         spent = int(solved.history["epoch"].max()) if len(self.targets) == 1 else self.recipe.solve_epochs
@@ -323,14 +333,14 @@ class Job:
             checkpoint=self.keeper(_stage(pursuit.target, f"tune{suffix}")),
         )
         trial = self._measured(pursuit, compact, solved, f"verify{suffix}", self.recipe.measure_s)
-        return compact, tuned, self._checks(pursuit, trial, compact, solved.widths)
+        return compact, tuned, self._checks(pursuit, trial, compact)
 
-    def _checks(self, pursuit: _Pursuit, trial: Trial, compact: nn.Module, widths: Widths) -> tuple[BudgetCheck, ...]:
+    def _checks(self, pursuit: _Pursuit, trial: Trial, compact: nn.Module) -> tuple[BudgetCheck, ...]:
         checks = []
         for budget, limit in zip(pursuit.target.budgets, pursuit.target.limits, strict=True):
-            predicted = float(limit.cost(widths))
+            predicted = float(cost_without(limit.cost, self.graph, trial.removed)(trial.widths))
             if limit.cost.exact:
-                checks.append(exact_check(budget, limit.cost, self.graph, widths, compact))
+                checks.append(exact_check(budget, limit.cost, self.graph, trial.widths, compact, trial.removed))
             elif budget.metric in trial.measured:
                 checks.append(BudgetCheck.of_measurement(budget, trial.measured[budget.metric], predicted=predicted))
             else:
@@ -355,6 +365,11 @@ class _Pursuit:
     bench: Bench
     scouts: Sequence[Trial]
     trials: list[Trial]
+
+
+def _alike(one: Solution, other: Solution) -> bool:
+    """Whether two solutions have the same widths and blocks."""
+    return dict(one.widths) == dict(other.widths) and set(one.removed) == set(other.removed)
 
 
 def _demand_met(solver: Solver, solved: Solution) -> Solution:

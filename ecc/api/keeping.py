@@ -151,6 +151,7 @@ def manifest_of(result: Compression, source: Source | None = None) -> Manifest:
         settings=result.recipe.settings,
         groups=result.graph.declared,
         renormalise=bool(result.graph.renormalised),
+        removed=result.removed,
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
         **_where(place),
     )
@@ -176,8 +177,8 @@ def save(
 
 def _proved(result: Compression) -> SlimManifest:
     """The manifest that makes the compact network again, after that was tried."""
-    demand_equal(result.dense, result.graph, result.kept)
-    cut = SlimManifest.of(result.dense, result.graph, result.kept)
+    demand_equal(result.dense, result.graph, result.kept, result.removed)
+    cut = SlimManifest.of(result.dense, result.graph, result.kept, remove=result.removed)
     again = rebuild(result.dense, cut)
     try:
         again.load_state_dict(result.model.state_dict())
@@ -228,7 +229,7 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Loaded:
     if _CUT in artefact.files:
         compact = rebuild(dense, SlimManifest.parse(artefact.content(_CUT), f"{_CUT} of artefact {path}"))
     else:  # written before there were slim manifests
-        compact = slim(dense, graph, manifest.kept, check=False)
+        compact = slim(dense, graph, manifest.kept, remove=manifest.removed, check=False)
     try:
         compact.load_state_dict(artefact.state())
     except RuntimeError as error:
@@ -303,7 +304,8 @@ def _check(
                 f"the budget on {budget.metric} is in {old.shown_in} of {old.source or 'a device'}, and the artefact's "
                 f"cost model in {own.unit} of {own.source}; the artefact was changed or damaged"
             )
-        return exact_check(budget, own, loaded.graph, loaded.widths, loaded.model)
+        removed = loaded.manifest.removed
+        return exact_check(budget, own, loaded.graph, loaded.widths, loaded.model, removed)
     return BudgetCheck.unmeasured(
         budget, dense=old.dense, predicted=old.predicted, reason=reason or "its cost model is missing"
     )

@@ -87,6 +87,11 @@ class Recipe:
         return any(each.name == "training" for each in fields(self._kind))
 
     @property
+    def depth(self) -> bool:
+        """Whether the method may remove residual blocks beside channels."""
+        return self.options.get(f"{self.method}.depth") is True
+
+    @property
     def solve_epochs(self) -> int:
         """Epochs of the solver; baselines that do not train leave all of them to tuning."""
         if not self.trains:

@@ -40,6 +40,7 @@ class Compression:
         history: One row per epoch: phase, epoch, loss, score, costs relative to dense, duals.
         inputs: The batch that was timed (or the example that was traced).
         trials: One row per measurement and metric: what the cost model predicted there, and what was found.
+        removed: Residual blocks that went whole; ``kept`` and ``widths`` do not name the groups that go with them.
         label: Names it among those of one run; empty where there was one only.
     """
 
@@ -60,6 +61,7 @@ class Compression:
     history: pd.DataFrame
     inputs: Any
     trials: pd.DataFrame = field(default_factory=pd.DataFrame)
+    removed: tuple[str, ...] = ()
     label: str = ""
 
     @property
@@ -67,9 +69,9 @@ class Compression:
         """MACs of one example, parameters and bytes of memory, of the compact and of the dense network."""
         macs, params, memory = self.graph.macs, self.graph.params, self.graph.memory
         return {
-            "macs": macs(self.widths),
-            "params": params(self.widths),
-            "memory": memory(self.widths),
+            "macs": macs(self.widths, removed=self.removed),
+            "params": params(self.widths, removed=self.removed),
+            "memory": memory(self.widths, removed=self.removed),
             "macs_dense": macs(),
             "params_dense": params(),
             "memory_dense": memory(),
@@ -96,6 +98,7 @@ class Compression:
             "accuracy_dense": self.accuracy_dense,
             "accuracy": self.accuracy,
             "widths": dict(self.widths),
+            "removed": list(self.removed),
             "nonzero_fraction": self.nonzero_fraction,
             "rounds": self.rounds,
             "seconds": self.seconds,

@@ -46,6 +46,7 @@ def _told(solution: Solution) -> dict[str, Any]:
         "widths": dict(solution.widths),
         "predicted": dict(solution.predicted),
         "status": solution.status.name,
+        "removed": list(solution.removed),
         "history": {str(name): column.tolist() for name, column in solution.history.items()},
     }
 
@@ -55,4 +56,6 @@ def _rebuilt(told: Mapping[str, Any], dense: nn.Module) -> Solution:
     model.load_state_dict(told["model"])
     kept = {name: units.numpy() for name, units in told["kept"].items()}
     history = pd.DataFrame(told["history"])
-    return Solution(model, kept, told["widths"], told["predicted"], Status[told["status"]], history)
+    return Solution(
+        model, kept, told["widths"], told["predicted"], Status[told["status"]], history, tuple(told["removed"])
+    )

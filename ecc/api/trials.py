@@ -12,9 +12,11 @@ import torch
 from ecc.api.discrepancy import Discrepancy, Reading, distance
 from ecc.core.budget import Budget
 from ecc.core.cost import CostModel, as_vector
-from ecc.core.problem import Constraint
+from ecc.core.problem import Constraint, Solution
 from ecc.core.verdict import Measured
 from ecc.core.widths import Widths
+from ecc.energy_models.depth import cost_without
+from ecc.network.graph import WidthGraph
 
 __all__ = ["AIM", "SAFE", "USED", "WIDEST", "Trial", "best", "corrected", "table_of"]
 
@@ -34,11 +36,13 @@ class Trial:
         name: When: ``scout``, ``round 1`` …, ``verify``.
         widths: Channels per group.
         measured: Per metric.
+        removed: Residual blocks that had gone; ``widths`` does not name the groups that go with them.
     """
 
     name: str
     widths: Widths
     measured: Mapping[str, Measured]
+    removed: tuple[str, ...] = ()
 
     def used(self, budgets: Sequence[Budget]) -> dict[str, float]:
         """Upper end of the interval over the limit, per measured metric of the budgets."""
@@ -57,29 +61,40 @@ def best(trials: Sequence[Trial], budgets: Sequence[Budget]) -> int:
 
 
 def corrected(
-    limit: Constraint, budget: Budget, trials: Sequence[Trial], *, deviations: float, around: Widths | None = None
+    limit: Constraint,
+    budget: Budget,
+    trials: Sequence[Trial],
+    graph: WidthGraph,
+    *,
+    deviations: float,
+    around: Solution | None = None,
 ) -> float:
     """The limit of a cost model, in its unit, at which the measured value should be just inside the budget.
 
     Args:
         limit: The cost model and the budget's limit.
         trials: What was measured, of any widths.
+        graph: With the groups of the cost model.
         deviations: Standard deviations of what is not known that are kept clear of the budget.
-        around: Widths that are to be corrected; None before there are any.
+        around: Whose widths are to be corrected; None before there are any.
     """
     cost = limit.cost
     found = [trial for trial in trials if cost.metric in trial.measured]
     if not found:
         return limit.limit
     here = None if around is None else _relative(cost, around)
-    readings = [_reading(cost, budget, trial, here) for trial in found]
+    readings = [_reading(cost, budget, trial, graph, here) for trial in found]
     readings.sort(key=lambda reading: reading.apart, reverse=True)
-    known = Discrepancy.of(limit.limit / cost.dense, _spread(cost, found[-1].widths), readings)
+    known = Discrepancy.of(
+        limit.limit / cost.dense, _spread(cost_without(cost, graph, found[-1].removed), found[-1].widths), readings
+    )
     above = min(sum(reading.above for reading in readings) / len(readings), WIDEST)
     return cost.dense * known.limit(AIM * limit.limit / cost.dense / math.exp(above), deviations)
 
 
-def table_of(trials: Sequence[Trial], budgets: Sequence[Budget], limits: Sequence[Constraint]) -> pd.DataFrame:
+def table_of(
+    trials: Sequence[Trial], budgets: Sequence[Budget], limits: Sequence[Constraint], graph: WidthGraph
+) -> pd.DataFrame:
     """One row per trial and measured metric, in the metric's unit: what was predicted, and what was found.
 
     ``measured``, ``low`` and ``high`` are relative to the dense network of the same run where the budget is; ``used``
@@ -92,7 +107,7 @@ def table_of(trials: Sequence[Trial], budgets: Sequence[Budget], limits: Sequenc
                 continue
             found = trial.measured[budget.metric]
             scale = found.dense if budget.relative else limit.cost.dense
-            reading = _reading(limit.cost, budget, trial, None)
+            reading = _reading(limit.cost, budget, trial, graph, None)
             ends = (reading.measured * scale, reading.low * scale, reading.high * scale)
             top = budget.limit * found.dense if budget.relative else budget.limit
             predicted = reading.predicted * limit.cost.dense
@@ -108,8 +123,8 @@ def _used(budget: Budget, measured: Measured) -> float:
     return measured.ratio_high / budget.limit if budget.relative else measured.value_high / budget.limit
 
 
-def _reading(cost: CostModel, budget: Budget, trial: Trial, here: torch.Tensor | None) -> Reading:
-    found, there = trial.measured[cost.metric], _relative(cost, trial.widths)
+def _reading(cost: CostModel, budget: Budget, trial: Trial, graph: WidthGraph, here: torch.Tensor | None) -> Reading:
+    found, there = trial.measured[cost.metric], _relative(cost, trial)
     value, low, high = (
         (found.ratio, found.ratio_low, found.ratio_high)
         if budget.relative
@@ -117,12 +132,17 @@ def _reading(cost: CostModel, budget: Budget, trial: Trial, here: torch.Tensor |
     )
     apart = 1.0 if here is None else distance(here.numpy(), there.numpy())
     with torch.no_grad():
-        predicted = float(cost(as_vector(cost.space, trial.widths))) / cost.dense
+        left = cost_without(cost, graph, trial.removed)
+        predicted = float(left(as_vector(cost.space, trial.widths))) / cost.dense
     return Reading(predicted, value, low, high, apart)
 
 
-def _relative(cost: CostModel, widths: Widths) -> torch.Tensor:
-    return as_vector(cost.space, widths) / torch.tensor(cost.space.dense, dtype=torch.float64)
+def _relative(cost: CostModel, found: Trial | Solution) -> torch.Tensor:
+    """Relative widths, 0 of groups that went with a block."""
+    widths = as_vector(cost.space, found.widths)
+    if found.removed:
+        widths = widths * torch.tensor([name in found.widths for name in cost.space.names])
+    return widths / torch.tensor(cost.space.dense, dtype=torch.float64)
 
 
 def _spread(cost: CostModel, widths: Widths) -> float:

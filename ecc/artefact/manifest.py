@@ -71,7 +71,7 @@ class Manifest:
         input_shapes: Shapes of the example inputs, batch axis included.
         input_dtypes: Their dtypes (``float32``, ``int64`` …).
         dense: Channels per prunable group of the dense network.
-        widths: Channels kept per prunable group.
+        widths: Channels kept per prunable group; groups that went with a removed block are not named.
         kept: Unit indices kept; a group that is not named keeps all of its units.
         budgets: How each budget ended.
         counts: ``macs``, ``params`` and ``memory`` (bytes) of the result, ``macs_dense`` … of the dense network.
@@ -90,6 +90,7 @@ class Manifest:
         created: When, in ISO 8601 with its zone.
         groups: That the user declared, each with the parameter axes that it ``writes`` and ``reads``.
         renormalise: Whether channels may go that norms take their statistics over.
+        removed: Residual blocks that went whole.
     """
 
     method: str
@@ -121,6 +122,7 @@ class Manifest:
     created: str = ""
     groups: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     renormalise: bool = False
+    removed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.input_shapes) != len(self.input_dtypes):
@@ -128,13 +130,14 @@ class Manifest:
         for shape in self.input_shapes:
             if min(shape, default=1) < 1 or math.prod(shape) > _MOST_ELEMENTS:
                 raise InputError(f"the manifest's input shape {shape} is empty or too large")
-        if set(self.dense) != set(self.widths):
+        gone = set(self.dense) - set(self.widths)
+        if not set(self.widths) <= set(self.dense) or (gone and not self.removed):
             raise InputError("the manifest's dense widths and kept widths must name the same groups")
         for name in self.kept:
-            if name not in self.dense:
+            if name not in self.widths:
                 raise InputError(f"the manifest keeps units of {name!r}, which is not one of its groups")
-        for name, dense in self.dense.items():
-            _check_group(name, dense, self.widths[name], self.kept.get(name))
+        for name, width in self.widths.items():
+            _check_group(name, self.dense[name], width, self.kept.get(name))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value; ``from_json`` is the inverse."""
@@ -145,7 +148,7 @@ class Manifest:
             name: {side: list(axes) for side, axes in sides.items()} for name, sides in self.groups.items()
         }
         value["input_shapes"] = [list(shape) for shape in self.input_shapes]
-        value["input_dtypes"] = list(self.input_dtypes)
+        value["input_dtypes"], value["removed"] = list(self.input_dtypes), list(self.removed)
         value["kept"] = {name: units.tolist() for name, units in self.kept.items()}
         value["budgets"] = [check.to_json() for check in self.budgets]
         return {"kind": KIND, "schema": SCHEMA, **value}
@@ -196,6 +199,7 @@ class Manifest:
             created=fields.text("created"),
             groups={name: _sides(groups.inner(name)) for name in groups},
             renormalise=bool(fields.optional_flag("renormalise")),
+            removed=fields.texts("removed") if "removed" in fields else (),
         )
 
 

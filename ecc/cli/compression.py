@@ -289,6 +289,7 @@ def _refuse_untrained(model: nn.Module, data: Data, arguments: argparse.Namespac
 def _compress_text(result: Compression, folder: Path) -> str:
     lines = [
         _headline(result),
+        *([f"removed:  {', '.join(result.removed)}"] if result.removed else []),
         *map(str, result.budgets),
         *_together(result.budgets),
         f"artefact: {folder}",

@@ -48,6 +48,7 @@ def report_of(
         "Rounds": str(manifest.rounds),
         "Parameters left": "" if manifest.nonzero_fraction is None else f"{100 * manifest.nonzero_fraction:.1f} %",
         "MACs left": f"{100 * left:.1f} %" if left else "",
+        "Blocks removed": ", ".join(manifest.removed),
         "Seed": str(manifest.seed),
         "Time": f"{manifest.seconds:.0f} s",
     }
@@ -58,7 +59,7 @@ def report_of(
         accuracy_dense=manifest.accuracy_dense,
         accuracy=manifest.accuracy,
         dense=manifest.dense,
-        widths=manifest.widths,
+        widths=dict.fromkeys(manifest.dense, 0) | dict(manifest.widths),  # groups that went with a block keep nothing
         history=history,
         trials=trials,
         fits=tuple(fits),
