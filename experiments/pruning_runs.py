@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,10 +27,13 @@ from ecc.energy_models.systolic.array import SystolicArray
 from ecc.energy_models.systolic.cost import SystolicCost
 from ecc.network.graph import WidthGraph
 from ecc.network.tracing import trace
+from ecc.profiler.devices import current_device
+from ecc.profiler.locking import device_lock
 
 __all__ = ["METHODS", "Bench", "rows_of"]
 
 _SAMPLES = 100  # rows of a profile
+_MEASURE_S = 12.0  # of each verification at most
 _MEASURED = ("latency",)
 _ARRAY = "eyeriss"
 
@@ -81,7 +85,13 @@ def recipe_of(name: str, case: Case, seed: int, options: Mapping[str, Any]) -> R
     """How a method of METHODS is run on a case; ``options`` beside the method's own."""
     plan = dict(METHODS[name])
     settings = {**plan.pop("options", {}), **options}
-    common: dict[str, Any] = {"epochs": case.epochs, "lr": case.lr, "seed": seed, "options": settings}
+    common: dict[str, Any] = {
+        "epochs": case.epochs,
+        "lr": case.lr,
+        "seed": seed,
+        "measure_s": _MEASURE_S,
+        "options": settings,
+    }
     return PeerRecipe(**common, **plan, method="uniform") if "peer" in plan else Recipe(**common, **plan)
 
 
@@ -139,19 +149,26 @@ class Bench:
         return found
 
     def run(self, method: str, budgets: Sequence[Budget], seed: int, options: Mapping[str, Any]) -> Compression:
-        """One compression; its state is not kept, since a run that was stopped is done anew."""
-        data, case = self.data, self.case
-        return compress(
-            self.start(seed),
-            self.graph,
-            data.task(),
-            budgets,
-            self.costs(budgets),
-            self.inputs,
-            recipe=recipe_of(method, case, seed, options),
-            test=data.test,
-            network=case.name,
-        )
+        """One compression; its state is not kept, since a run that was stopped is done anew.
+
+        Where it measures, it is alone on the device from its training on: nobody's measurement meets that.
+        """
+        data, case, start = self.data, self.case, self.start(seed)
+        costs = self.costs(budgets)
+        here = current_device("cpu")
+        timed = any(cost.metric in _MEASURED for cost in costs)
+        with device_lock(here.fingerprint, here.name, what=f"compressing {case.name}") if timed else nullcontext():
+            return compress(
+                start,
+                self.graph,
+                data.task(),
+                budgets,
+                costs,
+                self.inputs,
+                recipe=recipe_of(method, case, seed, options),
+                test=data.test,
+                network=case.name,
+            )
 
 
 def rows_of(result: Compression) -> list[dict[str, Any]]:
