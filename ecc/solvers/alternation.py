@@ -143,9 +143,8 @@ class Alternation:
             self.s, self.z = descend(self.s, self.y, self.z, self.phi, self.limits, self.current, rho, self.form)
             self.z = ascend(self.z, self.limits.costs(self.s) - self.current, rho)
         elif moved:
-            limits = self.limits.at(self.current, self.target)
-            (self.s,) = self._said(self._allocated(self.s, limits))
-            self.z = prices(energy, self.s, limits)
+            (self.s,) = self._said(self._allocated(self.s, self.limits.at(self.current, self.target)))
+            self.z = prices(self._worth(energy), self.s, self.limits.at(self.current))
         self.y = ascend(self.y, self.form.slack(self.phi, self.s, dense), rho)
         return False
 
@@ -186,6 +185,13 @@ class Alternation:
             torch.maximum(start.floor(), limits.lowest)
         )
         return allocate(curves, limits).units if found is None else found[0]
+
+    def _worth(self, energy: Tensor) -> Tensor:
+        """What each unit that an allocation keeps saves it, shape (n_groups, most units), of mean sum 1 per group."""
+        if self._curves is None:
+            return energy
+        saved = torch.nn.utils.rnn.pad_sequence([-curve.diff() for curve in self._curves], batch_first=True)
+        return saved / saved.sum(1).mean().clamp(min=torch.finfo(saved.dtype).tiny)
 
     def figures(self) -> dict[str, float]:
         """Relative costs, worst violation and duals."""
