@@ -90,7 +90,9 @@ def main() -> None:
     methods = given.method or list(METHODS)
     if given.part == "budgets":
         for case in given.case or list(BUDGETS):
-            compare(Bench(case, given.work), "budgets", given.method or ["admm"], given.budget or BUDGETS[case], 1)
+            bench = Bench(case, given.work)
+            with bench.alone():
+                compare(bench, "budgets", given.method or ["admm"], given.budget or BUDGETS[case], 1)
     elif given.part == "front":
         for case in given.case or list(FRONT):
             compare(Bench(case, given.work), "front", methods, given.budget or FRONT[case], given.seeds)

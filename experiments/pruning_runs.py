@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -149,26 +149,24 @@ class Bench:
         return found
 
     def run(self, method: str, budgets: Sequence[Budget], seed: int, options: Mapping[str, Any]) -> Compression:
-        """One compression; its state is not kept, since a run that was stopped is done anew.
+        """One compression; its state is not kept, since a run that was stopped is done anew."""
+        data, case = self.data, self.case
+        return compress(
+            self.start(seed),
+            self.graph,
+            data.task(),
+            budgets,
+            self.costs(budgets),
+            self.inputs,
+            recipe=recipe_of(method, case, seed, options),
+            test=data.test,
+            network=case.name,
+        )
 
-        Where it measures, it is alone on the device from its training on: nobody's measurement meets that.
-        """
-        data, case, start = self.data, self.case, self.start(seed)
-        costs = self.costs(budgets)
+    def alone(self) -> AbstractContextManager[None]:
+        """The device to itself, from training on: nobody's measurement meets another's training."""
         here = current_device("cpu")
-        timed = any(cost.metric in _MEASURED for cost in costs)
-        with device_lock(here.fingerprint, here.name, what=f"compressing {case.name}") if timed else nullcontext():
-            return compress(
-                start,
-                self.graph,
-                data.task(),
-                budgets,
-                costs,
-                self.inputs,
-                recipe=recipe_of(method, case, seed, options),
-                test=data.test,
-                network=case.name,
-            )
+        return device_lock(here.fingerprint, here.name, what=f"compressing {self.case.name}")
 
 
 def rows_of(result: Compression) -> list[dict[str, Any]]:
