@@ -11,6 +11,8 @@ from ecc.core.errors import InputError
 from ecc.core.problem import Status
 from ecc.solvers.baselines.knapsack import Knapsack
 from ecc.solvers.importance import CRITERIA, curves_of, rate
+from ecc.solvers.limits import Ranking
+from ecc.solvers.sensitivity import measure_curves
 
 _WIDTHS = st.integers(2, 12)
 TASK, IMAGES = digits_task(), digits_task(flat=False)
@@ -79,3 +81,21 @@ def test_settings_that_make_no_sense_are_refused(given, message):
 def test_what_cannot_be_reached_is_refused():
     with pytest.raises(InputError, match="cannot be reached"):
         Knapsack().solve(problem(mlp(), TASK, 0.001))
+
+
+def test_measured_curves_lose_least_of_all_widths_within_the_budget():
+    network = residual(6, 6, 6)
+    posed = problem(network, IMAGES, 0.5)
+    found = Knapsack(curves="measured", min_fraction=0).solve(posed)
+    ranking = Ranking(rate("taylor", network[0], network[1], IMAGES))
+    curves = measure_curves(network[0], network[1], IMAGES.train, ranking, torch.ones(3, dtype=torch.float64))
+    every = torch.tensor(list(itertools.product(range(1, 7), repeat=3)), dtype=torch.float64)
+    inside = every[network[2](every) <= posed.constraints[0].limit].long()
+    losses = sum(curve[inside[:, number]] for number, curve in enumerate(curves))
+    units = torch.tensor(list(found.widths.values()))
+    assert sum(float(curve[count]) for curve, count in zip(curves, units, strict=True)) <= float(losses.min()) * 1.002
+
+
+def test_measured_curves_say_nothing_of_blocks():
+    with pytest.raises(InputError, match="without depth"):
+        Knapsack(curves="measured", depth=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from ecc.solvers.depth import DepthLimits, block_curves, demand_depth, one_shot_
 from ecc.solvers.floors import floored_limits
 from ecc.solvers.importance import CRITERIA, Criterion, curves_of, rate, rate_blocks
 from ecc.solvers.limits import Limits, Ranking
+from ecc.solvers.sensitivity import measure_curves
 
 __all__ = ["Knapsack"]
 
@@ -31,16 +33,19 @@ class Knapsack:
 
     Attributes:
         importance: A name of CRITERIA. Norms of different groups are not alike, so what they lose means little.
+        curves: What widths lose: ``importance``, the sum of what is dropped, or ``measured``, how far the outputs move
+            when a group keeps its most important units only (``measure_curves``).
         batches: Most training batches that gradients are taken of.
         seconds: When the search stops, with the best widths found.
         min_fraction: Least fraction of every group's units that is kept, as far as the budgets allow.
-        depth: Whether blocks may go whole; wants ``taylor`` or ``fisher``.
+        depth: Whether blocks may go whole; wants ``taylor`` or ``fisher``, and ``curves`` of it.
 
     Raises:
         InputError: If a value makes no sense.
     """
 
     importance: Criterion = "taylor"
+    curves: Literal["importance", "measured"] = "importance"
     batches: int = 8
     seconds: float = 5.0
     min_fraction: float = 0.1
@@ -50,6 +55,10 @@ class Knapsack:
     def __post_init__(self) -> None:
         rules = {
             "importance": (self.importance in CRITERIA, f"must be one of {', '.join(CRITERIA)}"),
+            "curves": (
+                self.curves == "importance" or (self.curves == "measured" and not self.depth),
+                "must be importance or, without depth, measured",
+            ),
             "batches": (self.batches >= 1, "must be at least 1"),
             "seconds": (0 < self.seconds < float("inf"), "must be positive"),
             "depth": (not self.depth or self.importance in ("taylor", "fisher"), _DEPTH_RULE),
@@ -77,9 +86,15 @@ class Knapsack:
             return rate(self.importance, model, groups, task, batches=self.batches, seed=problem.seed)
 
         def choose(ranking: Ranking, limits: Limits) -> Tensor:
-            return allocate(curves_of(ranking.importance), limits, seconds=self.seconds).units
+            return allocate(self._curves(problem, ranking, limits), limits, seconds=self.seconds).units
 
         return one_shot(problem, limits, self.name, importance, choose, progress)
+
+    def _curves(self, problem: Problem, ranking: Ranking, limits: Limits) -> list[Tensor]:
+        if self.curves == "importance":
+            return curves_of(ranking.importance)
+        model, groups, batches = problem.model, problem.groups, problem.task.train
+        return measure_curves(model, groups, batches, ranking, limits.lowest, seed=problem.seed)
 
     def _solve_deep(self, problem: Problem, progress: Progress | None) -> Solution:
         """Choose widths and blocks together."""
