@@ -16,6 +16,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,17 @@ from pruning_runs import METHODS, Bench, rows_of
 from records import MEASUREMENTS, Records
 
 from ecc.core.budget import Budget
+from ecc.core.errors import InputError
 
 FOLDER = MEASUREMENTS / "channel_pruning"
 LATENCIES = ("latency<=0.7", "latency<=0.5", "latency<=0.3")
+ENERGIES = ("energy<=0.5", "energy<=0.3")
+COUNTS = "macs<=0.5, params<=0.4"
 BUDGETS = {
-    "digits-resnet": (*LATENCIES, "latency<=0.6, memory<=0.7", "energy<=0.5, latency<=0.7"),
-    "lenet5-caffe": (*LATENCIES, "energy<=0.5", "energy<=0.3", "energy<=0.5, latency<=0.6"),
-    "mobilenet-small": (*LATENCIES, "latency<=0.6, memory<=0.7", "macs<=0.5, params<=0.4"),
-    "resnet20": (*LATENCIES, "energy<=0.5", "energy<=0.3", "macs<=0.5, params<=0.4"),
+    "digits-resnet": (*LATENCIES, "latency<=0.6, memory<=0.7", "energy<=0.5, latency<=0.7", *ENERGIES),
+    "lenet5-caffe": (*LATENCIES, "energy<=0.5, latency<=0.6", *ENERGIES),
+    "mobilenet-small": (*LATENCIES, "latency<=0.6, memory<=0.7", *ENERGIES, COUNTS),
+    "resnet20": (*LATENCIES, *ENERGIES, COUNTS),
 }
 FRONT = {
     "digits-resnet": ("macs<=0.3", "macs<=0.15", "macs<=0.07", "macs<=0.5", "macs<=0.7"),
@@ -73,8 +77,17 @@ def run(records: Records, bench: Bench, method: str, text: str, seed: int) -> No
         return rows[metric]
 
     for budget in budgets:
-        key = {"network": bench.case.name, "method": method, "seed": seed, "budget": text, "metric": budget.metric}
-        records.add(key, partial(row, budget.metric))
+        key: dict[str, Any] = {
+            "network": bench.case.name,
+            "method": method,
+            "seed": seed,
+            "budget": text,
+            "metric": budget.metric,
+        }
+        try:
+            records.add(key, partial(row, budget.metric))
+        except InputError as error:  # no widths at all would do: said before any training
+            print(f"{bench.case.name} {method} {text} seed {seed}: {error}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -90,9 +103,10 @@ def main() -> None:
     methods = given.method or list(METHODS)
     if given.part == "budgets":
         for case in given.case or list(BUDGETS):
-            bench = Bench(case, given.work)
-            with bench.alone():
-                compare(bench, "budgets", given.method or ["admm"], given.budget or BUDGETS[case], 1)
+            bench, budgets = Bench(case, given.work), given.budget or BUDGETS[case]
+            timed = any("latency" in each for each in budgets)
+            with bench.alone() if timed else nullcontext():
+                compare(bench, "budgets", given.method or ["admm"], budgets, 1)
     elif given.part == "front":
         for case in given.case or list(FRONT):
             compare(Bench(case, given.work), "front", methods, given.budget or FRONT[case], given.seeds)

@@ -74,19 +74,28 @@ def methods_of(rows: pd.DataFrame) -> list[str]:
     return sorted(dict.fromkeys(rows.method), key=lambda name: name in PEERS)
 
 
+def common(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the budgets and seeds that every method was run with."""
+    runs = rows.groupby(["budget", "seed"]).method.transform("nunique")
+    return rows[runs == rows.method.nunique()]
+
+
 def in_order(rows: pd.DataFrame) -> list[str]:
     """Budgets from loose to tight."""
     return list(dict.fromkeys(rows.sort_values("limit", ascending=False, kind="stable").budget))
 
 
 def hypervolumes(rows: pd.DataFrame) -> pd.Series:
-    """Per method, the mean over seeds; x is the limit, so that using less of a budget gains nothing."""
+    """Per method, the mean over the seeds that were run with every budget; x is the limit, so that using less of a
+    budget gains nothing.
+    """
     found = []
-    for seed, part in rows.groupby("seed"):
-        points = tuple(Point(row.method, row.limit, row.accuracy, int(seed)) for _, row in part.iterrows())
+    whole = rows.groupby("seed").budget.transform("nunique") == rows.budget.nunique()
+    for seed, part in rows[whole].groupby("seed"):
+        points = tuple(Point(row.method, row.limit, row.accuracy, int(str(seed))) for _, row in part.iterrows())
         areas = Front((*points, Point("", 1.0, 0.0)), "macs").hypervolume
         found.append(pd.Series(areas, name=seed).drop(""))
-    return pd.concat(found, axis=1).mean(axis=1)
+    return pd.concat(found, axis=1).mean(axis=1) if found else pd.Series(dtype=float)
 
 
 def spread(values: pd.Series) -> str:
@@ -95,8 +104,11 @@ def spread(values: pd.Series) -> str:
     return f"{100 * values.mean():.2f}{deviation}"
 
 
-def front(rows: pd.DataFrame) -> str:
+def front(every: pd.DataFrame) -> str:
     """Accuracy per method and budget, the best mean of each budget bold."""
+    rows = common(every)
+    if rows.empty:
+        return "Not every method was run yet."
     budgets = in_order(rows)
     means = rows.groupby(["method", "budget"]).accuracy.mean()
     areas = hypervolumes(rows)
@@ -107,16 +119,26 @@ def front(rows: pd.DataFrame) -> str:
             values = rows[(rows.method == method) & (rows.budget == budget)].accuracy
             best = len(values) and values.mean() >= means.xs(budget, level="budget").max()
             cells.append(f"**{spread(values)}**" if best else spread(values) if len(values) else "–")
-        cells.append(f"**{areas[method]:.4f}**" if areas[method] == areas.max() else f"{areas[method]:.4f}")
+        area = f"{areas[method]:.4f}" if method in areas else "–"
+        cells.append(f"**{area}**" if method in areas and areas[method] == areas.max() else area)
         seconds = rows[rows.method == method].process_s.median()
         lines.append([method, *cells, f"{seconds:.0f}"])
     header = ["method", *budgets, "hypervolume", "CPU s a run"]
     dense = rows.drop_duplicates(["seed"]).accuracy_dense
     note = (
-        f"Accuracy in % over {rows.seed.nunique()} seeds, dense {spread(dense)}; {rows.epochs.iloc[0]} epochs in all. "
-        f"{int(rows.met.sum())} of {len(rows)} budgets held. {verdict(rows)} {made(rows)}"
+        f"Accuracy in %, mean ± standard deviation over {seeds_of(rows)}, dense {spread(dense)}; {rows.epochs.iloc[0]} "
+        f"epochs in all. {int(every.met.sum())} of {len(every)} budgets held.\n\nThe better of admm and knapsack "
+        f"beside the best of all others, with the standard error of the difference: {verdict(rows)}\n\n{made(rows)}"
     )
     return f"{table(header, lines)}\n\n{note}"
+
+
+def seeds_of(rows: pd.DataFrame) -> str:
+    """How many seeds, per budget where these differ."""
+    counts = rows.groupby("budget").seed.nunique()
+    if counts.nunique() == 1:
+        return "1 seed" if counts.iloc[0] == 1 else f"{counts.iloc[0]} seeds"
+    return ", ".join(f"{counts[budget]} ({budget})" for budget in in_order(rows)) + " seeds"
 
 
 def verdict(rows: pd.DataFrame) -> str:
@@ -131,29 +153,46 @@ def verdict(rows: pd.DataFrame) -> str:
         first, rival = own["mean"].idxmax(), others["mean"].idxmax()
         apart = own["mean"].max() - others["mean"].max()
         noise = ((part.loc[[first, rival], "std"] ** 2 / part.loc[[first, rival], "count"]).sum()) ** 0.5
-        words.append(f"{budget}: {first} {100 * apart:+.2f} ± {100 * noise:.2f} points to {rival}")
+        error = f" ± {100 * noise:.2f}" if part["count"].min() > 1 else ""
+        words.append(f"{budget}: {first} {100 * apart:+.2f}{error} points to {rival}")
     return "; ".join(words) + "." if words else ""
 
 
-def draw(rows: pd.DataFrame, path: Path) -> None:
-    """Mean accuracy against the budget, one line per method, bars of one standard deviation."""
-    figure, axes = plt.subplots(figsize=(7, 4.2), constrained_layout=True)
-    methods = methods_of(rows)
-    limits = sorted(set(rows.limit))
-    width = 0.05 * (max(limits) - min(limits)) if len(limits) > 1 else 0.02
+def draw(every: pd.DataFrame, path: Path) -> None:
+    """Mean error against the budget, one line per method, bars of one standard deviation."""
+    rows = common(every)
+    figure, axes = plt.subplots(figsize=(8, 4.5), constrained_layout=True)
+    methods, limits = methods_of(rows), sorted(set(rows.limit))
+    others = iter(plt.get_cmap("tab10").colors)
     for place, method in enumerate(methods):
         values = rows[rows.method == method].groupby("limit").accuracy.agg(["mean", "std"])
-        at = values.index + width * (place / max(1, len(methods) - 1) - 0.5)
-        style = {"linewidth": 2.4, "zorder": 3} if method in OWN else {"linewidth": 1.0, "alpha": 0.8}
-        line = "--" if method in PEERS else "-"
+        at = values.index * 1.02 ** (place - len(methods) / 2)  # side by side
+        colour = {"admm": "black", "knapsack": "crimson"}.get(method) or next(others)
         axes.errorbar(
-            at, 100 * values["mean"], 100 * values["std"].fillna(0), label=method, fmt=f"o{line}", ms=4, **style
+            at,
+            100 * (1 - values["mean"]),
+            100 * values["std"].fillna(0.0),
+            label=method,
+            color=colour,
+            linestyle="--" if method in PEERS else "-",
+            linewidth=2.4 if method in OWN else 1.0,
+            marker="o",
+            markersize=5 if method in OWN else 3,
+            zorder=3 if method in OWN else 2,
+            elinewidth=0.8,
         )
-    axes.axhline(100 * rows.drop_duplicates("seed").accuracy_dense.mean(), color="0.6", linestyle=":", label="dense")
-    axes.set(xlabel=f"{rows.metric.iloc[0]} budget, of dense", ylabel="accuracy, %", title=rows.network.iloc[0])
-    axes.set_xticks(limits)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(path, dpi=110)
+    dense = rows.drop_duplicates("seed").accuracy_dense.mean()
+    axes.axhline(100 * (1 - dense), color="0.5", linestyle=":", label="dense")
+    axes.set_yscale("log")
+    axes.set_xscale("log")
+    axes.set(xlabel=f"{rows.metric.iloc[0]} budget, of dense", ylabel="test error, %", title=rows.network.iloc[0])
+    axes.set_xticks(limits, [f"{limit:g}" for limit in limits])
+    axes.minorticks_off()
+    low, high = axes.get_ylim()
+    steps = [step for step in (0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50) if low <= step <= high]
+    axes.set_yticks(steps, [f"{step:g}" for step in steps])
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(path, dpi=100)
     plt.close(figure)
 
 
@@ -208,8 +247,11 @@ def write_page(folder: Path, path: Path, pictures: Path) -> None:
         sections = []
         for rows in found:
             network = rows.network.iloc[0]
-            draw(rows, pictures / f"channel-pruning-{network}.png")
-            sections.append(f"### {network}\n\n![{network}](channel-pruning-{network}.png)\n\n{front(rows)}")
+            picture = ""
+            if not common(rows).empty:
+                draw(rows, pictures / f"channel-pruning-{network}.png")
+                picture = f"![{network}](channel-pruning-{network}.png)\n\n"
+            sections.append(f"### {network}\n\n{picture}{front(rows)}")
         return "\n\n".join(sections)
 
     path.write_text(
