@@ -74,7 +74,10 @@ def _profile_arguments(parser: argparse.ArgumentParser) -> None:
         "--step", type=int, metavar="N", help="channels that widths are multiples of (default: what suits the device)"
     )
     parser.add_argument(
-        "--samples", type=int, metavar="N", help="width vectors (default 200), or operators (default 3000, 1000 with energy)"
+        "--samples",
+        type=int,
+        metavar="N",
+        help="width vectors (default 200), or operators (default 3000, 1000 with energy)",
     )
     add_operators(parser)
     parser.add_argument(
