@@ -274,3 +274,27 @@ def test_it_is_judged_as_every_form(operators):
 
 def test_it_is_the_sum_of_its_tables_over_the_groups_of_each_call(cost):
     assert decomposition_error(cost, choices=4) < 1e-9
+
+
+class Block(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(24, inner, 3, padding=1), nn.BatchNorm2d(inner), nn.ReLU())
+        self.back = nn.Sequential(nn.Conv2d(inner, 24, 1), nn.BatchNorm2d(24))
+
+    def forward(self, x):
+        return x + self.back(self.inner(x))
+
+
+@pytest.mark.parametrize("runtime", ["eager", "onnxruntime"])
+def test_without_blocks_it_is_composed_of_what_the_shorter_network_runs(operators, learnt, runtime):
+    parts = (nn.Conv2d(3, 24, 3), Block(16), Block(32), nn.ReLU(), nn.Conv2d(24, 8, 3))
+    graph = trace(nn.Sequential(*parts), torch.zeros(1, 3, 16, 16))
+    cost = compose(graph, operators, learnt=learnt, runtime=runtime)
+    for removed in (["1"], ["2"], ["1", "2"]):
+        left = graph.without(removed)
+        short = compose(left, operators, learnt=learnt, runtime=runtime)
+        for widths in ({}, {"0": 10}, dict.fromkeys(left.space.names, 7)):
+            assert float(cost.without(graph, removed)(widths)) == pytest.approx(float(short(widths)), rel=1e-12)
+    with pytest.raises(InputError, match="composed of other calls than those of this network and this batch"):
+        cost.without(trace(nn.Sequential(*parts), torch.zeros(2, 3, 16, 16)), ["1"])
