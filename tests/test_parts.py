@@ -117,6 +117,6 @@ def test_what_a_form_holds_beside_its_parts_is_said_in_words_with_units() -> Non
         factors=(Factor("a", "misaligned", 8, 0.25), Factor("stem", "log-width", 0, -0.5)),
     )
     assert words_of(factored) == {
-        "factor at dense widths": "× 2 on the bilinear sum; the parts include it",
+        "factor at dense widths": "× 2 on the staircase sum; the parts include it",
         "factors of groups": "stem × (share kept)^-0.5; a × exp(0.25 · share kept) off multiples of 8",
     }

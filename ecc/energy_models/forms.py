@@ -92,8 +92,8 @@ FORMS: Mapping[str, Form] = MappingProxyType(
         ),
         "factored": Form(
             FactoredCost,
-            lambda samples, options: factored.fit_samples(samples, robust=options.robust, seed=options.seed),
-            "bilinear times a factor per group, for kernels that prefer some widths",
+            lambda samples, options: factored.fit_samples(samples, robust=options.robust),
+            "staircase times a factor per group, for kernels that prefer some widths",
         ),
         "mlp": Form(
             MlpCost,

@@ -45,7 +45,7 @@ def _factors(cost: FactoredCost) -> dict[str, str]:
     told = "; ".join(_factor(each) for each in strongest[:_MOST])
     more = f"; and {len(strongest) - _MOST} weaker ones" if len(strongest) > _MOST else ""
     return {
-        "factor at dense widths": f"× {math.exp(cost.level):.4g} on the bilinear sum; the parts include it",
+        "factor at dense widths": f"× {math.exp(cost.level):.4g} on the {cost.base.form} sum; the parts include it",
         "factors of groups": f"{told}{more}" if told else "none: no group departs from the sum",
     }
 
@@ -55,6 +55,8 @@ def _factor(factor: Factor) -> str:
         return f"{factor.group} × (share kept)^{factor.value:.3g}"
     if factor.kind == "width":
         return f"{factor.group} × exp({factor.value:.3g} · (share kept − 1))"
+    if factor.kind == "below":
+        return f"{factor.group} × exp({factor.value:.3g}) below {factor.step}"
     return f"{factor.group} × exp({factor.value:.3g} · share kept) off multiples of {factor.step}"
 
 

@@ -39,7 +39,7 @@ _NARROWEST = 3  # groups of a row that are named
 _ENDING = 30  # characters of their names
 _UNEVEN = 0.05  # p-value below which errors are not taken to be as large for cheap networks as for costly ones
 _CORRECTED = (
-    "These are the terms of the bilinear model inside, with the factor that corrects their sum at dense widths; "
+    "These are the terms of the sum of products inside, with the factor that corrects their sum at dense widths; "
     "elsewhere it is another one."
 )
 _MADE_OF = {
