@@ -12,6 +12,7 @@ from cli_toy import NETWORK, run
 from oracles import residual_net, simulated_profile
 
 import ecc
+from ecc.api.compressing import job_of
 from ecc.api.constraints import constraints_of, floor_of
 from ecc.core.budget import Budget
 from ecc.core.errors import InputError
@@ -237,13 +238,16 @@ def test_solvers_go_no_lower_than_what_was_profiled(narrow):
 
 
 def test_a_budget_below_what_was_profiled_is_refused_with_the_way_out(narrow):
-    _, graph, table = narrow
+    model, graph, table = narrow
+    task, budgets, inputs = load_data("digits").task(), [Budget.parse("latency<=0.2")], torch.zeros(1, 1, 8, 8)
     cost = ecc.fit(table, form="bilinear")
-    words = r"the smallest widths that were profiled still need 0\.3\d+ of dense; .* fit with --extrapolate"
+    words = (
+        r"still needs .*0\.3\d+ of dense.*; widths below those that were profiled are not looked at: "
+    )
     with pytest.raises(InputError, match=words):
-        constraints_of(graph, [Budget.parse("latency<=0.2")], [cost])
+        job_of(model, graph, task, [tuple(budgets)], [cost], inputs)
     free = ecc.fit(table, form="bilinear", extrapolate=True)
-    assert len(constraints_of(graph, [Budget.parse("latency<=0.25")], [free])) == 1
+    assert job_of(model, graph, task, [(Budget.parse("latency<=0.25"),)], [free], inputs).targets
 
 
 def test_a_problem_s_floor_must_be_admissible(narrow):
@@ -260,9 +264,9 @@ def test_the_command_line_passes_the_wish_on(narrow, folder):
     assert trace(model, torch.zeros(1, 1, 8, 8)).space == graph.space
     line = "compress net.py:small --data digits --budget latency=0.2 --cost narrow.json --out out"
     assert run("fit narrow.db --form bilinear -o narrow.json").code == 0
-    refused(line, "the smallest widths that were profiled still need")
+    refused(line, "widths below those that were profiled are not looked at")
     assert run("fit narrow.db --form bilinear --extrapolate -o narrow.json").code == 0
-    assert "smallest widths that were profiled" not in run(line).err
+    assert "below those that were profiled" not in run(line).err
     assert load("narrow.json").extrapolate
 
 

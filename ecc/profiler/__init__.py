@@ -6,5 +6,5 @@ From the outside in (each module's first line says more):
     sensors    meters, gauges, runtimes, clock
     device     devices, host, cores, conditions, flags, locking
     rows       store, database, records, tables, exports, inspection
-    operators  operators, operator_design, operator_modules
+    operators  operators, operator_design, operator_chains, operator_modules
 """
