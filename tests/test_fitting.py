@@ -241,9 +241,7 @@ def test_a_budget_below_what_was_profiled_is_refused_with_the_way_out(narrow):
     model, graph, table = narrow
     task, budgets, inputs = load_data("digits").task(), [Budget.parse("latency<=0.2")], torch.zeros(1, 1, 8, 8)
     cost = ecc.fit(table, form="bilinear")
-    words = (
-        r"still needs .*0\.3\d+ of dense.*; widths below those that were profiled are not looked at: "
-    )
+    words = r"still needs .*0\.3\d+ of dense.*; widths below those that were profiled are not looked at: "
     with pytest.raises(InputError, match=words):
         job_of(model, graph, task, [tuple(budgets)], [cost], inputs)
     free = ecc.fit(table, form="bilinear", extrapolate=True)
