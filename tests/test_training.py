@@ -355,7 +355,7 @@ OWN_OPTIMIZER = OptimizerFactory(
         {"temperature": 2.0},
         {"mixed_precision": True, "clip_norm": 0.5},
     ],
-    ids=str,
+    ids=lambda changes: "-".join(f"{name}={getattr(value, 'name', value)}" for name, value in changes.items()),
 )
 def test_whatever_is_set_resumed_training_ends_with_the_same_bits(tmp_path, changes):
     config = replace(CONFIG, warmup_epochs=0.0, **changes)
