@@ -115,7 +115,7 @@ _ALL = (
         "mobilenet-small",
         "zoo:mobilenet-v2",
         "fashion-mnist-32",
-        start_epochs=8,
+        start_epochs=20,
         epochs=6,
         options={"width": "0.35", "in_channels": "1", "num_classes": "10"},
         examples=6000,
