@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from scipy import stats
@@ -14,9 +13,9 @@ from torch import Tensor
 from ecc.core.cost import CostModel, Decomposable
 from ecc.core.errors import InputError
 from ecc.core.interactions import Interactions
-from ecc.core.table import Provenance
 from ecc.core.widths import Widths, WidthSpace
 from ecc.energy_models.depth import cost_without
+from ecc.energy_models.derived import Derived
 from ecc.network.graph import WidthGraph
 
 __all__ = ["StretchedCost", "UpperCost", "demand_chance", "deviations", "upper"]
@@ -38,18 +37,17 @@ def deviations(chance: float | None) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class UpperCost:
+class UpperCost(Derived):
     """The value that a cost stays below with a given probability: the upper end of its prediction interval.
 
     Attributes:
-        cost: What it is the upper end of; its dense value, unit and file stay those of this one.
+        cost: What it is the upper end of.
         chance: One-sided level, in (0.5, 1).
 
     Raises:
         InputError: If the cost has no finite interval.
     """
 
-    cost: CostModel
     chance: float
 
     def __post_init__(self) -> None:
@@ -61,39 +59,9 @@ class UpperCost:
             )
 
     @property
-    def metric(self) -> str:
-        """As of the cost."""
-        return self.cost.metric
-
-    @property
     def space(self) -> WidthSpace:
         """As of the cost."""
         return self.cost.space
-
-    @property
-    def dense(self) -> float:
-        """The cost's own: budgets relative to dense are relative to what is expected of the dense network."""
-        return self.cost.dense
-
-    @property
-    def unit(self) -> str:
-        """As of the cost."""
-        return self.cost.unit
-
-    @property
-    def exact(self) -> bool:
-        """As of the cost."""
-        return self.cost.exact
-
-    @property
-    def source(self) -> str:
-        """As of the cost."""
-        return self.cost.source
-
-    @property
-    def provenance(self) -> Provenance | None:
-        """As of the cost."""
-        return self.cost.provenance
 
     def __call__(self, widths: Widths | Tensor) -> Tensor:
         """The upper end at widths (a mapping, or channels of shape (…, n_groups)): shape (…), differentiable."""
@@ -112,10 +80,6 @@ class UpperCost:
             InputError: If the cost cannot say what they cost.
         """
         return replace(self, cost=cost_without(self.cost, graph, blocks))
-
-    def save(self, path: str | Path) -> None:
-        """Write the cost, which the chance is no part of."""
-        self.cost.save(path)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -16,8 +15,8 @@ from ecc.core.errors import InputError
 from ecc.core.interactions import Interactions, maximal
 from ecc.core.layers import Side
 from ecc.core.problem import Constraint, Depth
-from ecc.core.table import Provenance
 from ecc.core.widths import Widths, WidthSpace
+from ecc.energy_models.derived import Derived
 from ecc.network.graph import WidthGraph, holder
 
 __all__ = ["DepthCost", "Shortenable", "cost_without", "depth_of"]
@@ -85,51 +84,20 @@ class _Piece:
 
 
 @dataclass(frozen=True, eq=False)
-class DepthCost:
+class DepthCost(Derived):
     """A cost over widths and blocks: behind the groups one more per block, 2 where it stays and 1 where it goes.
 
     Attributes:
-        cost: Of the network with all blocks; its dense value, unit and file are those of this one.
+        cost: Of the network with all blocks.
         graph: Of that network.
         blocks: Names of removable blocks.
         space: The cost's groups, then one group per block.
     """
 
-    cost: CostModel
     graph: WidthGraph
     blocks: tuple[str, ...]
     space: WidthSpace
     _shorter: dict[tuple[str, ...], CostModel] = field(default_factory=dict, init=False, repr=False)
-
-    @property
-    def metric(self) -> str:
-        """As of the cost."""
-        return self.cost.metric
-
-    @property
-    def dense(self) -> float:
-        """As of the cost, with all blocks."""
-        return self.cost.dense
-
-    @property
-    def unit(self) -> str:
-        """As of the cost."""
-        return self.cost.unit
-
-    @property
-    def exact(self) -> bool:
-        """As of the cost."""
-        return self.cost.exact
-
-    @property
-    def source(self) -> str:
-        """As of the cost."""
-        return self.cost.source
-
-    @property
-    def provenance(self) -> Provenance | None:
-        """As of the cost."""
-        return self.cost.provenance
 
     def __call__(self, widths: Widths | Tensor) -> Tensor:
         """The cost at widths (a mapping, or channels of shape (…, n_groups)): shape (…), differentiable by widths."""
@@ -143,10 +111,6 @@ class DepthCost:
         pieces = self._pieces(given)
         lows, highs = zip(*(piece.cost.interval(piece.widths, level) for piece in pieces), strict=True)
         return _joined(given, pieces, lows), _joined(given, pieces, highs)
-
-    def save(self, path: str | Path) -> None:
-        """Write the cost, which the blocks are no part of."""
-        self.cost.save(path)
 
     def _pieces(self, given: Tensor) -> list[_Piece]:
         """The width vectors by the blocks that stay in them."""
