@@ -40,8 +40,8 @@ BUDGETS = {
     "resnet20": (*LATENCIES, *ENERGIES, COUNTS),
 }
 FRONT = {
-    "digits-resnet": ("macs<=0.3", "macs<=0.15", "macs<=0.07", "macs<=0.5", "macs<=0.7"),
-    "lenet5-caffe": ("macs<=0.3", "macs<=0.1", "macs<=0.5", "macs<=0.7"),
+    "digits-resnet": ("macs<=0.3", "macs<=0.15", "macs<=0.07", "macs<=0.04", "macs<=0.5", "macs<=0.7"),
+    "lenet5-caffe": ("macs<=0.3", "macs<=0.1", "macs<=0.05", "macs<=0.5", "macs<=0.7"),
 }
 PRETRAINED = ("macs<=0.5", "latency<=0.5")
 KEYS = ("network", "method", "seed", "budget", "metric")
