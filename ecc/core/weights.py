@@ -103,6 +103,13 @@ class WeightCost(Protocol):
     def prices(self, masks: Masks) -> Prices:
         """The upper bound that a projection works with; its sum over the kept weights is never below ``exact``."""
 
+    def input_prices(self, masks: Masks) -> Mapping[str, Tensor]:
+        """By layer of ``inputs``, what masking an input that is kept takes off the constant of ``prices``, about.
+
+        Float64, of the shape of the layer's inputs, 0 or more. Prices of several inputs need not add up exactly:
+        ``prices`` says what a choice of masks spends.
+        """
+
     def exact(self, model: nn.Module, masks: Masks) -> float:
         """The metric of the weights as they are."""
 

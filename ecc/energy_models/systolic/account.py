@@ -37,7 +37,7 @@ from ecc.energy_models.systolic.array import SystolicArray
 from ecc.energy_models.systolic.indices import NO_INDEX, SparseIndex
 from ecc.energy_models.systolic.layers import SystolicLayer
 
-__all__ = ["LayerEnergy", "index_bound", "layer_energy", "rates", "read_twice"]
+__all__ = ["LayerEnergy", "fetched_again", "index_bound", "layer_energy", "rates", "read_twice"]
 
 Floats = NDArray[np.float64]
 
@@ -214,10 +214,20 @@ def _inputs(layer: SystolicLayer, array: SystolicArray, rows: Floats, unfolded: 
 
 
 def read_twice(layer: SystolicLayer, array: SystolicArray, rows: Floats) -> float:
-    """Inputs of an example that are fetched again, because the cache holds only some whole rows at a time."""
+    """Inputs of an example that are fetched again, because the cache holds only some whole rows at a time.
+
+    Args:
+        rows: Kept inputs in each row of all channels.
+    """
+    again = fetched_again(layer, array, rows)
+    return float(rows @ again)
+
+
+def fetched_again(layer: SystolicLayer, array: SystolicArray, rows: Floats) -> Floats:
+    """How often each row of the input is fetched once more; shape (rows,)."""
     window, stride, above, below = layer.row_window
     sums = np.cumsum(np.concatenate([np.zeros(1 + above), rows, np.zeros(below)]))
-    last, first, again = len(sums) - 1, 0, 0.0
+    last, first, again = len(sums) - 1, 0, np.zeros(above + len(rows) + below)
     while True:
         packed = int(np.searchsorted(sums, sums[first] + array.input_cache, side="right")) - 1 - first
         if packed < min(window, last):
@@ -228,6 +238,6 @@ def read_twice(layer: SystolicLayer, array: SystolicArray, rows: Floats) -> floa
             )
         following = first + ((packed - window) // stride + 1) * stride
         if following + window > last:
-            return again
-        again += max(0.0, float(sums[first + packed] - sums[following]))
+            return again[above : above + len(rows)]
+        again[following : first + packed] += 1  # none where the next rows begin behind these
         first = following
