@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ecc.solvers.sparsity import Slices, Sparsity
+from ecc.solvers.sparsity import Sparsity
 
 __all__ = ["Dormant"]
 
@@ -19,7 +20,7 @@ class Dormant:
     optimiser's step from zero is added to the weights that the unit was dropped with. So a unit that the loss pulls at
     gains energy, outranks others and comes back with those weights.
 
-    Holds one copy of the weights that are silenced, from the first dropped unit on.
+    Holds the weights of dropped units only.
 
     Args:
         sparsity: Says where the units lie.
@@ -27,19 +28,18 @@ class Dormant:
     """
 
     def __init__(self, sparsity: Sparsity, memory: float) -> None:
-        parts: dict[Tensor, list[Slices]] = {}
-        for part in sparsity.silenced:
-            parts.setdefault(part.tensor, []).append(part)
-        self._parts = parts
+        self._parts = sparsity.silenced
+        self._owners = [part.owner.cpu() for part in self._parts]
         self._memory = memory
+        self._keep = torch.ones(sum(sparsity.units), dtype=torch.bool)
         self._weights: list[Tensor] = []
 
     @torch.no_grad()
     def wake(self) -> None:
         """Give every unit its weights, as they are after the optimiser's step."""
-        if self._weights:
-            for tensor, weights in zip(self._parts, self._weights, strict=True):
-                tensor.add_(weights, alpha=self._memory)
+        dropped = self._dropped() if self._weights else []
+        for part, rows, weights in zip(self._parts, dropped, self._weights, strict=False):
+            part.tensor.index_add_(part.axis, rows, weights, alpha=self._memory)
 
     @torch.no_grad()
     def silence(self, keep: Tensor) -> None:
@@ -48,25 +48,24 @@ class Dormant:
         Args:
             keep: bool, over the units of all groups one after another, shape (all units,).
         """
-        if not self._weights:
-            if bool(keep.all()):
-                return
-            self._weights = [torch.empty_like(tensor) for tensor in self._parts]
-        extended = torch.nn.functional.pad(keep, (0, 1), value=True)  # what nobody owns stays
-        by_device = {tensor.device: extended.to(tensor.device) for tensor in self._parts}
-        for (tensor, parts), weights in zip(self._parts.items(), self._weights, strict=True):
-            stays = parts[0].spread(by_device[tensor.device])
-            for part in parts[1:]:
-                stays = stays & part.spread(by_device[tensor.device])
-            torch.mul(tensor, ~stays, out=weights)
-            tensor.mul_(stays)
+        self._keep, self._weights = keep.cpu(), []
+        if bool(self._keep.all()):
+            return
+        for part, rows in zip(self._parts, self._dropped(), strict=True):
+            self._weights.append(part.tensor.index_select(part.axis, rows))
+            part.tensor.index_fill_(part.axis, rows, 0)  # where two parts meet, the second finds zeros
 
-    def state(self) -> list[Tensor]:
-        """What a checkpoint must hold; empty while no unit was dropped."""
-        return list(self._weights)
+    def _dropped(self) -> list[Tensor]:
+        """Per part, the positions of dropped units."""
+        extended = torch.nn.functional.pad(self._keep, (0, 1), value=True)  # what nobody owns stays
+        rows = ((~extended[owner]).nonzero().flatten() for owner in self._owners)
+        return [each.to(part.tensor.device) for part, each in zip(self._parts, rows, strict=True)]
 
-    def restore(self, state: Sequence[Tensor]) -> None:
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold; no weights while no unit is dropped."""
+        return {"keep": self._keep, "weights": list(self._weights)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
         """The inverse of ``state``."""
-        self._weights = (
-            [weights.to(tensor) for tensor, weights in zip(self._parts, state, strict=True)] if state else []
-        )
+        self._keep = state["keep"].cpu()
+        self._weights = [weights.to(part.tensor) for part, weights in zip(self._parts, state["weights"], strict=False)]
