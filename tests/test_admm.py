@@ -24,14 +24,6 @@ from ecc.zoo.loading import load_model
 SHORT = TrainConfig(epochs=3, lr=2e-3, schedule="constant", dropout=False, checkpoint_every_s=1e9)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def images():
     return digits_task(flat=False)

@@ -18,14 +18,6 @@ TASK = digits_task(batch_size=256)
 SHORT = TrainConfig(epochs=6, lr=2e-3, schedule="constant", dropout=False, checkpoint_every_s=1e9)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def trained():
     network = mlp(32, 24)

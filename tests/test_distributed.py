@@ -22,14 +22,6 @@ from ecc.solvers.training import TrainConfig, train
 CONFIG = TrainConfig(epochs=3, lr=0.01, seed=5, checkpoint_every_s=1e9)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tensors(n=70):
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(n, 64, generator=generator)

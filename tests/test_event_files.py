@@ -1,21 +1,12 @@
 import builtins
 
 import pytest
-import torch
 from solver_toy import digits_task, mlp, problem
 
 from ecc.core.errors import StorageError, UnavailableError
 from ecc.solvers.admm import Admm
 from ecc.solvers.event_files import EventFiles
 from ecc.solvers.settings import TrainConfig
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_every_figure_of_every_epoch_can_be_read_back(tmp_path):

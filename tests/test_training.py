@@ -24,14 +24,6 @@ from ecc.solvers.schedules import ScheduleFactory
 from ecc.solvers.training import TrainConfig, evaluate, train
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def small_task(n=70, batch_size=16, loss=nn.functional.cross_entropy):
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(n, 64, generator=generator)
