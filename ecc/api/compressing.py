@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ecc.api.bench import keeper_in
+from ecc.api.bench import Keeper, keeper_in
 from ecc.api.chance import upper
 from ecc.api.constraints import constraints_of, graph_of_costs
 from ecc.api.job import Job
@@ -18,12 +18,15 @@ from ecc.api.recipe import Recipe
 from ecc.api.result import Compression
 from ecc.api.ruler import Meters
 from ecc.api.targets import Target, labels_of
+from ecc.api.weight_costs import channel_sets, on_weights, weight_targets
+from ecc.api.weight_job import WeightJob
+from ecc.api.weight_recipe import AnyRecipe, JointRecipe, WeightRecipe
 from ecc.core.budget import Budget
 from ecc.core.cost import CostModel
 from ecc.core.problem import Batches, Constraint, Progress, Task
 from ecc.network.graph import WidthGraph
 from ecc.profiler.devices import current_device
-from ecc.solvers.distributed import join
+from ecc.solvers.distributed import Ranks, join
 from ecc.solvers.evaluation import device_of
 
 __all__ = ["Compression", "compress", "compress_path", "job_of"]
@@ -79,13 +82,13 @@ def job_of(
     costs: Sequence[CostModel],
     inputs: Any,
     *,
-    recipe: Recipe | None = None,
+    recipe: AnyRecipe | None = None,
     test: Batches | None = None,
     network: str = "",
     folder: str | Path | None = None,
     meters: Meters = (),
     progress: Progress | None = None,
-) -> Job:
+) -> Job | WeightJob:
     """The job, refused where it cannot be done; nothing is trained or measured yet.
 
     Under torchrun every process makes the same call and gets the same results; the weights of the first process count.
@@ -109,15 +112,69 @@ def job_of(
         current_device(plan.device)  # refuse one that is not here before any work
     ranks, device = join(plan.device, device_of(model))
     if ranks.world > 1:
-        plan = replace(plan, device=device)
+        plan = plan.on(device)
         model = copy.deepcopy(model)
         ranks.share(list(model.state_dict().values()))
         progress = progress if ranks.first else None
-    blocks = graph_of_costs(graph, model, costs)
-    targets = _targets(sets, constraints_of(blocks, sets[0], costs), plan)
-    name = network or type(model).__name__
-    keeper = keeper_in(folder)
-    return Job(model, graph, blocks, task, targets, inputs, plan, test, name, keeper, progress, meters, ranks)
+    call = _Call(
+        model, graph, task, inputs, test, network or type(model).__name__, keeper_in(folder), progress, meters, ranks
+    )
+    return call.of_channels(plan, sets, costs) if isinstance(plan, Recipe) else call.of_weights(plan, sets, costs)
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """What jobs of every kind get of one call."""
+
+    model: nn.Module
+    graph: WidthGraph
+    task: Task
+    inputs: Any
+    test: Batches | None
+    network: str
+    keeper: Keeper
+    progress: Progress | None
+    meters: Meters
+    ranks: Ranks
+
+    def of_channels(self, plan: Recipe, sets: Sequence[tuple[Budget, ...]], costs: Sequence[CostModel]) -> Job:
+        """A job that removes channels."""
+        blocks = graph_of_costs(self.graph, self.model, costs)
+        targets = _targets(sets, constraints_of(blocks, sets[0], costs), plan)
+        return Job(graph=blocks, base=self.graph, targets=targets, recipe=plan, **self._common)
+
+    def of_weights(
+        self, plan: WeightRecipe | JointRecipe, sets: Sequence[tuple[Budget, ...]], costs: Sequence[CostModel]
+    ) -> WeightJob:
+        """A job that prunes weights, behind one that removes channels where both are asked for."""
+        labels, channels, method = labels_of(sets), None, plan.method
+        own, known = list(sets), list(costs)
+        if isinstance(plan, JointRecipe):
+            method = plan.weights.method
+            own = [tuple(each for each in budgets if on_weights(each.metric, costs)) for budgets in sets]
+            known = [cost for cost in costs if on_weights(cost.metric, costs)]
+        targets = weight_targets(self.model, self.graph, own, labels, known, method)
+        if isinstance(plan, JointRecipe):
+            before = channel_sets(sets, targets, plan.share)
+            needed = [cost for cost in costs if cost.metric in {budget.metric for budget in before[0]}]
+            channels = self.of_channels(plan.channels, before, needed)
+        return WeightJob(
+            graph=self.graph, targets=targets, costs=tuple(costs), recipe=plan, channels=channels, **self._common
+        )
+
+    @property
+    def _common(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "task": self.task,
+            "inputs": self.inputs,
+            "test": self.test,
+            "network": self.network,
+            "keeper": self.keeper,
+            "progress": self.progress,
+            "meters": self.meters,
+            "ranks": self.ranks,
+        }
 
 
 def _targets(sets: Sequence[tuple[Budget, ...]], first: Sequence[Constraint], plan: Recipe) -> tuple[Target, ...]:

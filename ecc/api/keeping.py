@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from ecc.api.analytic import exact_check, renewed
 from ecc.api.compressing import Compression
 from ecc.api.ruler import Meters, Ruler
+from ecc.api.sparsity import LAYERS, with_stored_masks
+from ecc.api.weight_verdicts import weight_verdicts
 from ecc.artefact import Artefact, Manifest
 from ecc.artefact import read as read_artefact
 from ecc.artefact import save as save_artefact
@@ -152,6 +154,8 @@ def manifest_of(result: Compression, source: Source | None = None) -> Manifest:
         groups=result.graph.declared,
         renormalise=bool(result.graph.renormalised),
         removed=result.removed,
+        weight_method="" if result.sparsity is None else result.sparsity.method,
+        masked=() if result.sparsity is None else tuple(result.sparsity.masks),
         created=datetime.now().astimezone().isoformat(timespec="seconds"),
         **_where(place),
     )
@@ -170,6 +174,8 @@ def save(
         EccError: If the network fails the zero-then-remove check, or cannot be made again; nothing is then written.
     """
     files = {**(attachments or {}), _CUT: _proved(result).to_bytes()}
+    if result.sparsity is not None:
+        files[LAYERS] = result.sparsity.layers.to_csv().encode()
     measured = [cost for cost in result.costs if cost.metric not in COUNTED]
     state = result.model.state_dict()
     return save_artefact(path, manifest, state, history=result.history, costs=measured, attachments=files)
@@ -179,7 +185,8 @@ def _proved(result: Compression) -> SlimManifest:
     """The manifest that makes the compact network again, after that was tried."""
     demand_equal(result.dense, result.graph, result.kept, result.removed)
     cut = SlimManifest.of(result.dense, result.graph, result.kept, remove=result.removed)
-    again = rebuild(result.dense, cut)
+    masked = () if result.sparsity is None else tuple(result.sparsity.masks)
+    again = with_stored_masks(rebuild(result.dense, cut), result.model.state_dict(), masked)
     try:
         again.load_state_dict(result.model.state_dict())
     except RuntimeError as error:
@@ -230,8 +237,10 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Loaded:
         compact = rebuild(dense, SlimManifest.parse(artefact.content(_CUT), f"{_CUT} of artefact {path}"))
     else:  # written before there were slim manifests
         compact = slim(dense, graph, manifest.kept, remove=manifest.removed, check=False)
+    state = artefact.state()
+    compact = with_stored_masks(compact, state, manifest.masked, inputs=inputs, where=f"artefact {path}")
     try:
-        compact.load_state_dict(artefact.state())
+        compact.load_state_dict(state)
     except RuntimeError as error:
         detail = str(error).splitlines()[0]
         raise InputError(f"the weights of artefact {path} do not fit its network ({detail})") from error
@@ -280,8 +289,10 @@ def verify(
     if isinstance(ruler, Ruler):
         (measured,) = ruler.measure([loaded.model], seconds=seconds, progress=progress, seed=seed)
     reason = ruler if isinstance(ruler, str) else ""
+    weighed = weight_verdicts(loaded.dense, loaded.model, loaded.graph, loaded.inputs, manifest, costs)
     checks = tuple(
-        _check(loaded, budget, costs.get(budget.metric), measured.get(budget.metric), reason)
+        weighed.get(budget.metric)
+        or _check(loaded, budget, costs.get(budget.metric), measured.get(budget.metric), reason)
         for budget in manifest.budgets
     )
     accuracy, why = _accuracy(loaded, data or loaded.manifest.data, data_dir)

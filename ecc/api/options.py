@@ -9,8 +9,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ecc.core.errors import InputError
 from ecc.core.factories import suggestion
+from ecc.core.fields import Scalar
 
-__all__ = ["checked_options", "names_of"]
+__all__ = ["as_scalar", "checked_options", "names_of", "part_of"]
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a name", types.NoneType: "none"}
 
@@ -52,6 +53,20 @@ def checked_options(
             raise InputError(f"option {part}.{name} must be {' or '.join(map(_said, members))}, got {value!r}")
         found[name] = fitting[0]
     return found
+
+
+def part_of(options: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """Of options ``PART.OPTION`` → value those of one part, by their names behind the dot."""
+    return {name.removeprefix(f"{part}."): value for name, value in options.items() if name.startswith(f"{part}.")}
+
+
+def as_scalar(value: Any) -> Scalar:
+    """An option as a JSON value: numbers joined by commas, objects by their names or those of their types."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(getattr(value, "name", type(value).__name__))
 
 
 _UNFIT = object()

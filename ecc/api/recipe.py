@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
 from ecc.api.chance import demand_chance
-from ecc.api.options import checked_options, names_of
+from ecc.api.options import as_scalar, checked_options, names_of, part_of
 from ecc.core.errors import InputError
 from ecc.core.fields import Scalar
 from ecc.core.problem import Solver
@@ -102,12 +102,12 @@ class Recipe:
     def settings(self) -> dict[str, Scalar]:
         """The attributes as a JSON object, for manifests; options by their names, objects by those of their types."""
         own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "options"}
-        return own | {name: _scalar(value) for name, value in self.options.items()}
+        return own | {name: as_scalar(value) for name, value in self.options.items()}
 
     def solver(self) -> Solver:
         """The method with its settings."""
         kind = self._kind
-        options = checked_options(kind, self.method, self._of(self.method))
+        options = checked_options(kind, self.method, part_of(self.options, self.method))
         if self.trains:
             # A cosine would be over before the widths are: ECC's steps need weights that still move.
             usual = {"schedule": "constant", "dropout": False}
@@ -115,20 +115,19 @@ class Recipe:
         solver: Solver = kind(**options)
         return solver
 
+    def on(self, device: str | None) -> Recipe:
+        """The same, trained on that device."""
+        return replace(self, device=device)
+
     def tuning(self, epochs: int) -> TrainConfig:
         """How the slim network is trained."""
         return self._training("tune", epochs, {})
 
     def _training(self, part: str, epochs: int, usual: Mapping[str, Any]) -> TrainConfig:
         own = {"lr": self.lr, "distill": self.distill, "checkpoint_every_s": _EVERY_S, **usual}
-        own |= checked_options(TrainConfig, "train", self._of("train"), _BOTH)
-        own |= checked_options(TrainConfig, part, self._of(part), _OWN)
+        own |= checked_options(TrainConfig, "train", part_of(self.options, "train"), _BOTH)
+        own |= checked_options(TrainConfig, part, part_of(self.options, part), _OWN)
         return TrainConfig(epochs=epochs, seed=self.seed, device=self.device, **own)
-
-    def _of(self, part: str) -> dict[str, Any]:
-        return {
-            name.removeprefix(f"{part}."): value for name, value in self.options.items() if name.startswith(f"{part}.")
-        }
 
     def _demand_parts(self) -> None:
         for name in self.options:
@@ -139,7 +138,7 @@ class Recipe:
                     f"option {name!r} is of no part of this job{other}; write train.OPTION, solve.OPTION, tune.OPTION "
                     f"or {self.method}.OPTION"
                 )
-        if self._of("solve") and not self.trains:
+        if part_of(self.options, "solve") and not self.trains:
             raise InputError(
                 f"options of solve are for methods that train, and {self.method} does not; use tune.OPTION"
             )
@@ -148,11 +147,3 @@ class Recipe:
 def options_of(method: str) -> dict[str, list[str]]:
     """Names of the options of each part, with which ``Recipe.options`` are written."""
     return {"train": names_of(TrainConfig, _BOTH), method: names_of(cast(Any, SOLVERS[method]))}
-
-
-def _scalar(value: Any) -> Scalar:
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, list | tuple):
-        return ",".join(map(str, value))
-    return str(getattr(value, "name", type(value).__name__))

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from ecc.api.recipe import Recipe
+from ecc.api.sparsity import Sparsity, nonzeros_of
+from ecc.api.weight_recipe import AnyRecipe
 from ecc.core.cost import CostModel
 from ecc.core.verdict import BudgetCheck, joint_confidence
 from ecc.core.widths import Kept
@@ -25,7 +26,7 @@ class Compression:
     Attributes:
         network: Name for people.
         dense: The dense network.
-        model: The compact network, in eval mode.
+        model: The compact network, in eval mode; where inputs are masked, layers hold their masks.
         graph: Width graph of the dense network.
         kept: Unit indices kept per group.
         widths: Channels kept per group.
@@ -34,14 +35,15 @@ class Compression:
         costs: The cost models, one per budget.
         accuracy_dense: Score of the dense network on the test batches, in [0, 1] (validation where there are none).
         accuracy: The same of the compact network.
-        nonzero_fraction: Parameters left, as a fraction of dense.
-        rounds: How often widths were chosen.
+        nonzero_fraction: Parameters left that are not zero, as a fraction of dense.
+        rounds: How often widths were chosen; of weights, phases of training.
         seconds: Wall time of this call.
         history: One row per epoch: phase, epoch, loss, score, costs relative to dense, duals.
         inputs: The batch that was timed (or the example that was traced).
         trials: One row per measurement and metric: what the cost model predicted there, and what was found.
         removed: Residual blocks that went whole; ``kept`` and ``widths`` do not name the groups that go with them.
         label: Names it among those of one run; empty where there was one only.
+        sparsity: Single weights that are zero and inputs that are masked; None where the method left these alone.
     """
 
     network: str
@@ -50,7 +52,7 @@ class Compression:
     graph: WidthGraph
     kept: Kept
     widths: Mapping[str, int]
-    recipe: Recipe
+    recipe: AnyRecipe
     budgets: tuple[BudgetCheck, ...]
     costs: tuple[CostModel, ...]
     accuracy_dense: float
@@ -63,14 +65,20 @@ class Compression:
     trials: pd.DataFrame = field(default_factory=pd.DataFrame)
     removed: tuple[str, ...] = ()
     label: str = ""
+    sparsity: Sparsity | None = None
 
     @property
     def counts(self) -> dict[str, int]:
-        """MACs of one example, parameters and bytes of memory, of the compact and of the dense network."""
+        """MACs of one example, parameters and bytes of memory, of the compact and of the dense network.
+
+        Where single weights were pruned, parameters are those that are not zero; MACs and memory are what is run and
+        held, zeros and all.
+        """
         macs, params, memory = self.graph.macs, self.graph.params, self.graph.memory
+        sparse = self.sparsity is not None
         return {
             "macs": macs(self.widths, removed=self.removed),
-            "params": params(self.widths, removed=self.removed),
+            "params": nonzeros_of(self.model) if sparse else params(self.widths, removed=self.removed),
             "memory": memory(self.widths, removed=self.removed),
             "macs_dense": macs(),
             "params_dense": params(),
@@ -102,6 +110,7 @@ class Compression:
             "nonzero_fraction": self.nonzero_fraction,
             "rounds": self.rounds,
             "seconds": self.seconds,
+            **({} if self.sparsity is None else self.sparsity.to_json()),
         }
 
     def __repr__(self) -> str:

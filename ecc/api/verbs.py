@@ -19,6 +19,8 @@ from ecc.api.keeping import verify as verify_loaded
 from ecc.api.recipe import Recipe
 from ecc.api.ruler import Meters
 from ecc.api.targets import demand_single, sets_of
+from ecc.api.weight_job import WeightJob
+from ecc.api.weight_recipe import AnyRecipe, recipe_of
 from ecc.core.budget import Budget
 from ecc.core.cost import CostModel
 from ecc.core.problem import Batches, Progress, Task
@@ -106,10 +108,11 @@ def compress(
     budgets: Sequence[Budget | str] | Budget | str,
     costs: Sequence[CostModel] = (),
     method: str = "admm",
+    then: str | None = None,
     epochs: int = 20,
-    distill: float = 0.5,
-    lr: float = 1e-3,
-    rounds: int = 6,
+    distill: float | None = None,
+    lr: float | None = None,
+    rounds: int | None = None,
     chance: float | None = None,
     options: Mapping[str, Any] | None = None,
     test: Batches | None = None,
@@ -130,10 +133,13 @@ def compress(
         budgets: ``latency<=60%``, ``latency<=5ms``, ``macs<=0.5`` …; several hold together. Budgets on counts need no
             cost model.
         costs: One cost model per measured budget, or a SystolicCost for a budget on what an accelerator would take.
-        method: How widths are chosen: a name of ``ecc.api.recipe.METHODS``.
+        method: How widths are chosen: a name of ``ecc.api.recipe.METHODS``; or how single weights are, under budgets on
+            ``energy`` of a systolic array and ``params``: a name of ``ecc.api.weight_recipe.WEIGHT_METHODS``.
+        then: A method of the latter kind, for the network that one of the former kind has left.
         epochs: Of training in all.
-        distill: Weight of the dense network's logits in the loss.
-        rounds: How often widths may be measured and corrected.
+        distill: Weight of the dense network's logits in the loss; the method's own when None.
+        lr: Step size of the optimiser; the method's own when None.
+        rounds: How often widths may be measured and corrected, 6 when None.
         chance: Probability with which the cost models' predictions keep each budget, such as 0.95; None budgets what
             they expect, and leaves the rest to the measurements.
         options: Further settings of training and of the method, ``train.optimizer``, ``admm.rho`` …: those of
@@ -146,14 +152,15 @@ def compress(
     Raises:
         InputError: If the input makes no sense, or the budgets cannot be reached together.
     """
-    recipe = Recipe(
-        method=method,
+    recipe = recipe_of(
+        method,
+        then=then,
         epochs=epochs,
         distill=distill,
         lr=lr,
         rounds=rounds,
         chance=chance,
-        options=options or {},
+        options=options,
         seed=seed,
         device=device,
     )
@@ -170,7 +177,7 @@ def compress_path(
     *,
     budgets: Sequence[Budget | str] | Budget | str,
     costs: Sequence[CostModel] = (),
-    recipe: Recipe | None = None,
+    recipe: AnyRecipe | None = None,
     test: Batches | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     score: Callable[[Tensor, Tensor], float] = accuracy,
@@ -209,8 +216,8 @@ def _job(
     sets: Sequence[tuple[Budget, ...]],
     costs: Sequence[CostModel],
     example_inputs: Any,
-    recipe: Recipe,
-) -> Callable[..., Job]:
+    recipe: AnyRecipe,
+) -> Callable[..., Job | WeightJob]:
     """``job_of`` but for the options that are left, on the batch that the cost models were made for."""
     place = next((cost.provenance for cost in costs if cost.provenance is not None), None)
     batch = place.input_shape[0] if place is not None and place.input_shape else 1

@@ -91,6 +91,8 @@ class Manifest:
         groups: That the user declared, each with the parameter axes that it ``writes`` and ``reads``.
         renormalise: Whether channels may go that norms take their statistics over.
         removed: Residual blocks that went whole.
+        weight_method: What pruned single weights; empty where nothing did.
+        masked: Layers whose inputs are masked, each with a buffer ``input_mask`` in the state.
     """
 
     method: str
@@ -123,6 +125,8 @@ class Manifest:
     groups: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     renormalise: bool = False
     removed: tuple[str, ...] = ()
+    weight_method: str = ""
+    masked: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.input_shapes) != len(self.input_dtypes):
@@ -148,7 +152,8 @@ class Manifest:
             name: {side: list(axes) for side, axes in sides.items()} for name, sides in self.groups.items()
         }
         value["input_shapes"] = [list(shape) for shape in self.input_shapes]
-        value["input_dtypes"], value["removed"] = list(self.input_dtypes), list(self.removed)
+        for name in ("input_dtypes", "removed", "masked"):
+            value[name] = list(value[name])
         value["kept"] = {name: units.tolist() for name, units in self.kept.items()}
         value["budgets"] = [check.to_json() for check in self.budgets]
         return {"kind": KIND, "schema": SCHEMA, **value}
@@ -200,6 +205,8 @@ class Manifest:
             groups={name: _sides(groups.inner(name)) for name in groups},
             renormalise=bool(fields.optional_flag("renormalise")),
             removed=fields.texts("removed") if "removed" in fields else (),
+            weight_method=fields.text("weight_method", ""),
+            masked=fields.texts("masked") if "masked" in fields else (),
         )
 
 

@@ -19,12 +19,14 @@ from ecc.api.compressing import Compression, job_of
 from ecc.api.constraints import graph_of_costs
 from ecc.api.fronts import front_of
 from ecc.api.keeping import Source, load, verify
-from ecc.api.recipe import METHODS, Recipe, options_of
+from ecc.api.recipe import METHODS, options_of
 from ecc.api.targets import labels_of, sets_of
+from ecc.api.weight_recipe import WEIGHT_METHODS, AnyRecipe, recipe_of, weight_options_of
 from ecc.artefact import check_target
 from ecc.cli.arguments import add_data, add_model, lasting, pairs, the_data, the_model
 from ecc.cli.command import Command, Outcome
 from ecc.cli.progress import ProgressLine
+from ecc.cli.sparsity import sparsity_lines
 from ecc.cli.text import percent, probability
 from ecc.core.budget import Budget
 from ecc.core.cost import CostModel
@@ -88,19 +90,33 @@ def _budget_arguments(group: argparse._ArgumentGroup) -> None:
         "are set against the upper end of the interval (default: against the prediction; measurements do the rest)",
     )
     group.add_argument(
-        "--rounds", type=int, default=6, metavar="N", help="of measuring and correcting widths, at most (default 6)"
+        "--rounds", type=int, metavar="N", help="of measuring and correcting widths, at most (default 6)"
     )
 
 
 def _method_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--method", choices=METHODS, default=METHODS[0], help=f"default {METHODS[0]}")
+    group.add_argument(
+        "--method",
+        choices=(*METHODS, *WEIGHT_METHODS),
+        default=METHODS[0],
+        help=f"removes channels: {', '.join(METHODS)}; or zeroes single weights under energy (of a systolic array) and "
+        f"params: {', '.join(WEIGHT_METHODS)} (default {METHODS[0]})",
+    )
+    group.add_argument(
+        "--then",
+        choices=WEIGHT_METHODS,
+        help="zero single weights of the network that a method of the former kind has left",
+    )
     group.add_argument("--epochs", type=int, default=20, metavar="N", help="of training in all (default 20)")
     group.add_argument("--pretrain", type=int, default=0, metavar="N", help="first train the dense network N epochs")
-    group.add_argument("--lr", type=float, default=1e-3, help="step size of the optimiser (default 1e-3)")
-    group.add_argument("--distill", type=float, default=0.5, help="weight of the dense network's logits (default 0.5)")
+    group.add_argument("--lr", type=float, help="step size of the optimiser (default: the method's own, mostly 1e-3)")
+    group.add_argument(
+        "--distill", type=float, help="weight of the dense network's logits (default: the method's own, mostly 0.5)"
+    )
     group.add_argument("--device", metavar="D", help="where to train (default: cuda where there is one)")
     group.add_argument("--tensorboard", metavar="DIR", help="write every figure of every epoch there, for TensorBoard")
-    known = {part: names for method in METHODS for part, names in options_of(method).items() if names}
+    every = [*map(options_of, METHODS), *map(weight_options_of, WEIGHT_METHODS)]
+    known = {part: names for parts in every for part, names in parts.items() if names}
     listed = "; ".join(f"{part}: {', '.join(names)}" for part, names in known.items())
     group.add_argument(
         "--set",
@@ -157,10 +173,11 @@ def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     return _one(*done[0]) if len(done) == 1 else _many(done, root)
 
 
-def _recipe(arguments: argparse.Namespace, device: str | None) -> Recipe:
+def _recipe(arguments: argparse.Namespace, device: str | None) -> AnyRecipe:
     """What the arguments say of method and training."""
-    return Recipe(
-        method=arguments.method,
+    return recipe_of(
+        arguments.method,
+        then=arguments.then,
         epochs=arguments.epochs,
         distill=arguments.distill,
         lr=arguments.lr,
@@ -262,7 +279,12 @@ def _batch(costs: list[CostModel]) -> int:
 
 
 def _pretrain(
-    model: nn.Module, data: Data, epochs: int, recipe: Recipe, checkpoint: Checkpoint | None, progress: Progress | None
+    model: nn.Module,
+    data: Data,
+    epochs: int,
+    recipe: AnyRecipe,
+    checkpoint: Checkpoint | None,
+    progress: Progress | None,
 ) -> None:
     """Train the dense network from where it is, as the method's tuning does but without a teacher."""
     if epochs < 1:
@@ -290,6 +312,7 @@ def _compress_text(result: Compression, folder: Path) -> str:
     lines = [
         _headline(result),
         *([f"removed:  {', '.join(result.removed)}"] if result.removed else []),
+        *([] if result.sparsity is None else [*sparsity_lines(result.sparsity), ""]),
         *map(str, result.budgets),
         *_together(result.budgets),
         f"artefact: {folder}",

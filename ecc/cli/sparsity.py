@@ -1,0 +1,31 @@
+"""What is zero in a network, layer by layer, as text."""
+
+from __future__ import annotations
+
+from ecc.api.sparsity import Sparsity
+from ecc.cli.text import percent, quantity, table
+
+__all__ = ["sparsity_lines"]
+
+_MOST_ROWS = 40
+
+
+def sparsity_lines(sparsity: Sparsity) -> list[str]:
+    """A row per layer: weights kept, and what it takes of the energy before and after where that is known."""
+    layers = sparsity.layers
+    header = ["layer", "weights", "kept", "inputs kept"] if sparsity.masks else ["layer", "weights", "kept"]
+    if sparsity.unit:
+        header += [f"energy before ({sparsity.unit})", "after", "saved"]
+    rows = []
+    for name, row in layers.head(_MOST_ROWS).iterrows():
+        dense, kept = int(row["dense_size"]), int(row["nonzeros"])
+        cells = [str(name), f"{dense:,}", percent(kept / max(dense, 1))]
+        if sparsity.masks:
+            mask = sparsity.masks.get(str(name))
+            cells.append("" if mask is None else percent(float((mask != 0).double().mean())))
+        if sparsity.unit:
+            before, after = float(row["dense_total"]), float(row["total"])
+            cells += [quantity(before, ""), quantity(after, ""), percent(1 - after / before) if before else ""]
+        rows.append(cells)
+    hidden = len(layers) - len(rows)
+    return [table(header, rows), *([f"… and {hidden} layers more, in layers.csv"] if hidden > 0 else [])]
