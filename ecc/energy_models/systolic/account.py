@@ -37,7 +37,7 @@ from ecc.energy_models.systolic.array import SystolicArray
 from ecc.energy_models.systolic.indices import NO_INDEX, SparseIndex
 from ecc.energy_models.systolic.layers import SystolicLayer
 
-__all__ = ["LayerEnergy", "fetched_again", "index_bound", "layer_energy", "rates", "read_twice"]
+__all__ = ["LayerEnergy", "fetched_again", "index_bound", "layer_energy", "most_pairs", "rates", "read_twice"]
 
 Floats = NDArray[np.float64]
 
@@ -145,6 +145,17 @@ def layer_energy(
         pairs=pairs,
         known=weight is not None,
     )
+
+
+def most_pairs(layer: SystolicLayer, mask: Tensor) -> int:
+    """Kept inputs, of all examples and time steps, that the weight meets which meets most of them.
+
+    Raises:
+        InputError: If the mask is of another shape.
+    """
+    rows, columns = layer.taps()
+    meets = rows @ _kept_inputs(layer, mask) @ columns.T
+    return round(float(meets.max())) * layer.examples * layer.repeats
 
 
 def rates(layer: SystolicLayer, array: SystolicArray) -> tuple[float, float]:

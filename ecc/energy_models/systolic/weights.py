@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from ecc.core.errors import InputError
 from ecc.core.weights import Masks, Price, Prices
-from ecc.energy_models.systolic.account import index_bound, layer_energy, rates
+from ecc.energy_models.systolic.account import index_bound, layer_energy, most_pairs, rates
 from ecc.energy_models.systolic.array import SystolicArray
 from ecc.energy_models.systolic.energy import SystolicEnergy, counted, systolic_energy, weights_of
 from ecc.energy_models.systolic.indices import NO_INDEX, SparseIndex
+from ecc.energy_models.systolic.input_prices import input_prices
 from ecc.energy_models.systolic.layers import SystolicLayer
 from ecc.network.graph import WidthGraph
 
@@ -73,7 +74,7 @@ class WeightEnergy:
         return cost
 
     def __repr__(self) -> str:
-        return f"WeightEnergy({self.dense:.5g} {self.unit} on {self.source}, {len(self.prices({}).tensors)} tensors)"
+        return f"WeightEnergy({self.dense:.5g} {self.unit} of {self.source}, {len(self.prices({}).tensors)} tensors)"
 
     @property
     def unit(self) -> str:
@@ -82,8 +83,8 @@ class WeightEnergy:
 
     @property
     def source(self) -> str:
-        """Name of the array."""
-        return self.array.name
+        """What the values are of."""
+        return f"systolic array {self.array.name}"
 
     @cached_property
     def dense(self) -> float:
@@ -120,7 +121,15 @@ class WeightEnergy:
             else self._dense_constants[layer.name]
             for layer, weight in zip(self.layers, self.weights, strict=True)
         ]
-        return Prices(self._tensors, math.fsum(constants))
+        return Prices(self._tensors(masks), math.fsum(constants))
+
+    def input_prices(self, masks: Masks) -> Mapping[str, Tensor]:
+        """What masking an input takes off the constant, by layer of ``inputs``."""
+        return {
+            layer.name: input_prices(layer, self.array, masks.get(layer.name))
+            for layer in self.layers
+            if layer.name in self.inputs
+        }
 
     def exact(self, model: nn.Module, masks: Masks) -> float:
         """The energy of the weights as they are.
@@ -138,13 +147,12 @@ class WeightEnergy:
         """The whole account of the weights as they are."""
         return systolic_energy(model, self.graph, self.array, masks=masks, index=self.index)
 
-    @cached_property
-    def _tensors(self) -> Mapping[str, Price]:
+    def _tensors(self, masks: Masks) -> Mapping[str, Price]:
         """A weight that several layers use has the sum of its prices; the cache holds as many of it for each."""
         prices: dict[str, Price] = {}
         for layer, weight in zip(self.layers, self.weights, strict=True):
             if weight:
-                price = layer_price(layer, self.array, index=self.index)
+                price = layer_price(layer, self.array, mask=masks.get(layer.name), index=self.index)
                 before = prices.get(weight)
                 if before is not None:
                     price = Price(before.first + price.first, before.rest + price.rest, price.held)
@@ -164,10 +172,18 @@ class WeightEnergy:
         return energy.fixed if weight else energy.relaxed
 
 
-def layer_price(layer: SystolicLayer, array: SystolicArray, *, index: SparseIndex = NO_INDEX) -> Price:
-    """What the weights of a layer cost that are kept; those that the weight cache holds are the cheaper ones."""
+def layer_price(
+    layer: SystolicLayer, array: SystolicArray, *, mask: Tensor | None = None, index: SparseIndex = NO_INDEX
+) -> Price:
+    """What the weights of a layer cost that are kept; those that the weight cache holds are the cheaper ones.
+
+    A weight multiplies at every output position at most; behind a mask (ECC's tightening) only as often as the weight
+    of the layer that meets most kept inputs.
+    """
     share, _ = index_bound(layer, array, index)
-    used = layer.positions * layer.repeats * (array.e_rf + array.e_mac)
+    positions = layer.positions * layer.repeats
+    pairs = positions if mask is None else min(positions, most_pairs(layer, mask))
+    used = array.e_rf * positions + array.e_mac * pairs
     cached, every = (used + (1 + share) * rate for rate in rates(layer, array))
     return Price(cached, every, array.weight_cache)
 
