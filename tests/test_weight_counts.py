@@ -30,6 +30,7 @@ def test_each_weight_of_a_layer_counts_once_and_the_rest_is_there_anyway(graph):
     assert cost.prices({}).constant == 3 + 6 + 5 + 4
     assert cost.prices({}).of({"0.weight": 10, "4.weight": 20, "5.weight": 0}) == 18 + 30
     assert (cost.metric, cost.unit, cost.source, cost.inputs) == ("params", "parameters", "", {})
+    assert cost.input_prices({}) == {}
 
 
 def test_the_exact_count_is_the_bound(graph):

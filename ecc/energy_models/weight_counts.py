@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ecc.core.cost import METRICS
 from ecc.core.errors import InputError
@@ -71,6 +71,10 @@ class NonzeroCost:
     def prices(self, masks: Masks) -> Prices:
         """1 each, whatever the masks."""
         return Prices({name: Price(1.0, 1.0) for name in self.sizes}, float(self.others))
+
+    def input_prices(self, masks: Masks) -> Mapping[str, Tensor]:
+        """None, as of ``inputs``."""
+        return {}
 
     def exact(self, model: nn.Module, masks: Masks) -> float:
         """The count of the weights as they are, whatever the masks."""
