@@ -140,9 +140,10 @@ class JointRecipe:
 
     @property
     def settings(self) -> dict[str, Scalar]:
-        """Those of the channels, and those of the weights and the share behind ``then.``."""
+        """Those of the channels, and those of the weights and the share behind ``then.``; the epochs are of both."""
         then = self.weights.settings | {"share": self.share}
-        return self.channels.settings | {f"{_THEN}.{name}": value for name, value in then.items()}
+        both = {"epochs": self.channels.epochs + self.weights.epochs}
+        return self.channels.settings | both | {f"{_THEN}.{name}": value for name, value in then.items()}
 
     def on(self, device: str | None) -> JointRecipe:
         """The same, trained on that device."""

@@ -9,6 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ecc.api.sparsity import Sparsity
 from ecc.core.cost import METRICS
 from ecc.core.errors import InputError
 from ecc.core.verdict import BudgetCheck, joint_confidence
@@ -16,6 +17,7 @@ from ecc.core.widths import Widths
 from ecc.energy_models.judging import Fit
 from ecc.fronts import Front
 from ecc.report import figures, fit_figures
+from ecc.report.layers import layer_rows, layers_figure
 from ecc.report.style import quantity, to_png, to_svg
 from ecc.report.templates import fill
 
@@ -34,6 +36,7 @@ class Report:
         accuracy: Score of the result, in [0, 1].
         dense: Channels per prunable group of the dense network; empty hides the widths.
         widths: Channels kept per prunable group.
+        sparsity: Weights and inputs that are zero, layer by layer.
         history: One row per epoch.
         trials: One row per measurement and metric on the way, as in ``Compression.trials``.
         fits: The cost models, judged.
@@ -52,6 +55,7 @@ class Report:
     accuracy: float | None = None
     dense: Widths = field(default_factory=dict)
     widths: Widths = field(default_factory=dict)
+    sparsity: Sparsity | None = None
     history: pd.DataFrame | None = None
     trials: pd.DataFrame | None = None
     fits: tuple[Fit, ...] = ()
@@ -84,6 +88,7 @@ def render(report: Report) -> str:
         report=report,
         together=joint_confidence(report.budgets) if sum(map(_uncertain, report.budgets)) > 1 else None,
         trials=[] if report.trials is None else report.trials.to_dict("records"),
+        layers=[] if report.sparsity is None else layer_rows(report.sparsity),
         figures=drawn,
         DENSE=figures.DENSE,
     )
@@ -101,6 +106,8 @@ def _draw(report: Report) -> dict[str, Figure]:
         drawn["front"] = figures.front(report.front)
     if report.dense:
         drawn["widths"] = figures.widths(report.dense, report.widths)
+    if report.sparsity is not None:
+        drawn["layers"] = layers_figure(report.sparsity)
     if report.history is not None and len(report.history):
         drawn["history"] = figures.history(report.history)
     for fit in report.fits:

@@ -11,6 +11,7 @@ import pandas as pd
 from ecc.api.compressing import Compression
 from ecc.api.keeping import Source, manifest_of
 from ecc.api.keeping import save as save_plain
+from ecc.api.sparsity import Sparsity
 from ecc.artefact import Artefact, Manifest, read
 from ecc.core.errors import InputError
 from ecc.energy_models.judging import Fit
@@ -30,15 +31,18 @@ def report_of(
     history: pd.DataFrame,
     *,
     trials: pd.DataFrame | None = None,
+    sparsity: Sparsity | None = None,
     fits: Sequence[Fit] = (),
     notes: tuple[str, ...] = (),
 ) -> Report:
     """The page of one compression.
 
     Args:
+        sparsity: What is zero, as in ``Compression.sparsity``.
         trials: What was measured on the way, as in ``Compression.trials``.
     """
     left = manifest.counts.get("macs", 0) / max(manifest.counts.get("macs_dense", 0), 1)
+    whole = sparsity is not None and dict(manifest.widths) == dict(manifest.dense)  # no channel went
     summary = {
         "Network": manifest.network,
         "Method": manifest.method,
@@ -47,7 +51,7 @@ def report_of(
         "Epochs": str(manifest.settings.get("epochs", "")),
         "Rounds": str(manifest.rounds),
         "Parameters left": "" if manifest.nonzero_fraction is None else f"{100 * manifest.nonzero_fraction:.1f} %",
-        "MACs left": f"{100 * left:.1f} %" if left else "",
+        "MACs left": f"{100 * left:.1f} %" if left and not whole else "",
         "Blocks removed": ", ".join(manifest.removed),
         "Seed": str(manifest.seed),
         "Time": f"{manifest.seconds:.0f} s",
@@ -58,8 +62,10 @@ def report_of(
         budgets=manifest.budgets,
         accuracy_dense=manifest.accuracy_dense,
         accuracy=manifest.accuracy,
-        dense=manifest.dense,
-        widths=dict.fromkeys(manifest.dense, 0) | dict(manifest.widths),  # groups that went with a block keep nothing
+        dense={} if whole else manifest.dense,
+        # Groups that went with a block keep nothing.
+        widths={} if whole else dict.fromkeys(manifest.dense, 0) | dict(manifest.widths),
+        sparsity=sparsity,
         history=history,
         trials=trials,
         fits=tuple(fits),
@@ -88,7 +94,14 @@ def save(result: Compression, path: str | Path, *, source: Source | None = None,
 
 def _write(result: Compression, path: str | Path, source: Source | None, fits: Sequence[Fit]) -> Artefact:
     manifest = manifest_of(result, source)
-    report = report_of(manifest, result.history, trials=result.trials, fits=fits, notes=result.graph.notes)
+    report = report_of(
+        manifest,
+        result.history,
+        trials=result.trials,
+        sparsity=result.sparsity,
+        fits=fits,
+        notes=result.graph.notes,
+    )
     files = {"report.html": render(report).encode(), **pictures(report)}
     if len(result.trials):
         files[TRIALS] = result.trials.to_csv(index=False).encode()

@@ -18,9 +18,11 @@ from ecc.report.files import write_file
 from ecc.report.style import COLOURS, MUTED, canvas, plain, to_svg
 from ecc.report.templates import fill
 
-__all__ = ["amount", "render_systolic", "systolic_figure", "write_systolic"]
+__all__ = ["PARTS", "amount", "energy_axis", "render_systolic", "systolic_figure", "write_systolic"]
 
-_PARTS = {"mac": "multiply-accumulates", "weights": "weights", "inputs": "inputs", "outputs": "outputs"}
+PARTS = {"mac": "multiply-accumulates", "weights": "weights", "inputs": "inputs", "outputs": "outputs"}
+"""What energy is spent on: attributes of LayerEnergy, and their names for people."""
+
 _UNITS = {"e_RF": r"register accesses, $e_\mathrm{RF}$", "e_MAC": r"multiply-accumulates, $e_\mathrm{MAC}$"}
 _WIDTH_IN = 9.2
 _ROW_IN = 0.26
@@ -43,12 +45,12 @@ def systolic_figure(energy: SystolicEnergy) -> Figure:
     largest = sorted(range(len(energy.layers)), key=lambda i: -energy.layers[i].total)[:_MOST_ROWS]
     shown = [energy.layers[i] for i in sorted(largest)]
     total = energy.total
-    factor, prefix = _prefix(max((each.total for each in shown), default=0.0))
+    factor, label = energy_axis(max((each.total for each in shown), default=0.0), energy.unit)
     place, left = np.arange(len(shown)), np.zeros(len(shown))
     with canvas(_WIDTH_IN, 1.1 + _ROW_IN * len(shown)) as (figure, (ax,)):
-        for colour, (part, label) in zip(COLOURS, _PARTS.items(), strict=False):
+        for colour, (part, name) in zip(COLOURS, PARTS.items(), strict=False):
             values = np.array([getattr(each, part) for each in shown]) * factor
-            ax.barh(place, values, left=left, height=0.74, color=colour, edgecolor="white", linewidth=0.6, label=label)
+            ax.barh(place, values, left=left, height=0.74, color=colour, edgecolor="white", linewidth=0.6, label=name)
             left = left + values
         for y, (end, each) in enumerate(zip(left, shown, strict=True)):
             share = f" {100 * each.total / total:.1f} %" if total else ""
@@ -58,9 +60,9 @@ def systolic_figure(energy: SystolicEnergy) -> Figure:
         ax.set_ylim(len(shown) - 0.4, -0.6)
         ax.set_xlim(0, 1.1 * max(left, default=1.0) or 1.0)
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.set_xlabel(f"energy ({f'{prefix}J' if energy.unit == 'J' else f'{prefix} {_UNITS[energy.unit]}'.strip()})")
+        ax.set_xlabel(label)
         ax.grid(visible=False, axis="y")
-        figure.legend(loc="outside upper center", ncols=len(_PARTS))
+        figure.legend(loc="outside upper center", ncols=len(PARTS))
     return figure
 
 
@@ -74,7 +76,7 @@ def render_systolic(energy: SystolicEnergy, name: str, *, input_shapes: Sequence
         array=energy.array,
         unit=energy.unit,
         cycles=energy.cycles(),
-        parts=_PARTS,
+        parts=PARTS,
         hidden=max(0, len(energy.layers) - _MOST_ROWS),
         input="; ".join("×".join(map(str, shape)) for shape in input_shapes),
         figure=Markup(to_svg(systolic_figure(energy))),
@@ -90,6 +92,12 @@ def write_systolic(
         InputError: If the file cannot be written.
     """
     return write_file(path, render_systolic(energy, name, input_shapes=input_shapes).encode())
+
+
+def energy_axis(largest: float, unit: str) -> tuple[float, str]:
+    """Factor and label of an axis that shows energies up to that size."""
+    factor, prefix = _prefix(largest)
+    return factor, f"energy ({f'{prefix}J' if unit == 'J' else f'{prefix} {_UNITS[unit]}'.strip()})"
 
 
 def _prefix(largest: float) -> tuple[float, str]:
