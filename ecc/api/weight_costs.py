@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ecc.api.weight_recipe import MASKING
 from ecc.core.budget import Budget
 from ecc.core.cost import CostModel
 from ecc.core.errors import InputError
@@ -147,8 +148,8 @@ def demand_above_floor(limits: Sequence[WeightConstraint], *, masks: bool, metho
         )
         if lowest < floor and each.limit > lowest:
             raise InputError(
-                f"{said}; a method that also masks inputs has its floor at {lowest / dense:.4g}, where all inputs are "
-                "masked: choose one, or a larger budget"
+                f"{said}; method {MASKING}, which masks inputs too, has its floor at {lowest / dense:.4g}: choose it, "
+                "or a larger budget"
             )
         more = f", and {lowest / dense:.4g} with all inputs masked" if lowest < floor else ""
         raise InputError(f"{said}{more}; give a larger budget")

@@ -98,8 +98,7 @@ class WeightJob:
         return self.recipe.weights if isinstance(self.recipe, JointRecipe) else self.recipe
 
     def _demand_reachable(self, limits: Sequence[WeightConstraint]) -> None:
-        recipe = self._weights
-        demand_above_floor(limits, masks=False, method=recipe.method)
+        demand_above_floor(limits, masks=self._weights.masks, method=self._weights.method)
 
     def _starts(self) -> Iterator[Compression]:
         """What the weights of each target are pruned of."""

@@ -14,10 +14,13 @@ from ecc.core.weights import WeightSolver
 from ecc.solvers.settings import TrainConfig
 from ecc.solvers.weight_methods import WEIGHT_METHODS as SOLVERS
 
-__all__ = ["WEIGHT_METHODS", "AnyRecipe", "JointRecipe", "WeightRecipe", "recipe_of", "weight_options_of"]
+__all__ = ["MASKING", "WEIGHT_METHODS", "AnyRecipe", "JointRecipe", "WeightRecipe", "recipe_of", "weight_options_of"]
 
 WEIGHT_METHODS: tuple[str, ...] = tuple(SOLVERS)
 """Names of the solvers that prune single weights."""
+
+MASKING = "masked-sgd"
+"""The one of them that masks inputs too."""
 
 _OWN = ("epochs", "seed", "device")  # of TrainConfig: the recipe's
 _BOTH = (*_OWN, "lr", "distill")
@@ -70,6 +73,11 @@ class WeightRecipe:
         """The attributes as a JSON object, for manifests; options by their names, objects by those of their types."""
         own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "options"}
         return own | {name: as_scalar(value) for name, value in self.options.items()}
+
+    @property
+    def masks(self) -> bool:
+        """Whether the method masks inputs too."""
+        return self.method == MASKING
 
     def solver(self) -> WeightSolver:
         """The method with its settings; what is not given of its training is its own."""
