@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from ecc.api.composing import compose
     from ecc.api.compressing import Compression
     from ecc.api.diagnosing import diagnose
+    from ecc.api.executing import SparseExecution, sparse_execution
     from ecc.api.fitting import fit, judge
     from ecc.api.keeping import Source, load
     from ecc.api.recipe import Recipe
+    from ecc.api.sparsity import Sparsity
     from ecc.api.verbs import compress, compress_path, front, profile, verify
+    from ecc.api.weight_recipe import JointRecipe, WeightRecipe
     from ecc.core.budget import Budget
     from ecc.core.cost import CostModel
     from ecc.core.errors import EccError, InputError, Interrupted, MeterError, UnavailableError
@@ -75,6 +78,7 @@ _HOME = {
     "Front": "ecc.fronts",
     "InputError": "ecc.core.errors",
     "Interrupted": "ecc.core.errors",
+    "JointRecipe": "ecc.api.weight_recipe",
     "Knapsack": "ecc.solvers.baselines.knapsack",
     "Magnitude": "ecc.solvers.baselines.magnitude",
     "MeterError": "ecc.core.errors",
@@ -84,7 +88,9 @@ _HOME = {
     "Recipe": "ecc.api.recipe",
     "SlimManifest": "ecc.network.manifest",
     "Source": "ecc.api.keeping",
+    "SparseExecution": "ecc.api.executing",
     "SparseIndex": "ecc.energy_models.systolic.indices",
+    "Sparsity": "ecc.api.sparsity",
     "StaircaseCost": "ecc.energy_models.staircase",
     "Store": "ecc.profiler.store",
     "SystolicArray": "ecc.energy_models.systolic.array",
@@ -93,6 +99,7 @@ _HOME = {
     "UnavailableError": "ecc.core.errors",
     "Uniform": "ecc.solvers.baselines.uniform",
     "Verification": "ecc.verification",
+    "WeightRecipe": "ecc.api.weight_recipe",
     "WidthGraph": "ecc.network.graph",
     "alexnet_tx2": "ecc.energy_models.published",
     "compose": "ecc.api.composing",
@@ -110,6 +117,7 @@ _HOME = {
     "sample": "ecc.profiler.design",
     "save": "ecc.report.saving",
     "slim": "ecc.network.slimming",
+    "sparse_execution": "ecc.api.executing",
     "systolic_energy": "ecc.energy_models.systolic.energy",
     "trace": "ecc.network.tracing",
     "transfer_optimiser": "ecc.network.optimisers",
@@ -132,6 +140,7 @@ __all__ = [
     "Front",
     "InputError",
     "Interrupted",
+    "JointRecipe",
     "Knapsack",
     "Magnitude",
     "MeterError",
@@ -141,7 +150,9 @@ __all__ = [
     "Recipe",
     "SlimManifest",
     "Source",
+    "SparseExecution",
     "SparseIndex",
+    "Sparsity",
     "StaircaseCost",
     "Store",
     "SystolicArray",
@@ -150,6 +161,7 @@ __all__ = [
     "UnavailableError",
     "Uniform",
     "Verification",
+    "WeightRecipe",
     "WidthGraph",
     "alexnet_tx2",
     "compose",
@@ -167,6 +179,7 @@ __all__ = [
     "sample",
     "save",
     "slim",
+    "sparse_execution",
     "systolic_energy",
     "trace",
     "transfer_optimiser",

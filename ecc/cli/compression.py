@@ -17,6 +17,7 @@ from torch import nn
 from ecc.api.analytic import SYSTOLIC_PREFIX, systolic_costs
 from ecc.api.compressing import Compression, job_of
 from ecc.api.constraints import graph_of_costs
+from ecc.api.executing import sparse_execution
 from ecc.api.fronts import front_of
 from ecc.api.keeping import Source, load, verify
 from ecc.api.recipe import METHODS, options_of
@@ -26,7 +27,7 @@ from ecc.artefact import check_target
 from ecc.cli.arguments import add_data, add_model, lasting, pairs, the_data, the_model
 from ecc.cli.command import Command, Outcome
 from ecc.cli.progress import ProgressLine
-from ecc.cli.sparsity import sparsity_lines
+from ecc.cli.sparsity import execution_text, sparsity_lines
 from ecc.cli.text import percent, probability
 from ecc.core.budget import Budget
 from ecc.core.cost import CostModel
@@ -346,6 +347,11 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="MODEL", help="the dense network, where the artefact's own name fails")
     parser.add_argument("--data", metavar="DATA", help="what to score it on, instead of what the artefact names")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data sets; default: $ECC_DATA")
+    parser.add_argument(
+        "--csr",
+        action="store_true",
+        help="also measure, layer by layer, whether weights that are zero make this CPU faster when they are left out",
+    )
 
 
 def _verify(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
@@ -360,6 +366,10 @@ def _verify(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     value: dict[str, Any] = found.to_json() | {"artefact": arguments.artefact, "accuracy_reason": why}
     exit_code = 3 if found.met is None else int(not found.met)
     text = "\n".join([str(found), *_together(found.checks), accuracy])
+    if arguments.csr:
+        execution = sparse_execution(kept.model, kept.inputs, seed=arguments.seed, progress=progress)
+        value["csr"] = execution.to_json()
+        text += f"\n{execution_text(execution)}"
     return Outcome(value, text, exit_code=exit_code)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from ecc.api.executing import SparseExecution
 from ecc.api.sparsity import Sparsity
 from ecc.cli.text import percent, quantity, table
 
-__all__ = ["sparsity_lines"]
+__all__ = ["execution_text", "sparsity_lines"]
 
 _MOST_ROWS = 40
 
@@ -29,3 +30,17 @@ def sparsity_lines(sparsity: Sparsity) -> list[str]:
         rows.append(cells)
     hidden = len(layers) - len(rows)
     return [table(header, rows), *([f"… and {hidden} layers more, in layers.csv"] if hidden > 0 else [])]
+
+
+def execution_text(execution: SparseExecution) -> str:
+    """A row per layer: its latency in CSR relative to dense, and which of the two it is run by."""
+    rows = [
+        [
+            str(name),
+            percent(row["nonzeros"] / row["size"]),
+            row["reason"] or f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]",
+            "CSR" if row["chosen"] and execution.pays else "dense",
+        ]
+        for name, row in execution.layers.iterrows()
+    ]
+    return "\n".join([table(["layer", "kept", "latency in CSR / dense", "run"], rows), str(execution)])

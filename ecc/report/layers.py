@@ -112,11 +112,17 @@ def _energy_bars(ax: Axes, place: Any, layers: pd.DataFrame, unit: str) -> None:
         left = np.zeros(len(layers))
         for colour, (part, label) in zip(COLOURS, PARTS.items(), strict=False):
             values = layers[f"{prefix}{part}"].to_numpy(dtype=float) * factor
-            shown = {} if prefix else {"label": label}
             ax.barh(
-                place + shift, values, left=left, height=0.36, color=colour, alpha=alpha, edgecolor="white",
-                linewidth=0.5, **shown,
-            )  # fmt: skip
+                place + shift,
+                values,
+                left=left,
+                height=0.36,
+                color=colour,
+                alpha=alpha,
+                edgecolor="white",
+                linewidth=0.5,
+                label=f"_{label}" if prefix else label,  # those that begin so are in no legend
+            )
             left = left + values
     for y, (before, after) in enumerate(zip(layers["dense_total"], layers["total"], strict=True)):
         change = f" {100 * (float(after) / float(before) - 1):+.0f} %" if before else ""
