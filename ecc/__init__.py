@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from ecc.solvers.baselines.magnitude import Magnitude
     from ecc.solvers.baselines.netadapt import NetAdapt
     from ecc.solvers.baselines.uniform import Uniform
+    from ecc.solvers.projection import weighted_sparse_projection
     from ecc.verification import Verification
 
 __version__ = "0.1.0"
@@ -123,6 +124,7 @@ _HOME = {
     "transfer_optimiser": "ecc.network.optimisers",
     "verify": "ecc.api.verbs",
     "weight_prices": "ecc.energy_models.systolic.prices",
+    "weighted_sparse_projection": "ecc.solvers.projection",
 }
 
 __all__ = [
@@ -185,6 +187,7 @@ __all__ = [
     "transfer_optimiser",
     "verify",
     "weight_prices",
+    "weighted_sparse_projection",
 ]
 
 

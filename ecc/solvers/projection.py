@@ -21,7 +21,7 @@ from ecc.solvers.weight_greedy import Greedy
 __all__ = ["Projection", "project_", "weighted_sparse_projection"]
 
 _TRIES = 10  # to balance two budgets
-_TIGHT = 1e-5  # of both budgets, when nothing is left to balance
+_TIGHT = 1e-4  # of the weighed budgets left, of which the bound is no larger a share of the profit; or two items
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -82,8 +82,9 @@ def weighted_sparse_projection(
     Raises:
         InputError: If shapes, numbers or devices are not as above, or floors cost more than a budget.
     """
-    copies = [value.detach().clone() if isinstance(value, Tensor) else value for value in values]
-    return project_(copies, prices, budget, second=second, floors=floors, profits=profits)
+    if isinstance(values, Sequence):  # else it is refused
+        values = [value.detach().clone() if isinstance(value, Tensor) else value for value in values]
+    return project_(values, prices, budget, second=second, floors=floors, profits=profits)
 
 
 @torch.no_grad()
@@ -157,9 +158,12 @@ def _balanced(weights: Sequence[Weights], budgets: Sequence[float]) -> tuple[Gre
     def excess(found: Greedy) -> float:
         return float(found.slack[0] - found.slack[1])
 
-    low, high = at(0.0), at(1.0)
+    low = at(0.0)
+    if excess(low[0]) <= 0:  # the first budget alone decides
+        return low
+    high = at(1.0)
     best = min(low, high, key=lambda pair: pair[1])
-    if excess(low[0]) <= 0 or excess(high[0]) >= 0:  # one budget alone decides
+    if excess(high[0]) >= 0:
         return best
     (left, more), (right, less) = (0.0, excess(low[0])), (1.0, excess(high[0]))
     side = 0
@@ -167,7 +171,7 @@ def _balanced(weights: Sequence[Weights], budgets: Sequence[float]) -> tuple[Gre
         share = left + (right - left) * more / (more - less)
         found = at(share)
         best = min(best, found, key=lambda pair: pair[1])
-        if best[1] == 0 or found[0].slack.max() <= _TIGHT:
+        if (1 - share) * found[0].slack[0] + share * found[0].slack[1] <= max(_TIGHT, 2 * found[0].item):
             break
         now = excess(found[0])
         if now > 0:

@@ -283,7 +283,7 @@ def _uniform(number: int, prices: Tensor) -> Tensor | Price:
     one = prices.numel() > 0 and all(
         step == 0 or size == 1 for step, size in zip(prices.stride(), prices.shape, strict=True)
     )
-    ranges = _ranges([prices.flatten()[:1] if one else prices])
+    ranges = _ranges([prices[(0,) * prices.ndim] if one else prices])
     if not ranges:
         return Price(1.0, 1.0)
     low, high = ranges[0][1]

@@ -99,6 +99,7 @@ class Greedy:
         density: Of the first item without room; zero if there was none.
         gap: Upper bound on the profit that is lost against the best choice, zero if there was room for all.
         slack: Share of each budget that was left at the first item without room.
+        item: The combined price of that item.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class Greedy:
         self.windows: dict[int, list[Window]] = {}
         self.picked: dict[int, list[NDArray[np.int64]]] = {}
         self.ceilings: dict[int, float] = {}
-        self.density = self.gap = 0.0
+        self.density = self.gap = self.item = 0.0
         self.slack = np.zeros(len(budgets))
         if items:
             self._run()
@@ -159,7 +160,7 @@ class Greedy:
                 kept[item.tensor] += item.taken(larger)
                 continue
             kept[item.tensor] = larger
-            costs[:, item.tensor] = item.spent
+            costs[:, item.tensor] = item.spent or 0.0
             if window:
                 costs[:, item.tensor] += [float(each.sum()) for each in item.each]
         return kept, costs
@@ -275,6 +276,7 @@ class Greedy:
             self._rejected, self.density = True, float(first.density[0])
             self.gap = self.density * float(self._multipliers @ left)
             self.slack = left / self._budgets
+            self.item = float(self._multipliers @ first.prices[:, 0])
 
     def _keep(self, chosen: _Candidates) -> None:
         if self._rejected:  # the bound is that of the items before; what comes on top takes from it
