@@ -1,0 +1,77 @@
+"""Profits: what keeping each weight is worth to a projection, from its value and from the gradients of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["PROFITS", "Profit", "Profits"]
+
+Profit = Literal["magnitude", "taylor", "fisher"]
+"""Names of profits."""
+
+PROFITS: tuple[str, ...] = get_args(Profit)
+"""The same as a tuple."""
+
+_DECAY = 0.99  # per step, of the running means
+
+
+class Profits:
+    """The profits of a network's weights.
+
+    - ``magnitude``: w², the squared distance that dropping the weight adds (Yang et al., ICLR 2019);
+    - ``fisher``: w²·E[g²] with g the gradient of a batch: up to a factor that all weights share, what the
+      loss rises by without the weight if its Hessian is its Fisher information (LeCun et al., NIPS 1989, with that);
+    - ``taylor``: the root of the same, abs(w)·E[g²]^½: how far the loss of a batch moves to first order.
+
+    The mean of g² runs over the steps of training. Until there was one, every profit is the magnitude's.
+
+    Args:
+        parameters: Whose weights are rated.
+    """
+
+    def __init__(self, kind: Profit, parameters: Sequence[nn.Parameter]) -> None:
+        self._kind, self._parameters = kind, parameters
+        self._squares: list[Tensor] = []
+
+    @torch.no_grad()
+    def observe(self) -> None:
+        """Look at the gradients of a step; a parameter without one, or with one that overflowed, has no gradient."""
+        if self._kind == "magnitude":
+            return
+        if not self._squares:
+            self._squares = [torch.zeros(p.shape, dtype=_wide(p), device=p.device) for p in self._parameters]
+        for mean, parameter in zip(self._squares, self._parameters, strict=True):
+            mean.mul_(_DECAY)
+            if parameter.grad is not None:
+                gradient = parameter.grad.to(mean.dtype).nan_to_num(0.0, 0.0, 0.0)
+                mean.addcmul_(gradient, gradient, value=1 - _DECAY)
+
+    @torch.no_grad()
+    def of_weights(self) -> list[Tensor] | None:
+        """What each weight is worth, of the shapes of the parameters; None for the squares of the weights."""
+        if not self._squares:
+            return None
+        pairs = zip(self._parameters, self._squares, strict=True)
+        if self._kind == "taylor":
+            found = [mean.sqrt().mul_(parameter.abs()) for parameter, mean in pairs]
+        else:
+            found = [mean.mul(parameter).mul_(parameter) for parameter, mean in pairs]
+        return [profit.nan_to_num_() for profit in found]  # squares that overflow while training diverges
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold."""
+        return {"squares": self._squares}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of ``state``."""
+        pairs = zip(state["squares"], self._parameters, strict=False)  # none before the first step
+        self._squares = [mean.to(parameter.device, copy=True) for mean, parameter in pairs]
+
+
+def _wide(parameter: nn.Parameter) -> torch.dtype:
+    """At least float32: squares would underflow in half precision."""
+    return torch.float64 if parameter.dtype == torch.float64 else torch.float32

@@ -1,0 +1,52 @@
+"""What weights are worth: the running mean of their squared gradients, by its definition."""
+
+import pytest
+import torch
+from torch import nn
+
+from ecc.solvers.weight_profits import Profits
+
+
+def watched(kind, gradients):
+    parameter = nn.Parameter(torch.tensor([1.0, -2.0, 0.0]))
+    profits = Profits(kind, [parameter])
+    for gradient in gradients:
+        parameter.grad = gradient
+        profits.observe()
+    return profits, parameter
+
+
+@pytest.mark.parametrize("kind", ["taylor", "fisher"])
+def test_profits_are_of_the_mean_square_of_gradients(kind):
+    gradients = [torch.tensor([1.0, 2.0, 3.0]), torch.tensor([-3.0, 0.5, 1.0])]
+    profits, parameter = watched(kind, gradients)
+    mean = 0.99 * 0.01 * gradients[0] ** 2 + 0.01 * gradients[1] ** 2
+    wanted = parameter.abs() * mean.sqrt() if kind == "taylor" else parameter**2 * mean
+    (found,) = profits.of_weights()
+    torch.testing.assert_close(found, wanted.detach())
+
+
+def test_magnitude_needs_no_gradients_and_no_memory():
+    profits, _ = watched("magnitude", [torch.ones(3)])
+    assert profits.of_weights() is None
+    assert profits.state() == {"squares": []}
+
+
+def test_without_a_step_profits_are_the_magnitudes():
+    assert watched("fisher", [])[0].of_weights() is None
+
+
+def test_gradients_that_overflowed_or_are_missing_leave_no_trace():
+    profits, _ = watched("fisher", [torch.tensor([float("inf"), float("nan"), 1.0]), None])
+    (found,) = profits.of_weights()
+    assert found.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_state_goes_on_where_it_was():
+    profits, parameter = watched("fisher", [torch.ones(3), torch.ones(3) * 2])
+    other = Profits("fisher", [parameter])
+    other.restore(profits.state())
+    parameter.grad = torch.ones(3)
+    profits.observe()
+    other.observe()
+    assert torch.equal(profits.of_weights()[0], other.of_weights()[0])
