@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ecc.api.fitting import read_profile
+from ecc.api.fitting import known_profile
 from ecc.core.errors import InputError
 from ecc.core.table import ProfileTable
 from ecc.energy_models import diagnostics
@@ -31,5 +31,4 @@ def diagnose(
     """
     if not isinstance(cost, BilinearCost | StaircaseCost):
         raise InputError(f"diagnose(cost=...) must be a bilinear or staircase cost, got {type(cost).__name__}")
-    known = table if isinstance(table, ProfileTable) else read_profile(table)
-    return diagnostics.diagnose(cost, Samples.of(known, cost.metric), level=level)
+    return diagnostics.diagnose(cost, Samples.of(known_profile(table), cost.metric), level=level)

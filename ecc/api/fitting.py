@@ -15,7 +15,7 @@ from ecc.energy_models.judging import judge as judge_table
 from ecc.profiler.operators import read_operators
 from ecc.profiler.store import Store
 
-__all__ = ["fit", "judge", "known_operators", "read_profile"]
+__all__ = ["fit", "judge", "known_operators", "known_profile", "read_profile"]
 
 
 def fit(
@@ -78,9 +78,9 @@ def judge(
         InputError: As of ``fit``, or if the share is out of range.
     """
     demand_form(form, given=operators is not None)
-    _demand_kinds(table, seed)
+    _demand_seed(seed)
     return judge_table(
-        table if isinstance(table, ProfileTable) else read_profile(table),
+        known_profile(table),
         metric,
         form=form,
         operators=None if operators is None else known_operators(operators),
@@ -92,11 +92,23 @@ def judge(
     )
 
 
-def _demand_kinds(table: object, seed: object) -> None:
-    if not isinstance(table, ProfileTable | str | Path):
-        raise InputError(f"{table!r:.80} is no profile; give what ecc.profile returned, or the file of a store")
+def _demand_seed(seed: object) -> None:
     if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < 2**32:
         raise InputError(f"seed must be a whole number from 0 to {2**32 - 1}, got {seed!r:.80}")
+
+
+def known_profile(table: object) -> ProfileTable:
+    """A profile, or the rows of a store.
+
+    Raises:
+        InputError: If it is neither, or as of ``read_profile``.
+    """
+    if isinstance(table, ProfileTable):
+        return table
+    if isinstance(table, str | Path):
+        return read_profile(table)
+    kind = type(table).__name__
+    raise InputError(f"a profile cannot be of type {kind}; give what ecc.profile returned, or the file of a store")
 
 
 def known_operators(operators: OperatorTable | str | Path) -> OperatorTable:

@@ -7,21 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ecc.artefact import Artefact
 from ecc.core.errors import InputError
 from ecc.core.weights import Masks
 from ecc.network.input_masks import apply_masks, stored_masks
 
-__all__ = ["LAYERS", "Sparsity", "compared", "nonzeros_of", "read_layers", "with_stored_masks"]
+__all__ = ["LAYERS", "Sparsity", "compared", "layers_in", "nonzeros_of", "with_stored_masks"]
 
 LAYERS = "layers.csv"
 """File of an artefact with the table of ``Sparsity.layers``."""
 
 _DENSE = "dense_"
-_MOST_LAYERS = 1 << 16
+_MOST_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,18 +92,23 @@ def with_stored_masks(
         raise InputError(f"{where} does not fit its network: {error}") from error
 
 
-def read_layers(content: bytes, where: str) -> pd.DataFrame:
-    """The table of ``Sparsity.layers`` from a file that nobody has checked.
+def layers_in(artefact: Artefact) -> pd.DataFrame | None:
+    """The table of ``Sparsity.layers`` that an artefact holds; None where no weights were pruned.
 
     Raises:
-        InputError: If it is no such table.
+        InputError: If the file is no such table.
     """
+    if LAYERS not in artefact.files:
+        return None
+    where = f"{LAYERS} of artefact {artefact.path}"
+    if artefact.files[LAYERS].bytes > _MOST_BYTES:
+        raise InputError(f"{where} is larger than a table of layers can be; write the artefact again")
     try:
-        table = pd.read_csv(io.BytesIO(content), index_col="name", nrows=_MOST_LAYERS)
+        table = pd.read_csv(io.BytesIO(artefact.content(LAYERS)), index_col="name")
     except (ValueError, IndexError) as error:  # parser and decoding errors, a missing index
         raise InputError(f"{where} is no table of layers ({error}); it was changed or damaged") from error
-    sound = all(pd.api.types.is_numeric_dtype(column) for _, column in table.items())
-    if not sound or not {"nonzeros", f"{_DENSE}nonzeros"} <= set(table.columns) or bool(table.isna().any(axis=None)):
+    numbers = table.select_dtypes("number")
+    sound = len(numbers.columns) == len(table.columns) and {"nonzeros", f"{_DENSE}nonzeros"} <= set(table.columns)
+    if not sound or not bool(np.isfinite(numbers.to_numpy(dtype=float)).all()):
         raise InputError(f"{where} is no table of layers; it was changed or damaged")
-    table.index = table.index.map(str)
     return table

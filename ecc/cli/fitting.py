@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from ecc.api.fitting import judge, read_profile
 from ecc.cli.command import Command, Outcome
@@ -37,14 +38,15 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extrapolate", action="store_true", help="let the model be asked for widths outside those profiled"
     )
-    parser.add_argument("--max-error", type=float, metavar="SHARE", help="exit with 1 if the held-out MAPE is above")
+    parser.add_argument(
+        "--max-error", metavar="SHARE", help="exit with 1 if the held-out MAPE is above, for example 0.05 or 5%%"
+    )
     add_output(parser, "--html", kind=PAGE, metavar="PAGE", help="also write all figures of the fit as a page")
     add_output(parser, "-o", "--out", kind=COST, required=True, metavar="FILE", help="cost model, JSON")
 
 
 def _fit(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
-    if arguments.max_error is not None and not arguments.max_error > 0:
-        raise InputError(f"--max-error must be a positive share such as 0.05, got {arguments.max_error}")
+    max_error = None if arguments.max_error is None else _share(arguments.max_error)
     if arguments.model is not None:
         return composed(arguments)
     for name in OF_A_MODEL:
@@ -63,10 +65,21 @@ def _fit(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         progress=progress,
     )
     fit.cost.save(arguments.out)
-    short = arguments.max_error is not None and fit.holdout["mape"] > arguments.max_error
+    short = max_error is not None and fit.holdout["mape"] > max_error
     page = None if arguments.html is None else str(write_fit(fit, arguments.html, profiled))
-    value = fit.to_json() | {"cost": arguments.out, "page": page, "max_error": arguments.max_error}
-    return Outcome(value, fit_text(fit, arguments.out, arguments.max_error), exit_code=int(short))
+    value = fit.to_json() | {"cost": arguments.out, "page": page, "max_error": max_error}
+    return Outcome(value, fit_text(fit, arguments.out, max_error), exit_code=int(short))
+
+
+def _share(text: str) -> float:
+    """An error as a share, which may be typed in per cent; 5 is refused, as who types it means 5 %."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = math.nan
+    if not 0 < share < 1:
+        raise InputError(f"--max-error must be a share between 0 and 1 such as 0.05 or 5%, got {text!r:.80}")
+    return share
 
 
 def fit_text(fit: Fit, out: str, max_error: float | None = None) -> str:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ecc.api.fronts import AXES, front_of
+from ecc.api.sparsity import layers_in
 from ecc.artefact import inspect as inspect_artefact
+from ecc.artefact import read as read_artefact
 from ecc.cli.command import Command, Outcome
 from ecc.cli.costs import cost_text, inspect_cost
 from ecc.cli.outputs import add_output
@@ -70,6 +72,9 @@ def _inspect(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         return Outcome(value, store_text(path, value))
     if path.is_dir():
         value = inspect_artefact(path)
+        layers = layers_in(read_artefact(path))
+        if layers is not None:
+            value["layers"] = layers.reset_index().to_dict("records")
         return Outcome(value, _summary(value))
     _refuse_foreign(path)
     value = inspect_cost(path)
