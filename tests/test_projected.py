@@ -37,7 +37,7 @@ def equal(one, other):
     return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
 
-@pytest.mark.parametrize("settings_", [{}, PUBLISHED, {"profit": "taylor", "schedule": "linear"}], ids=str)
+@pytest.mark.parametrize("settings_", [{}, PUBLISHED, {"profit": "fisher", "schedule": "linear"}], ids=str)
 def test_the_exact_energy_is_within_the_budget_and_the_bound_uses_it_up(trained, settings_):
     problem = posed(0.4, model=trained, task=TASK)
     found = ProjectedSgd(training=SHORT, **settings_).solve(problem)
@@ -57,7 +57,7 @@ def test_the_exact_energy_is_within_the_budget_and_the_bound_uses_it_up(trained,
 @given(
     limit=st.floats(0.23, 1.2),
     count=st.one_of(st.none(), st.floats(0.05, 1.0)),
-    profit=st.sampled_from(["magnitude", "fisher"]),
+    profit=st.sampled_from(["magnitude", "taylor"]),
     seed=st.integers(0, 999),
 )
 def test_after_every_projection_the_limits_of_the_moment_hold(limit, count, profit, seed):
@@ -119,7 +119,7 @@ def test_no_layer_is_emptied_unless_it_is_wanted():
     with torch.no_grad():
         model[3].weight.mul_(1e-6)
     found = ProjectedSgd(training=TrainConfig(epochs=0)).solve(posed(0.3, model=model))
-    assert int((found.model[3].weight != 0).sum()) == 9  # 1 % of 864
+    assert int((found.model[3].weight != 0).sum()) == 2  # 0.2 % of 864
     bare = ProjectedSgd(training=TrainConfig(epochs=0), min_fraction=0.0).solve(posed(0.3, model=model))
     assert int((bare.model[3].weight != 0).sum()) == 1
 

@@ -62,8 +62,8 @@ class ProjectedSgd:
     every: int = 10
     schedule: FallKind = "geometric"
     continuation: float = 0.6
-    profit: Profit = "fisher"
-    min_fraction: float = 0.01
+    profit: Profit = "taylor"
+    min_fraction: float = 0.002
     name: str = field(default="projected-sgd", init=False)
 
     def __post_init__(self) -> None:

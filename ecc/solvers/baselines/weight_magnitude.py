@@ -47,7 +47,7 @@ class WeightMagnitude:
     """
 
     training: TrainConfig = field(default_factory=_training)
-    min_fraction: float = 0.01
+    min_fraction: float = 0.002
     name: str = field(default="weight-magnitude", init=False)
 
     def __post_init__(self) -> None:
@@ -103,7 +103,7 @@ class WeightIterative:
     every: int = 10
     schedule: FallKind = "geometric"
     continuation: float = 0.6
-    min_fraction: float = 0.01
+    min_fraction: float = 0.002
     name: str = field(default="weight-iterative", init=False)
 
     def __post_init__(self) -> None:
