@@ -61,7 +61,7 @@ class ProjectedSgd:
     training: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=10, lr=2e-3, dropout=False))
     every: int = 10
     schedule: FallKind = "geometric"
-    continuation: float = 0.6
+    continuation: float = 0.5
     profit: Profit = "taylor"
     min_fraction: float = 0.002
     name: str = field(default="projected-sgd", init=False)

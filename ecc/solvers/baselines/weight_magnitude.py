@@ -102,7 +102,7 @@ class WeightIterative:
     training: TrainConfig = field(default_factory=_training)
     every: int = 10
     schedule: FallKind = "geometric"
-    continuation: float = 0.6
+    continuation: float = 0.5
     min_fraction: float = 0.002
     name: str = field(default="weight-iterative", init=False)
 
