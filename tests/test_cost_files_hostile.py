@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 import re
 
 import numpy as np
@@ -15,7 +16,9 @@ from ecc.energy_models.forms import FORMS, Options
 from ecc.energy_models.judging import judge
 from ecc.energy_models.loading import load_cost as load
 from ecc.energy_models.parts import describe
+from ecc.energy_models.published import alexnet_tx2
 from ecc.energy_models.samples import Samples
+from ecc.report.files import write_file
 
 FITTABLE = [name for name, form in FORMS.items() if form.cost.form == name and not form.needs_operators]
 VALUES = (
@@ -209,3 +212,20 @@ def test_an_interval_that_no_number_can_hold_is_infinite(tmp_path, documents):
     (tmp_path / "cost.json").write_text(json.dumps(document))
     low, high = load(tmp_path / "cost.json").interval({})
     assert (float(low), float(high)) == (0.0, math.inf)
+
+
+def test_what_is_no_plain_file_is_not_replaced(tmp_path):
+    """A file renamed over a device or a pipe would take its place for everybody else."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="that is no plain file; choose another path"):
+        alexnet_tx2().save(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"is no plain file; give the name of a file such as report\.html"):
+        write_file(tmp_path / "pipe", b"page")
+    assert [each.is_fifo() for each in tmp_path.iterdir()] == [True]
+
+
+@pytest.mark.parametrize("path", [None, 5, "a\0b"])
+def test_what_is_no_path_is_refused(path):
+    for ask in (load, alexnet_tx2().save):
+        with pytest.raises(InputError, match=r"is no path of a cost model; give the name of a file such as cost\.json"):
+            ask(path)

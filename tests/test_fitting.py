@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import sqlite3
 from dataclasses import replace
 
@@ -103,7 +104,7 @@ def test_auto_says_what_it_chose_from_and_why(store, monkeypatch):
 
 
 def test_an_error_above_the_users_exits_with_1_and_still_writes(store, folder):
-    said = run("fit p.db --form bilinear --max-error 0.001 -o missed.json")
+    said = run("fit p.db --form bilinear --max-error 0.1% -o missed.json")
     assert said.code == 1
     assert "above --max-error 0.1 %" in said.out
     assert (folder / "missed.json").exists()
@@ -143,8 +144,12 @@ def test_wrong_requests_are_refused_in_one_sentence(store, folder):
     refused("fit p.db --form additive -o o.json", "form additive is composed of what operators cost")
     refused("fit p.db --form bilinear --operators p.db -o o.json", "form bilinear makes no use of an operator profile")
     refused("fit p.db --operators p.db -o o.json", "holds a profile of made up, not of operators")
-    refused("fit p.db --max-error 0 -o o.json", "--max-error must be a positive share")
-    refused("fit p.db --max-error nan -o o.json", "--max-error must be a positive share")
+    for text in ("0", "nan", "5", "-1", "0%", "100%", "few"):
+        refused(
+            f"fit p.db --max-error {text} -o o.json",
+            f"--max-error must be a share between 0 and 1 such as 0.05 or 5%, got '{text}'",
+        )
+    refused("fit . -o o.json", "profile store '.' is a folder; give the file that `ecc profile` has written")
     refused("fit nothing.db -o o.json", "does not exist; make it with `ecc profile")
     assert not (folder / "o.json").exists()
 
@@ -283,8 +288,9 @@ def test_tables_of_operators_are_no_profiles_of_a_network():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"table": 5}, "5 is no profile; give what ecc.profile returned, or the file of a store"),
+        ({"table": 5}, "a profile cannot be of type int; give what ecc.profile returned, or the file of a store"),
         ({"seed": "a"}, "seed must be a whole number from 0 to 4294967295, got 'a'"),
+        ({"table": simulated_profile(30).rows}, "a profile cannot be of type DataFrame; give what"),
         ({"seed": -1}, "seed must be a whole number"),
         ({"operators": 5, "form": "additive"}, "5 is no operator profile"),
         ({"operators": 5}, "5 is no operator profile"),
@@ -303,3 +309,28 @@ def test_tensors_of_other_groups_are_refused(shape):
     for ask in (cost, cost.interval):
         with pytest.raises(InputError, match=f"the network has {groups} groups; give a tensor of shape"):
             ask(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("level", [0, 1, 95, float("nan"), "95%", None])
+def test_levels_that_are_no_share_are_refused(level):
+    table = simulated_profile(30)
+    cost = ecc.fit(table, form="bilinear")
+    for call, ask in (
+        ("interval", lambda: cost.interval({}, level)),
+        ("diagnose", lambda: ecc.diagnose(cost, table, level=level)),
+    ):
+        with pytest.raises(InputError, match=re.escape(f"{call}(level=...) must be in (0, 1), got {level!r}")):
+            ask()
+    with pytest.raises(InputError, match=r"judge\(holdout=...\) must be in \[0.1, 1/3\]"):
+        ecc.judge(table, form="bilinear", holdout=level)
+
+
+@pytest.mark.parametrize("form", ["macs", "bilinear", "staircase", "factored", "mlp"])
+def test_a_fitted_model_is_one_line_for_people(form):
+    found = ecc.fit(simulated_profile(30), form=form)
+    assert re.fullmatch(r"\w+Cost\(latency \S+ s dense, 30 rows, held-out MAPE \S+%\)", repr(found))
+
+
+def test_a_profile_whose_dense_value_has_no_interval_is_refused():
+    with pytest.raises(InputError, match=r"must be \(value, low, high\), got 1 numbers"):
+        ecc.fit(replace(simulated_profile(30), reference={"latency": (1e-3,)}), form="bilinear")

@@ -38,7 +38,7 @@ from ecc.energy_models.call_parts import Part, Shapes, part_from, parts_of
 from ecc.energy_models.cold import Cold
 from ecc.energy_models.corrections import COLD, COMMON, FAR, MISFIT, PER_KIND, Correction, correction_of, posterior
 from ecc.energy_models.cost_files import objects, refuse_large
-from ecc.energy_models.fitted import FittedCost, ground_of
+from ecc.energy_models.fitted import FittedCost, demand_level, ground_of
 from ecc.energy_models.operator_costs import OperatorCosts
 from ecc.energy_models.samples import Samples
 from ecc.network.graph import WidthGraph
@@ -50,7 +50,7 @@ Floats = NDArray[np.float64]
 _MOST_PARTS, _MOST_CELLS = 1 << 12, 1 << 22
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class AdditiveCost(FittedCost):
     """A metric as the sum over a network's calls; see FittedCost for what it rests on.
 
@@ -165,8 +165,7 @@ class AdditiveCost(FittedCost):
         """
         if self.calibration or self.samples:
             return super().interval(widths, level)
-        if not 0 < level < 1:
-            raise InputError(f"interval(level=...) must be in (0, 1), got {level}")
+        demand_level("interval", level)
         predicted = self(widths)
         vectors = as_vector(self.space, widths).reshape(-1, len(self.space))
         with torch.no_grad():

@@ -38,7 +38,7 @@ __all__ = ["BilinearCost", "fit", "fit_macs", "fit_samples"]
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class BilinearCost(FittedCost):
     """A metric as constant + Σ coefficient × product of sides; see FittedCost for what it rests on.
 

@@ -49,9 +49,11 @@ def write_cost(path: str | Path, form: str, value: Mapping[str, Any]) -> None:
     """Write a cost model so that the file is either the old one or the whole new one.
 
     Raises:
-        InputError: If the folder is missing or cannot be written.
+        InputError: If the folder is missing or cannot be written, or something else than a plain file is there.
     """
-    path = Path(path)
+    path = _as_path(path)
+    if path.exists() and not path.is_file():  # a device would be replaced by a file
+        raise InputError(f"cost model {str(path)!r} cannot be written: that is no plain file; choose another path")
     document = {"schema": _SCHEMA, "kind": _KIND, "form": form, **value}
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
     temporary: str | None = None
@@ -77,9 +79,10 @@ def read_cost(path: str | Path) -> tuple[str, Fields]:
     Raises:
         InputError: If the file is missing, too large, not JSON, not a cost model or of another version.
     """
+    path = _as_path(path)
     where = f"cost model {str(path)!r}"
     try:
-        with Path(path).open("rb") as file:
+        with path.open("rb") as file:
             text = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise InputError(f"{where} cannot be read: {error.strerror}; fit one with `ecc fit`") from error
@@ -92,6 +95,13 @@ def read_cost(path: str | Path) -> tuple[str, Fields]:
     if schema != _SCHEMA:
         raise InputError(f"{where} has layout version {schema}, this program reads {_SCHEMA}; fit the model again")
     return fields.text("form"), fields
+
+
+def _as_path(path: object) -> Path:
+    """A path that the system can be asked for."""
+    if not isinstance(path, str | Path) or "\0" in str(path):
+        raise InputError(f"{path!r:.80} is no path of a cost model; give the name of a file such as cost.json")
+    return Path(path)
 
 
 def metric_of(fields: Fields, allowed: tuple[str, ...]) -> str:
@@ -144,7 +154,7 @@ def numbers(fields: Fields, name: str, *, length: int | None = None) -> tuple[fl
     """A list of finite numbers ≥ 0, of the given length if any."""
     values = fields.items(name)
     if not all(_is_number(value) and value >= 0 for value in values) or length not in (None, len(values)):
-        raise InputError(f"cost model: {name!r} must be a list of {'' if length is None else length} numbers ≥ 0")
+        raise InputError(f"cost model: {name!r} must be a list of {'' if length is None else f'{length} '}numbers ≥ 0")
     return tuple(float(value) for value in values)
 
 

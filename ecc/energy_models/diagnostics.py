@@ -24,6 +24,7 @@ from scipy import linalg
 
 from ecc.core.errors import InputError
 from ecc.energy_models.bilinear import BilinearCost
+from ecc.energy_models.fitted import demand_level
 from ecc.energy_models.least_squares import check_strengths, row_weights
 from ecc.energy_models.samples import Samples
 from ecc.energy_models.staircase import StaircaseCost
@@ -107,8 +108,7 @@ def diagnose(
     from statsmodels.stats.diagnostic import het_breuschpagan
 
     check_strengths(noise, 1.0)
-    if not 0 < level < 1:
-        raise InputError(f"diagnose(level=...) must be in (0, 1), got {level}")
+    demand_level("diagnose", level)
     names, values, features = _design(cost, samples)
     predicted = features @ values / cost.dense
     scale = row_weights(samples.noise, noise) / predicted

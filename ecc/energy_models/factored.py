@@ -80,7 +80,7 @@ class Factor:
         return f"factor {self.group}: {what.get(self.kind, self.kind)}"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class FactoredCost(FittedCost):
     """A sum of products times factors of single groups; see FittedCost for what it rests on.
 

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -27,7 +28,7 @@ from ecc.energy_models.cost_files import metric_of, numbers, provenance_of, spac
 from ecc.energy_models.samples import Samples
 from ecc.network.graph import WidthGraph
 
-__all__ = ["FITTED", "FittedCost", "conformal_quantile", "ground_of"]
+__all__ = ["FITTED", "FittedCost", "conformal_quantile", "demand_level", "ground_of"]
 
 FITTED = ("latency", "energy")
 """The metrics that are measured, and so may be fitted."""
@@ -159,8 +160,7 @@ class FittedCost(ABC):
         Raises:
             InputError: If ``level`` is not in (0, 1), or as of a call.
         """
-        if not 0 < level < 1:
-            raise InputError(f"interval(level=...) must be in (0, 1), got {level}")
+        demand_level("interval", level)
         predicted = self(widths)
         if not self.calibration:
             return torch.zeros_like(predicted), torch.full_like(predicted, math.inf)
@@ -297,6 +297,16 @@ def _box(fields: Fields) -> tuple[tuple[int, int], ...]:
     if len(lows) != len(highs):
         raise InputError("cost model: 'profiled' must hold as many lows as highs")
     return tuple(zip(lows, highs, strict=True))
+
+
+def demand_level(call: str, level: object) -> None:
+    """Refuse a level of an interval that is no number between 0 and 1.
+
+    Raises:
+        InputError: If it is none.
+    """
+    if not isinstance(level, Real) or not 0 < float(level) < 1:
+        raise InputError(f"{call}(level=...) must be in (0, 1), got {level!r:.80}")
 
 
 def conformal_quantile(errors: Sequence[float], level: float) -> float:

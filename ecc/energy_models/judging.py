@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -135,8 +136,7 @@ def judge(
             carry a fit (see Samples.of).
     """
     demand_form(form, given=operators is not None)
-    if not _HOLDOUT[0] <= holdout <= _HOLDOUT[1]:
-        raise InputError(f"judge(holdout=...) must be in [0.1, 1/3], got {holdout}")
+    _demand_share(holdout)
     samples = _demand_held(Samples.of(table, metric))
     learnt = None
     if operators is not None and form != AUTO:
@@ -181,6 +181,11 @@ def judge(
         chosen_because=explain(errors) if form == AUTO else f"{form} was asked for",
         notes=_notes(chosen, figures["mape"], macs_only, len(samples)) if form != MACS else (),
     )
+
+
+def _demand_share(holdout: object) -> None:
+    if not isinstance(holdout, Real) or not _HOLDOUT[0] <= float(holdout) <= _HOLDOUT[1]:
+        raise InputError(f"judge(holdout=...) must be in [0.1, 1/3], got {holdout!r:.80}")
 
 
 def _demand_held(samples: Samples) -> Samples:

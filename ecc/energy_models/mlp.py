@@ -107,7 +107,7 @@ class Correction:
         return cls(torch.tensor(groups), torch.tensor(steps), mean, scale, Networks(**tensors))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class MlpCost(FittedCost):
     """A bilinear model times what networks say of its error; see FittedCost for what it rests on.
 

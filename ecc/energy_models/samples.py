@@ -180,6 +180,8 @@ def _refuse_constant(space: WidthSpace, metric: str, widths: NDArray[np.float64]
 
 
 def _checked_reference(metric: str, reference: tuple[float, float, float]) -> tuple[float, float, float]:
+    if len(reference) != 3:
+        raise InputError(f"the profile's dense {metric} must be (value, low, high), got {len(reference)} numbers")
     value, low, high = (float(number) for number in reference)
     if not (np.isfinite([value, low, high]).all() and 0 < low <= value <= high):
         raise InputError(

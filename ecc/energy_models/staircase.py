@@ -44,7 +44,7 @@ _LARGEST_STEP = 1 << 20
 _MOST_POSITIONS = 1 << 31
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class StaircaseCost(FittedCost):
     """A metric as constant + Σ coefficient × product of stepped sides; see FittedCost for what it rests on.
 

@@ -60,6 +60,8 @@ class Store:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        if str(path) and self.path.is_dir():
+            raise InputError(f"profile store {str(path)!r} is a folder; give the file that `ecc profile` has written")
         if not self.path.is_file():
             raise InputError(f"profile store {str(path)!r} does not exist; make it with `ecc profile … --store {path}`")
         self._database = Database.to_read(self.path)

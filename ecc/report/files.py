@@ -56,6 +56,9 @@ def demand_target(path: str | Path, kind: FileKind | None = None) -> Path:
         if path.is_dir():
             example = (PAGE if kind is None else kind).example
             raise InputError(f"{str(path)!r} is a folder; give the name of a file such as {path / example}")
+        if path.exists() and not path.is_file():
+            example = (PAGE if kind is None else kind).example
+            raise InputError(f"{path} is no plain file; give the name of a file such as {example}")
         if not path.parent.exists():
             raise InputError(f"the folder {str(path.parent)!r} does not exist; make it, or write {path.name} elsewhere")
         if not path.parent.is_dir():
@@ -78,8 +81,6 @@ def _refuse_other(path: Path, kind: FileKind) -> None:
             raise InputError(f"{path} belongs to the database {path.name.removesuffix(end)}; choose another name")
     if not path.exists():
         return
-    if not path.is_file():
-        raise InputError(f"{path} is no plain file; give the name of a file such as {kind.example}")
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if head and not kind.starts(head):
