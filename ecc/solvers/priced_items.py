@@ -50,6 +50,11 @@ class Priced:
     def __len__(self) -> int:
         return self.values.numel()
 
+    @property
+    def price(self) -> float:
+        """Of the cheapest, combined."""
+        return math.fsum(price * multiplier for price, multiplier in zip(self.least, self.multipliers, strict=True))
+
     def read(self, span: slice) -> tuple[Tensor, list[Tensor]]:
         """Density and, per budget, price of a chunk, float64; the density is -1 where there is no item."""
         values, prices = self.values[span], [each[span].double() for each in self.each]

@@ -203,10 +203,14 @@ class Greedy:
         return float(below), float(max(above, np.nextafter(below, math.inf)))
 
     def _sample(self, items: Sequence[Items]) -> tuple[Floats, Floats]:
-        """Density (n,) and what they stand for costs (budgets, n), the densest first."""
-        total = sum(map(len, items))
-        common = total // min(max(total // 16, _SAMPLE[0]), _SAMPLE[1]) | 1  # odd: sizes of layers are not
-        steps = [min(common, len(item) // _LEAST | 1) for item in items]
+        """Density (n,) and what they stand for costs (budgets, n), the densest first.
+
+        Each stands for about as much cost, so that dear tensors add no more to the error than cheap ones.
+        """
+        count = min(max(sum(map(len, items)) // 16, _SAMPLE[0]), _SAMPLE[1])
+        cost = math.fsum(item.price * len(item) for item in items) / count
+        # Odd steps: the sizes of layers are not.
+        steps = [max(1, min(int(cost / item.price), len(item) // _LEAST)) | 1 for item in items]
         samples = [item.sampled(step) for item, step in zip(items, steps, strict=True)]
         host = torch.cat([sample.flatten() for sample in samples]).cpu().numpy()  # one copy from an accelerator
         parts = np.split(host, np.cumsum([sample.numel() for sample in samples])[:-1])
