@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from ecc.core.weights import WeightSolver
 from ecc.solvers.baselines.weight_magnitude import WeightIterative, WeightMagnitude, WeightUniform
+from ecc.solvers.masked import MaskedProjectedSgd
 from ecc.solvers.projected import ProjectedSgd
 
 __all__ = ["WEIGHT_METHODS"]
@@ -14,6 +15,7 @@ __all__ = ["WEIGHT_METHODS"]
 WEIGHT_METHODS: Mapping[str, type[WeightSolver]] = MappingProxyType(
     {
         "projected-sgd": ProjectedSgd,
+        "masked-sgd": MaskedProjectedSgd,
         "weight-magnitude": WeightMagnitude,
         "weight-uniform": WeightUniform,
         "weight-iterative": WeightIterative,
