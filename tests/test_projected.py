@@ -147,6 +147,16 @@ def test_masks_leave_the_weights_more_to_spend(trained):
     assert cost.exact(masked.model, masks) <= masked.spent["energy"] <= limit[0].limit
 
 
+def test_the_network_is_trained_with_its_inputs_masked(trained):
+    cost = energy(trained)
+    masks = {"3": torch.zeros(cost.inputs["3"])}  # then every image looks the same, and the best guess is 1 in 10
+    limit = (WeightConstraint(cost, cost.dense),)
+    found = ProjectedSgd(training=SHORT).solve(WeightProblem(trained, TASK, limit, masks=masks))
+    assert found.history["score"].max() < 0.2
+    plain = ProjectedSgd(training=SHORT).solve(WeightProblem(trained, TASK, limit))
+    assert plain.history["score"].min() > 0.7
+
+
 def test_the_problem_s_network_and_torch_s_generator_stay_as_they_are(trained):
     before, generator = copy.deepcopy(trained), torch.get_rng_state()
     ProjectedSgd(training=SHORT).solve(posed(0.5, model=trained, task=TASK))

@@ -156,7 +156,7 @@ def test_methods_go_by_their_names_and_take_a_training():
     for name, kind in WEIGHT_METHODS.items():
         assert kind().name == name
         assert kind(training=SHORT).training is SHORT
-    assert list(WEIGHT_METHODS) == ["projected-sgd", "weight-magnitude", "weight-uniform", "weight-iterative"]
+    assert {"projected-sgd", "weight-magnitude", "weight-uniform", "weight-iterative"} <= set(WEIGHT_METHODS)
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,13 @@ def test_without_a_step_profits_are_the_magnitudes():
     assert watched("fisher", [])[0].of_weights() is None
 
 
-def test_gradients_that_overflowed_or_are_missing_leave_no_trace():
-    profits, _ = watched("fisher", [torch.tensor([float("inf"), float("nan"), 1.0]), None])
+def test_means_begin_anew_where_gradients_overflowed_and_missing_ones_are_zero():
+    profits, parameter = watched("fisher", [torch.tensor([float("inf"), float("nan"), 1.0]), None])
     (found,) = profits.of_weights()
     assert found.tolist() == [0.0, 0.0, 0.0]
+    parameter.grad = torch.tensor([1.0, 1.0, 1.0])
+    profits.observe()
+    torch.testing.assert_close(profits.of_weights()[0], torch.tensor([0.01, 0.04, 0.0]))
 
 
 def test_state_goes_on_where_it_was():

@@ -6,10 +6,9 @@ Masking, ICLR 2019.
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,13 +18,13 @@ from ecc.core.errors import InputError
 from ecc.core.problem import Checkpoint, Progress
 from ecc.core.weights import WeightProblem, WeightSolution
 from ecc.solvers.budget_falls import FALLS, Fall, FallKind, due
-from ecc.solvers.distributed import Ranks, join
-from ecc.solvers.evaluation import device_of
+from ecc.solvers.distributed import Ranks
 from ecc.solvers.projection import project_
 from ecc.solvers.settings import TrainConfig
-from ecc.solvers.training import Step, train
-from ecc.solvers.weight_limits import WeightLimits, weight_solution
+from ecc.solvers.training import Step
+from ecc.solvers.weight_limits import WeightLimits
 from ecc.solvers.weight_profits import PROFITS, Profit, Profits
+from ecc.solvers.weight_runs import prune_in_training
 
 __all__ = ["ProjectedSgd", "Projecting"]
 
@@ -88,23 +87,15 @@ class ProjectedSgd:
             EccError: If training diverges.
             Interrupted: If the user pressed Ctrl-C; the state is saved.
         """
-        ranks, device = join(self.training.device, device_of(problem.model))
-        model = copy.deepcopy(problem.model)
-        ranks.share(list(model.state_dict().values()))
-        model.to(device)
-        hook = Projecting(self, WeightLimits(problem, model, self.min_fraction), model, ranks)
-        history = train(
-            model,
-            problem.task,
-            replace(self.training, seed=problem.seed),
-            teacher=problem.model,
-            hook=hook,
-            stage=self.name,
-            progress=progress,
-            checkpoint=checkpoint,
+        return prune_in_training(
+            problem,
+            self.training,
+            self.name,
+            self.min_fraction,
+            lambda limits, model, ranks: Projecting(self, limits, model, ranks),
+            progress,
+            checkpoint,
         )
-        hook.project(hook.limits.limits)  # of a moving average, or where a loader was shorter than it had said
-        return weight_solution(problem, model, hook.limits, history)
 
 
 class Projecting:
@@ -170,6 +161,10 @@ class Projecting:
             profits=self._profits.of_weights(),
         )
         self._ranks.share(tensors)
+
+    def finish(self) -> None:
+        """Project onto the budgets themselves."""
+        self.project(self.limits.limits)
 
     def figures(self) -> dict[str, float]:
         """Relative costs, worst violation and the share of the weights that is not zero."""

@@ -39,7 +39,7 @@ class Profits:
 
     @torch.no_grad()
     def observe(self) -> None:
-        """Look at the gradients of a step; a parameter without one, or with one that overflowed, has no gradient."""
+        """Look at the gradients of a step; one that is missing is zero."""
         if self._kind == "magnitude":
             return
         if not self._squares:
@@ -47,7 +47,7 @@ class Profits:
         for mean, parameter in zip(self._squares, self._parameters, strict=True):
             mean.mul_(_DECAY)
             if parameter.grad is not None:
-                gradient = parameter.grad.to(mean.dtype).nan_to_num(0.0, 0.0, 0.0)
+                gradient = parameter.grad.to(mean.dtype)
                 mean.addcmul_(gradient, gradient, value=1 - _DECAY)
 
     @torch.no_grad()
@@ -55,6 +55,8 @@ class Profits:
         """What each weight is worth, of the shapes of the parameters; None for the squares of the weights."""
         if not self._squares:
             return None
+        for mean in self._squares:
+            mean.nan_to_num_(0.0, 0.0, 0.0)  # where a scaled loss overflowed, the mean begins anew
         pairs = zip(self._parameters, self._squares, strict=True)
         if self._kind == "taylor":
             found = [mean.sqrt().mul_(parameter.abs()) for parameter, mean in pairs]

@@ -6,10 +6,9 @@ limit and one weight more would not. All train on the same loop as ``ProjectedSg
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,11 +18,11 @@ from ecc.core.errors import InputError
 from ecc.core.problem import Checkpoint, Progress
 from ecc.core.weights import WeightProblem, WeightSolution
 from ecc.solvers.budget_falls import FALLS, Fall, FallKind, due
-from ecc.solvers.distributed import Ranks, join
-from ecc.solvers.evaluation import device_of
+from ecc.solvers.distributed import Ranks
 from ecc.solvers.settings import TrainConfig
-from ecc.solvers.training import Step, train
-from ecc.solvers.weight_limits import WeightLimits, weight_solution
+from ecc.solvers.training import Step
+from ecc.solvers.weight_limits import WeightLimits
+from ecc.solvers.weight_runs import prune_in_training
 
 __all__ = ["WeightIterative", "WeightMagnitude", "WeightUniform"]
 
@@ -137,24 +136,15 @@ def _solve(
     progress: Progress | None,
     checkpoint: Checkpoint | None,
 ) -> WeightSolution:
-    ranks, device = join(rules.training.device, device_of(problem.model))
-    model = copy.deepcopy(problem.model)
-    ranks.share(list(model.state_dict().values()))
-    model.to(device)
-    limits = WeightLimits(problem, model, min_fraction)
-    hook = _Pruning(rules.training.epochs, limits, choose, falling, ranks)
-    history = train(
-        model,
-        problem.task,
-        replace(rules.training, seed=problem.seed),
-        teacher=problem.model,
-        hook=hook,
-        stage=rules.name,
-        progress=progress,
-        checkpoint=checkpoint,
+    return prune_in_training(
+        problem,
+        rules.training,
+        rules.name,
+        min_fraction,
+        lambda limits, _model, ranks: _Pruning(rules.training.epochs, limits, choose, falling, ranks),
+        progress,
+        checkpoint,
     )
-    hook.prune(limits.limits)
-    return weight_solution(problem, model, limits, history)
 
 
 class _Pruning:
@@ -197,6 +187,10 @@ class _Pruning:
         for tensor, kept in zip(self._limits.tensors.values(), self._kept, strict=True):
             tensor.mul_(kept)
         self._ranks.share(list(self._limits.tensors.values()))
+
+    def finish(self) -> None:
+        """Prune to the budgets themselves."""
+        self.prune(self._limits.limits)
 
     def figures(self) -> Mapping[str, float]:
         """Relative costs, worst violation and the share of the weights that is not zero."""
