@@ -139,7 +139,7 @@ class WeightJob:
         self._demand_reachable(limits)
         solver = self._weights.solver()
         solved = solver.solve(
-            WeightProblem(start.model, self.task, limits, self.recipe.seed),
+            WeightProblem(start.model, self.task, limits, self.recipe.seed, teacher=start.dense),
             progress=self.progress,
             checkpoint=self.keeper("-".join(part for part in (target.label, "weights") if part)),
         )

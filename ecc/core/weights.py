@@ -135,6 +135,7 @@ class WeightProblem:
         constraints: All must hold at the solution, one or two.
         seed: Of every random choice.
         masks: Of a network some of whose inputs are masked already.
+        teacher: Whose outputs the network learns from; its own as it was when None.
     """
 
     model: nn.Module
@@ -142,6 +143,12 @@ class WeightProblem:
     constraints: tuple[WeightConstraint, ...]
     seed: int = 0
     masks: Masks = field(default_factory=dict)
+    teacher: nn.Module | None = None
+
+    @property
+    def taught_by(self) -> nn.Module:
+        """The teacher."""
+        return self.model if self.teacher is None else self.teacher
 
 
 @dataclass(frozen=True, slots=True, eq=False)

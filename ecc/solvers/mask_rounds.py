@@ -301,7 +301,7 @@ class _Solve:
             model,
             self.problem.task,
             training,
-            teacher=self.problem.model,
+            teacher=self.problem.taught_by,
             hook=hook,
             stage=stage,
             progress=self.progress,

@@ -126,7 +126,7 @@ class MaskedProjectedSgd:
                 model,
                 problem.task,
                 replace(self.training, seed=problem.seed),
-                teacher=problem.model,
+                teacher=problem.taught_by,
                 hook=hook,
                 stage=self.name,
                 progress=progress,

@@ -63,7 +63,7 @@ def prune_in_training(
             model,
             problem.task,
             replace(training, seed=problem.seed),
-            teacher=problem.model,
+            teacher=problem.taught_by,
             hook=hook,
             stage=name,
             progress=progress,
