@@ -10,9 +10,9 @@ from ecc.solvers.weight_profits import Profits
 def watched(kind, gradients):
     parameter = nn.Parameter(torch.tensor([1.0, -2.0, 0.0]))
     profits = Profits(kind, [parameter])
-    for gradient in gradients:
+    for index, gradient in enumerate(gradients):
         parameter.grad = gradient
-        profits.observe()
+        profits.observe(index)
     return profits, parameter
 
 
@@ -41,7 +41,7 @@ def test_means_begin_anew_where_gradients_overflowed_and_missing_ones_are_zero()
     (found,) = profits.of_weights()
     assert found.tolist() == [0.0, 0.0, 0.0]
     parameter.grad = torch.tensor([1.0, 1.0, 1.0])
-    profits.observe()
+    profits.observe(2)
     torch.testing.assert_close(profits.of_weights()[0], torch.tensor([0.01, 0.04, 0.0]))
 
 
@@ -50,6 +50,18 @@ def test_state_goes_on_where_it_was():
     other = Profits("fisher", [parameter])
     other.restore(profits.state())
     parameter.grad = torch.ones(3)
-    profits.observe()
-    other.observe()
+    profits.observe(2)
+    other.observe(2)
     assert torch.equal(profits.of_weights()[0], other.of_weights()[0])
+
+
+def test_three_steps_between_projections_are_looked_at():
+    parameter = nn.Parameter(torch.ones(1))
+    profits = Profits("fisher", [parameter], every=10)
+    mean = 0.0
+    for index in range(10):
+        parameter.grad = torch.tensor([index + 1.0])
+        profits.observe(index)
+        if index + 1 in (3, 6, 9):
+            mean = 0.99**3 * mean + (1 - 0.99**3) * (index + 1) ** 2
+    assert float(profits.of_weights()[0]) == pytest.approx(mean)

@@ -121,7 +121,7 @@ class Projecting:
     ) -> None:
         self.rules, self.limits, self._ranks = rules, limits, ranks or Ranks()
         parameters = dict(model.named_parameters())
-        self._profits = Profits(rules.profit, [parameters[name] for name in limits.tensors])
+        self._profits = Profits(rules.profit, [parameters[name] for name in limits.tensors], rules.every)
         start = tuple(limits.spent(limits.counts()))
         self.limits_now = list(start)
         left = tuple(limits.constants if constants is None else constants)
@@ -135,7 +135,7 @@ class Projecting:
 
     def after_step(self, step: Step) -> bool:
         """Look at the gradients, and project if it is time."""
-        self._profits.observe()
+        self._profits.observe(step.index)
         if due(step, self.rules.every, self.rules.training.epochs):
             self.project(self._fall.at(step))
         return False

@@ -17,6 +17,7 @@ PROFITS: tuple[str, ...] = get_args(Profit)
 """The same as a tuple."""
 
 _DECAY = 0.99  # per step, of the running means
+_LOOKS = 3  # at gradients, from one projection to the next; each takes a pass over all weights
 
 
 class Profits:
@@ -27,28 +28,32 @@ class Profits:
       loss rises by without the weight if its Hessian is its Fisher information (LeCun et al., NIPS 1989, with that);
     - ``taylor``: the root of the same, abs(w)·E[g²]^½: how far the loss of a batch moves to first order.
 
-    The mean of g² runs over the steps of training. Until there was one, every profit is the magnitude's.
+    The mean of g² runs over the steps of training, of which three are looked at between two projections. Until there
+    was one, every profit is the magnitude's.
 
     Args:
         parameters: Whose weights are rated.
+        every: Steps between two projections.
     """
 
-    def __init__(self, kind: Profit, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(self, kind: Profit, parameters: Sequence[nn.Parameter], every: int = 1) -> None:
         self._kind, self._parameters = kind, parameters
+        self._stride = max(1, every // _LOOKS)
+        self._decay = _DECAY**self._stride
         self._squares: list[Tensor] = []
 
     @torch.no_grad()
-    def observe(self) -> None:
-        """Look at the gradients of a step; one that is missing is zero."""
-        if self._kind == "magnitude":
+    def observe(self, index: int) -> None:
+        """Look at the gradients behind a step, counted from 0; one that is missing is zero."""
+        if self._kind == "magnitude" or (index + 1) % self._stride:
             return
         if not self._squares:
             self._squares = [torch.zeros(p.shape, dtype=_wide(p), device=p.device) for p in self._parameters]
         for mean, parameter in zip(self._squares, self._parameters, strict=True):
-            mean.mul_(_DECAY)
+            mean.mul_(self._decay)
             if parameter.grad is not None:
                 gradient = parameter.grad.to(mean.dtype)
-                mean.addcmul_(gradient, gradient, value=1 - _DECAY)
+                mean.addcmul_(gradient, gradient, value=1 - self._decay)
 
     @torch.no_grad()
     def of_weights(self) -> list[Tensor] | None:
@@ -56,13 +61,15 @@ class Profits:
         if not self._squares:
             return None
         for mean in self._squares:
-            mean.nan_to_num_(0.0, 0.0, 0.0)  # where a scaled loss overflowed, the mean begins anew
+            _make_finite(mean)  # where a scaled loss overflowed, the mean begins anew
         pairs = zip(self._parameters, self._squares, strict=True)
         if self._kind == "taylor":
-            found = [mean.sqrt().mul_(parameter.abs()) for parameter, mean in pairs]
+            found = [mean.sqrt().mul_(parameter).abs_() for parameter, mean in pairs]
         else:
             found = [mean.mul(parameter).mul_(parameter) for parameter, mean in pairs]
-        return [profit.nan_to_num_() for profit in found]  # squares that overflow while training diverges
+        for profit in found:
+            _make_finite(profit)  # squares overflow while training diverges, of which its loop tells
+        return found
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
@@ -77,3 +84,9 @@ class Profits:
 def _wide(parameter: nn.Parameter) -> torch.dtype:
     """At least float32: squares would underflow in half precision."""
     return torch.float64 if parameter.dtype == torch.float64 else torch.float32
+
+
+def _make_finite(tensor: Tensor) -> None:
+    """Zeros for NaN and infinity, which are rare: one pass that only reads finds whether there are any."""
+    if not bool(tensor.sum(dtype=torch.float64).isfinite()):
+        tensor.nan_to_num_(0.0, 0.0, 0.0)
