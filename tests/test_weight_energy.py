@@ -88,7 +88,7 @@ def test_dense_is_what_the_whole_network_costs():
     model, example = lenet()
     cost = WeightEnergy.of(model, trace(model, example))
     assert cost.dense == pytest.approx(cost.prices({}).of(counts(model, cost)), rel=1e-12)
-    assert (cost.metric, cost.unit, cost.source) == ("energy", "e_RF", "eyeriss")
+    assert (cost.metric, cost.unit, cost.source) == ("energy", "e_RF", "systolic array eyeriss")
     assert f"{cost.prices({}).constant / cost.dense:.4f}" == "0.1523"
 
 
