@@ -14,6 +14,7 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def main() -> None:
                 if name == "weights only" and budget <= floor:
                     continue
                 key = {"network": "lenet5", "method": name, "seed": seed, "budget": budget}
-                records.add(key, lambda name=name, b=budget, s=seed: run(model, data, cost, methods()[name], b, s))
+                records.add(key, partial(run, model, data, cost, methods()[name], budget, seed))
                 print(records.rows[-1], file=sys.stderr, flush=True)
 
 

@@ -2,11 +2,13 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from ranks_toy import together
 from solver_toy import digits_task
 from weight_cases import energy, network, posed
 
@@ -273,6 +275,33 @@ def test_an_interrupted_solve_goes_on_to_the_same_bits(trained, tmp_path, search
         assert equal(whole.model, resumed.model)
         assert all(torch.equal(mask, resumed.masks[name]) for name, mask in whole.masks.items())
         assert whole.history.drop(columns="seconds").equals(resumed.history.drop(columns="seconds"))
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_processes_end_with_one_network_and_its_masks(trained, tmp_path, search):
+    def work(rank):
+        found = SEARCHES[search].solve(posed(0.2, model=trained, task=digits_task(64, flat=False)))
+        return {"model": found.model.state_dict(), "masks": dict(found.masks), "spent": dict(found.spent)}
+
+    one, other = together(work, tmp_path)
+    for part in ("model", "masks"):
+        assert all(torch.equal(one[part][name], tensor) for name, tensor in other[part].items())
+    assert one["spent"] == other["spent"]
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_training_that_diverges_is_told_of_by_the_loop(trained, search):
+    training = TrainConfig(epochs=3, lr=1e30, optimizer="sgd", dropout=False)
+    with pytest.raises(InputError, match="stopped being a finite number"):
+        replace(SEARCHES[search], training=training).solve(posed(0.4, model=trained, task=TASK))
+
+
+def test_a_checkpoint_of_other_settings_is_begun_anew(trained, tmp_path):
+    problem, checkpoint = posed(0.2, model=trained, task=TASK), FileCheckpoint(tmp_path / "state")
+    for method in SEARCHES.values():
+        method.solve(problem, checkpoint=checkpoint)
+        other = replace(method, inputs=0.3)
+        assert equal(other.solve(problem, checkpoint=checkpoint).model, other.solve(problem).model)
 
 
 def test_inputs_that_are_masked_already_stay_so(trained):

@@ -164,7 +164,7 @@ def _multiplied(
             f"the inputs of {name} have shape {tuple(value.shape)} and its mask {tuple(mask.shape)}; masks are for "
             "inputs of the size that they were made for"
         )
-    masked = value * mask.reshape(shape)
+    masked = value * mask.reshape(shape).to(value.dtype)
     return ((masked, *arguments[1:]), named) if key is None else (arguments, {**named, key: masked})
 
 

@@ -78,7 +78,8 @@ class InputMasks:
         """Take the gradients of the step that was just made into the scores."""
         for name, mask in self.values.items():
             if mask.grad is not None:
-                self._scores[name].lerp_(mask.grad.square(), 1 - _DECAY)
+                squares = torch.where(mask.grad.isfinite(), mask.grad.square(), 0.0)  # loss scaling may overflow
+                self._scores[name].lerp_(squares, 1 - _DECAY)
                 mask.grad = None
 
     @torch.no_grad()
@@ -136,6 +137,12 @@ class InputMasks:
         """Make entries 1 that are at least one half, and others 0."""
         for mask in self.values.values():
             mask.copy_(mask >= 0.5)
+
+    def freeze(self) -> None:
+        """Take no gradients from now on, which training then does not compute."""
+        for mask in self.values.values():
+            mask.requires_grad_(False)
+            mask.grad = None
 
     def drop(self, flags: Mapping[str, Tensor]) -> None:
         """Mask the entries where the flags are false."""

@@ -84,7 +84,7 @@ class JointProjection:
         last = done == step.total
         if not self._settled and (last or due(step, weights.every, weights.training.epochs)):
             self._mask(step)
-            self._settled = last or done >= weights.continuation * step.total
+            self._settle(last or done >= weights.continuation * step.total)
         if self._settled and (last or done % max(1, step.total // _LOOKS) == 0):
             self.tighten()
         return self._projection.after_step(step)
@@ -108,9 +108,15 @@ class JointProjection:
     def restore(self, state: Mapping[str, Any]) -> None:
         """The inverse of ``state``."""
         self._inputs.restore(state["inputs"])
-        self._settled = state["settled"]
+        self._settle(state["settled"])
         self._limits.reprice(self._inputs.masks)
         self._projection.restore(state["projection"])
+
+    def _settle(self, settled: bool) -> None:
+        """Whether the inputs that are kept have been chosen for good."""
+        self._settled = settled
+        if settled:
+            self._inputs.freeze()
 
     def _mask(self, step: Step) -> None:
         """Bring the inputs down as far as they have to be behind a step."""

@@ -6,7 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from ecc.core.problem import Checkpoint, Progress
 from ecc.core.weights import Masks, WeightProblem, WeightSolution
 from ecc.network.input_masks import masked_inputs
+from ecc.solvers.checkpoints import pack, unpack
 from ecc.solvers.distributed import join
 from ecc.solvers.evaluation import device_of, evaluate, forward
+from ecc.solvers.hooks import Hook
 from ecc.solvers.input_masks import InputMasks, first_inputs, least_spent, limits_of, masked_layers, without_influence
 from ecc.solvers.projected import ProjectedSgd, Projecting
 from ecc.solvers.resuming import identity
@@ -83,7 +85,9 @@ class _State:
     def unpack(self, state: Mapping[str, Any]) -> None:
         """The inverse."""
         self.model.load_state_dict(state["model"])
-        self.masks, self.rows, self.part = state["masks"], list(state["rows"]), state["part"]
+        device = device_of(self.model)
+        self.masks = {name: mask.to(device) for name, mask in state["masks"].items()}
+        self.rows, self.part = list(state["rows"]), state["part"]
         self.score, self.best = state["score"], state["best"]
 
     def close(self, score: float) -> bool:
@@ -198,6 +202,7 @@ class _Solve:
         model = copy.deepcopy(problem.model)
         self.ranks.share(list(model.state_dict().values()))
         model.to(device)
+        masks = {name: mask.to(device_of(model)) for name, mask in masks.items()}
         fraction = rules.weights.min_fraction
         self.names = list(limits_of(problem, masks, model, part=1 - rules.inputs, min_fraction=fraction).tensors)
         self.floors = [least_spent(constraint, masks) for constraint in problem.constraints]
@@ -208,14 +213,28 @@ class _Solve:
         self.without = all(constant < limit for constant, limit in zip(whole, limits, strict=True))
         self.key = ""
         if checkpoint is not None:
-            settings = [rules.training.identity, rules.inputs, rules.rounds, rules.mask_epochs, rules.every, limits]
+            weights, kept = rules.weights, InputMasks(problem.constraints, masks, device_of(model)).key
+            settings = [
+                rules.training.identity,
+                rules.inputs,
+                rules.rounds,
+                rules.mask_epochs,
+                rules.every,
+                limits,
+                kept,
+            ]
+            settings += [weights.schedule, weights.continuation, weights.profit, weights.min_fraction]
             self.key = identity(settings, [problem.model])
 
     def run(self) -> WeightSolution:
         """All rounds, or what is left of them."""
         saved = self.checkpoint.load() if self.checkpoint is not None and self.ranks.first else None
-        if saved is not None and saved.get("rounds_key") == self.key:
-            self.state.unpack(saved["began"])
+        began = saved["began"] if saved is not None and saved.get("rounds_key") == self.key else None
+        if self.ranks.world > 1:
+            payload = self.ranks.share_bytes(pack(began) if began is not None else b"")
+            began = unpack(payload) if payload else None
+        if began is not None:
+            self.state.unpack(began)
         parts = [stage for stage in self._parts() if stage[0] >= self.state.part]
         for number, kind, number_of_kind in parts:
             self.state.part = number
@@ -225,7 +244,8 @@ class _Solve:
                 break
         best = self.state.best
         self.state.model.load_state_dict(best["model"])
-        problem = replace(self.problem, masks=best["masks"])
+        device = device_of(self.state.model)
+        problem = replace(self.problem, masks={name: mask.to(device) for name, mask in best["masks"].items()})
         limits = WeightLimits(problem, self.state.model)
         return weight_solution(problem, self.state.model, limits, pd.DataFrame(self.state.rows))
 
@@ -295,7 +315,7 @@ class _Solve:
             fewer = without_influence(state.model, self.names, state.masks, self.example)
         state.masks = state.masks if fewer is None else fewer
 
-    def _train(self, model: nn.Module, training: TrainConfig, hook: Any, stage: str) -> list[dict[str, Any]]:
+    def _train(self, model: nn.Module, training: TrainConfig, hook: Hook, stage: str) -> list[dict[str, Any]]:
         kept = self.checkpoint
         history = train(
             model,
@@ -309,9 +329,8 @@ class _Solve:
         )
         return [{str(name): value for name, value in row.items()} for row in history.to_dict("records")]
 
-    def _masked(self, masks: Masks) -> Any:
-        device = device_of(self.state.model)
-        return masked_inputs(self.state.model, {name: mask.to(device) for name, mask in masks.items()})
+    def _masked(self, masks: Masks) -> AbstractContextManager[None]:
+        return masked_inputs(self.state.model, masks)
 
 
 @contextmanager
