@@ -1,6 +1,6 @@
 """Sparse execution: layers that a device runs faster in CSR than dense, each found by measuring.
 
-Dense kernels are so much better than sparse ones that this pays for large linear layers of which next to nothing is
+Dense kernels are so much better than sparse ones that this pays for large layers alone of which little is
 left. Whatever was not measured faster stays dense.
 """
 
