@@ -53,9 +53,9 @@ def test_the_budget_is_met_and_one_unit_more_would_break_it(trained, images, lim
 
 @pytest.mark.parametrize("rho", [1.0, 10.0, 100.0])
 def test_the_cost_falls_steadily_to_the_budget_for_rho_over_two_decades(trained, images, rho):
-    history = Admm(training=SHORT, rho=rho).solve(problem(trained, images, 0.4)).history
+    history = Admm(training=SHORT, rho=rho).solve(problem(trained, images, 0.2)).history
     assert (np.diff(history.macs) <= 0).all()
-    assert history.macs[0] > 0.6  # not all at once
+    assert history.macs[0] > 0.45  # not all at once
     assert history.violation.iloc[-1] == 0
     assert (history.z_macs > 0).all()
 
@@ -166,7 +166,7 @@ class PressAt:
 def test_an_interrupted_solve_goes_on_to_the_same_bits(trained, images, tmp_path):
     posed, method = problem(trained, images, 0.3), Admm(training=SHORT)
     whole = method.solve(posed)
-    press = PressAt(3, 20)
+    press = PressAt(3, 12)
     for _ in range(2):
         with pytest.raises(Interrupted):
             method.solve(posed, progress=press, checkpoint=FileCheckpoint(tmp_path / "state"))
@@ -178,6 +178,12 @@ def test_an_interrupted_solve_goes_on_to_the_same_bits(trained, images, tmp_path
         pairs = zip(whole.model.state_dict().values(), other.model.state_dict().values(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
         assert whole.history.drop(columns="seconds").equals(other.history.drop(columns="seconds"))
+
+
+def test_a_looser_budget_is_met_sooner(trained, images):
+    epochs = [len(Admm(training=SHORT).solve(problem(trained, images, limit)).history) for limit in (0.8, 0.4, 0.1)]
+    assert epochs == sorted(epochs)
+    assert epochs[0] == 1
 
 
 def test_a_checkpoint_of_another_budget_is_not_resumed(trained, images, tmp_path):

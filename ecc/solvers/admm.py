@@ -62,8 +62,9 @@ class Admm:
     - costs and widths are relative to dense, energies relative to the network's mean energy of a group at each step, so
       that ``rho`` means the same for every network, device and learning rate; D is without Adam's bias;
     - the step size of s follows from the curvature of the Lagrangian;
-    - the limit falls linearly from the dense cost to the budget over the first part of the steps (``continuation``), so
-      that channels go at the pace that the run allows and the duals can follow;
+    - the limit falls from the dense cost to the budget, at the pace at which nothing would be left after the first part
+      of the steps (``continuation``), so that channels go no faster than the run allows and the duals can follow; a
+      loose budget is met early, and what is left of the run is for the slim network;
     - dropped units keep the weights they had and go on learning (``memory``), so that they can come back;
     - if the steps are over before the budget is met, the units of least energy per cost go at once.
 
@@ -78,7 +79,7 @@ class Admm:
             narrowed, or ``importance``, the sum of the energies of the dropped units, which empties narrow groups.
         importance: What unit energies are: ``energy``, or the estimates of the loss ``taylor`` and ``fisher``, running
             means from the gradients of training.
-        continuation: Part of the steps over which the limit falls to the budget; 0 sets the budget from the start.
+        continuation: Part of the steps over which the limit would fall to nothing; 0 sets the budget from the start.
         memory: What is left of the weights of dropped units after each step: 0 for nothing, 1 for all.
         min_fraction: Least fraction of every group's units that is kept, so that no layer is emptied for the sake of
             others (ECC's energies favour that in narrow layers); halved until the budget can be reached, and one unit

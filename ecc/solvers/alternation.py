@@ -149,12 +149,12 @@ class Alternation:
         return False
 
     def _fall(self, step: Step) -> bool:
-        """Lower the limits of the moment, linearly from the start to the budget; whether they moved."""
+        """Lower the limits of the moment, at one pace until they are the budget's; whether they moved."""
         done = min(1.0, (step.index + 1) / max(1.0, self.rules.continuation * step.total))
         if self.rules.allocates:
             done = int(done * _MOVES) / _MOVES
         before = self.current
-        self.current = torch.lerp(torch.maximum(self.start, self.limits.limits), self.limits.limits, done)
+        self.current = torch.maximum(self.start * (1 - done), self.limits.limits)
         return not torch.equal(before, self.current)
 
     @torch.no_grad()
