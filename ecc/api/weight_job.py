@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from ecc.api.ruler import Meters, Ruler
 from ecc.api.sparsity import Sparsity, compared, nonzeros_of
 from ecc.api.weight_costs import WeightTarget, demand_above_floor, weight_costs
 from ecc.api.weight_recipe import JointRecipe, WeightRecipe
+from ecc.core.budget import Budget
 from ecc.core.cost import CostModel
 from ecc.core.errors import InputError
 from ecc.core.problem import Batches, Progress, Status, Task
@@ -30,8 +31,10 @@ from ecc.core.weights import Masks, WeightConstraint, WeightCost, WeightProblem
 from ecc.energy_models.counting import COUNTED, CountCost
 from ecc.network.graph import WidthGraph
 from ecc.network.input_masks import apply_masks
+from ecc.network.nesting import map_tensors
 from ecc.network.tracing import trace
 from ecc.solvers.distributed import Ranks
+from ecc.solvers.evaluation import device_of
 from ecc.solvers.training import evaluate
 
 __all__ = ["WeightJob", "weight_checks"]
@@ -133,7 +136,8 @@ class WeightJob:
     def _pruned(self, target: WeightTarget, start: Compression, started: float) -> Compression:
         """The network of a start with weights, and inputs, that are zero."""
         whole = start.model is start.dense
-        graph = start.graph if whole else trace(start.model, self.inputs)
+        device = device_of(start.model)
+        graph = start.graph if whole else trace(start.model, map_tensors(lambda each: each.to(device), self.inputs))
         costs = weight_costs(start.model, graph, target.budgets, self.costs)
         limits = tuple(WeightConstraint(cost, one.limit) for cost, one in zip(costs, target.limits, strict=True))
         self._demand_reachable(limits)
@@ -159,7 +163,7 @@ class WeightJob:
             nonzero_fraction=nonzeros_of(pruned) / sum(parameter.numel() for parameter in start.dense.parameters()),
             rounds=start.rounds + max(1, solved.history["phase"].nunique()),
             seconds=time.monotonic() - started,
-            history=pd.concat([start.history, solved.history], ignore_index=True),
+            history=pd.concat([each for each in (start.history, solved.history) if len(each)], ignore_index=True),
             sparsity=_sparsity(solver.name, start, dense, costs, pruned, masks),
         )
 
@@ -200,7 +204,7 @@ class WeightJob:
 
 
 def weight_checks(
-    budgets: Sequence[Any],
+    budgets: Sequence[Budget],
     dense: Sequence[WeightCost],
     costs: Sequence[WeightCost],
     model: nn.Module,
@@ -234,7 +238,7 @@ def _sparsity(
     dense: Sequence[WeightCost],
     costs: Sequence[WeightCost],
     model: nn.Module,
-    masks: Mapping[str, Any],
+    masks: Masks,
 ) -> Sparsity:
     """What is zero, by the layers of the energy where there is a budget on it."""
     first = next((place for place, cost in enumerate(costs) if cost.metric == "energy"), 0)
