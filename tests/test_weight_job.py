@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from weight_job_toy import DATA, INPUTS, energy, network, pruned
 import ecc
 from ecc.api.weight_recipe import MASKING, WEIGHT_METHODS, JointRecipe, WeightRecipe, recipe_of
 from ecc.core.errors import InputError, Interrupted
+from ecc.core.problem import Status
 from ecc.energy_models.systolic.energy import systolic_energy
 from ecc.network.input_masks import stored_masks
 from ecc.network.tracing import trace
@@ -232,3 +234,42 @@ def test_the_verb_takes_both_kinds_of_methods():
         **{name: common[name] for name in ("costs", "test", "example_inputs")},
     )
     assert [result.met for result in path] == [True, True]
+
+
+class Spy:
+    """A method that notes its problem and gives the network back."""
+
+    def __init__(self, method, status):
+        self.method, self.status, self.problems = method, status, []
+        self.name = method.name
+
+    def solve(self, problem, **given):
+        self.problems.append(problem)
+        return replace(self.method.solve(problem, **given), status=self.status)
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    """What every recipe gives as its method, after it was checked."""
+
+    def watch(status=Status.MET):
+        found = Spy(WeightRecipe(epochs=1).solver(), status)
+        monkeypatch.setattr(WeightRecipe, "solver", lambda _: found)
+        return found
+
+    return watch
+
+
+def test_weights_behind_channels_learn_from_the_dense_network(spy):
+    found = spy()
+    (result,) = pruned("energy=0.5", method="uniform", then="projected-sgd", epochs=2)
+    (problem,) = found.problems
+    assert problem.taught_by is result.dense
+    assert problem.model is not result.dense
+    assert [limit.limit for limit in problem.constraints] == [result.budgets[0].limit]
+
+
+def test_a_method_that_meets_no_budget_is_said(spy):
+    spy(Status.MAX_STEPS)
+    with pytest.raises(InputError, match="method projected-sgd: the step limit was reached"):
+        pruned("energy=0.5")
