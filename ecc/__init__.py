@@ -6,6 +6,7 @@
     fit       ProfileTable → CostModel;  judge gives its held-out error beside it
     compress  budgets → a network that holds them, measured; compress_path, one for each of many budgets
     save, load, verify, front      artefacts on disk, and what they are worth
+    sparse_execution   which layers a device runs faster without their zeros
     load_cost, compose, diagnose   cost models from files, from operators alone, and how well they are known
 
 The parts behind the verbs are public in their modules: ``ecc.network``, ``ecc.profiler``, ``ecc.energy_models``,

@@ -5,13 +5,16 @@ import json
 import os
 import re
 import signal
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from cli_toy import run, workplace
 
 from ecc.api.weight_recipe import WEIGHT_METHODS
+from ecc.cli.arguments import data_name
 from ecc.cli.progress import ProgressLine
+from ecc.zoo.loading import load_model
 
 TRAINED = "net.py:small --weights weights.safetensors --data digits"
 ENERGY = "--budget energy=0.6 --cost systolic:eyeriss"
@@ -172,3 +175,17 @@ def test_interrupted_pruning_resumes_to_the_result_of_an_undisturbed_one(monkeyp
     for field in ("layers", "accuracy", "budgets"):
         assert parts[field] == whole[field]
     assert not Path(".parts.work").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "name"),
+    [
+        ("zoo:lenet5", "mnist", "mnist-32"),
+        ("zoo:lenet5", "fashion-mnist", "fashion-mnist"),
+        ("zoo:lenet5", "mnist-32", "mnist-32"),
+        ("zoo:lenet-300-100", "mnist", "mnist"),
+        ("zoo:digits-resnet", "my_data.py:loaders", "my_data.py:loaders"),
+    ],
+)
+def test_data_are_taken_in_the_size_that_a_network_of_the_zoo_takes(model, given, name):
+    assert data_name(Namespace(data=given), load_model(model)) == name

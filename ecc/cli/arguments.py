@@ -21,6 +21,7 @@ __all__ = [
     "add_data",
     "add_input",
     "add_model",
+    "data_name",
     "example_inputs",
     "lasting",
     "pairs",
@@ -144,10 +145,19 @@ def the_model(arguments: argparse.Namespace) -> LoadedModel:
     return loaded
 
 
-def the_data(arguments: argparse.Namespace) -> Data:
-    """The data that the arguments name."""
+def data_name(arguments: argparse.Namespace, loaded: LoadedModel) -> str:
+    """The DATA that the arguments name; images in the size that a network of the zoo takes where there are several.
+
+    So ``mnist`` is ``mnist-32`` for LeNet-5, whose images have a border.
+    """
+    given: str = arguments.data
+    return loaded.data if loaded.data.rpartition("-")[0] == given else given
+
+
+def the_data(arguments: argparse.Namespace, name: str) -> Data:
+    """The data of that name, from the folder that the arguments give."""
     folder = arguments.data_dir or os.environ.get("ECC_DATA")
-    return load_data(arguments.data, data_dir=folder, batch_size=arguments.batch_size, seed=arguments.seed)
+    return load_data(name, data_dir=folder, batch_size=arguments.batch_size, seed=arguments.seed)
 
 
 def example_inputs(loaded: LoadedModel, texts: Sequence[str] | None, *, batch: int | None = None, seed: int = 0) -> Any:

@@ -24,7 +24,7 @@ from ecc.api.recipe import METHODS, options_of
 from ecc.api.targets import labels_of, sets_of
 from ecc.api.weight_recipe import WEIGHT_METHODS, AnyRecipe, recipe_of, weight_options_of
 from ecc.artefact import check_target
-from ecc.cli.arguments import add_data, add_model, lasting, pairs, the_data, the_model
+from ecc.cli.arguments import add_data, add_model, data_name, lasting, pairs, the_data, the_model
 from ecc.cli.command import Command, Outcome
 from ecc.cli.progress import ProgressLine
 from ecc.cli.sparsity import execution_text, sparsity_lines
@@ -144,7 +144,8 @@ def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     ]
     # Only the first of several processes writes; whether it can is for it alone to see.
     root, targets, work = _places(arguments.out, labels_of(sets)) if ranks.first else (Path(), [], Path())
-    loaded, data = the_model(arguments), the_data(arguments)
+    loaded = the_model(arguments)
+    data = the_data(arguments, name := data_name(arguments, loaded))
     inputs = data.example(_batch(costs))
     graph = trace(loaded.module, inputs)
     blocks = graph_of_costs(graph, loaded.module, costs)
@@ -157,9 +158,7 @@ def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     _pretrain(loaded.module, data, arguments.pretrain, recipe, FileCheckpoint(work / "pretrain.safetensors"), watched)
     if ranks.first:
         _refuse_untrained(loaded.module, data, arguments)
-    source = Source(
-        lasting(arguments.model), pairs(arguments.options), _origin(arguments), lasting(arguments.data), loaded.name
-    )
+    source = Source(lasting(arguments.model), pairs(arguments.options), _origin(arguments), lasting(name), loaded.name)
     # The job is made anew, because blocks of units are of the weights as they are now.
     results = job(recipe=recipe, test=data.test, network=loaded.name, folder=work, progress=watched).run()
     if not ranks.first:
