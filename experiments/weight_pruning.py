@@ -279,8 +279,8 @@ def overheads(folder: Path) -> None:
         records.add(key, partial(overhead, "lenet5", bench.model, bench.data.task(), bench.cost, profit))
     model, cost = random_network("alexnet")
     for profit in ("magnitude", "taylor"):
-        key = {"network": "alexnet", "batch": 32, "profit": profit}
-        records.add(key, partial(overhead, "alexnet", model, images(320, 32), cost, profit))
+        key = {"network": "alexnet", "batch": 128, "profit": profit}
+        records.add(key, partial(overhead, "alexnet", model, images(1280, 128), cost, profit))
 
 
 def main() -> None:

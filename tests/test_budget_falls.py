@@ -1,6 +1,7 @@
 """Limits on the way to a budget: closed forms, and the budget itself at the end."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def test_limits_never_rise_and_end_at_the_budget(kind, part, start, end, constan
     budget = start * end
     fall = Fall((start,), (budget,), (constant * budget,), kind, part)
     limits = [fall.at(step(done, 30))[0] for done in range(1, 31)]
-    assert all(after <= before * (1 + 1e-12) for before, after in zip(limits, limits[1:], strict=False))
+    assert all(after <= before * (1 + 1e-12) for before, after in pairwise(limits))
     assert limits[-1] == budget
     assert min(limits) >= budget
     assert [limit for done, limit in enumerate(limits, 1) if done / 30 >= part] == [budget] * sum(
@@ -52,5 +53,12 @@ def test_what_is_met_at_first_is_the_limit_from_the_first_step_on(kind):
 
 
 def test_projections_are_due_every_so_many_steps_and_at_ends_of_epochs():
-    assert [done for done in range(1, 15) if due(step(done, 14), 5, 2)] == [5, 7, 10, 14]
+    assert [done for done in range(1, 141) if due(step(done, 140), 7, 3)] == sorted({*range(7, 141, 7), 46, 92, 138})
     assert [done for done in range(1, 5) if due(step(done, 4), 3, 9)] == [1, 2, 3, 4]  # fewer steps than epochs
+
+
+def test_short_runs_project_often_enough_that_limits_fall_in_twenty_moves():
+    moves = [done for done in range(1, 81) if due(step(done, 80), 10, 1, 0.5)]
+    assert moves == list(range(2, 81, 2))
+    assert [done for done in range(1, 1001) if due(step(done, 1000), 10, 1, 0.5)] == list(range(10, 1001, 10))
+    assert [done for done in range(1, 81) if due(step(done, 80), 10, 1, 0.0)] == list(range(10, 81, 10))

@@ -186,7 +186,8 @@ def test_an_interrupted_solve_goes_on_to_the_same_bits(trained, tmp_path, optimi
             method.solve(problem, progress=press, checkpoint=FileCheckpoint(tmp_path / "state"))
     resumed = method.solve(problem, progress=press, checkpoint=FileCheckpoint(tmp_path / "state"))
     assert equal(whole.model, resumed.model)
-    other = ProjectedSgd(training=training, every=5).solve(problem, checkpoint=FileCheckpoint(tmp_path / "state"))
+    linear = ProjectedSgd(training=training, every=4, schedule="linear")
+    other = linear.solve(problem, checkpoint=FileCheckpoint(tmp_path / "state"))
     assert not equal(whole.model, other.model)  # of other settings: begun anew
 
 

@@ -15,6 +15,7 @@ FallKind = Literal["geometric", "exponential", "linear"]
 FALLS: tuple[str, ...] = get_args(FallKind)
 """The same as a tuple."""
 
+_MOVES = 20
 _LEAST = 1e-3  # of what weights spend at first, where the budget leaves them nothing
 
 
@@ -58,7 +59,13 @@ class Fall:
         return max(end, constant + spent * float(max(_LEAST, (end - constant) / spent) ** share))
 
 
-def due(step: Step, every: int, epochs: int) -> bool:
-    """Whether a step is one of every so many, or the last one of an epoch."""
+def due(step: Step, every: int, epochs: int, part: float = 1.0) -> bool:
+    """Whether a step is one of every so many, or the last one of an epoch.
+
+    Args:
+        every: Fewer in a short run, so that limits which fall over a ``part`` of it do so in 20 moves at least.
+    """
     done = step.index + 1
+    if part > 0:
+        every = max(1, min(every, int(part * step.total / _MOVES)))
     return done % every == 0 or done % max(1, step.total // max(1, epochs)) == 0

@@ -46,7 +46,7 @@ class ProjectedSgd:
     Attributes:
         training: How the weights are trained; ``seed`` is replaced by the problem's. The optimiser keeps its momentum
             and moments of weights that went. A moving average of the weights (``ema``) is projected at the end only.
-        every: Steps between two projections.
+        every: Steps between two projections; fewer in short runs, so that limits fall in 20 moves at least.
         schedule: How limits fall: ``geometric``, ``exponential`` or ``linear``, see ``Fall``.
         continuation: Part of the steps over which they do.
         profit: What weights are worth: ``magnitude``, or by the loss ``taylor`` or ``fisher``, see ``Profits``.
@@ -136,7 +136,7 @@ class Projecting:
     def after_step(self, step: Step) -> bool:
         """Look at the gradients, and project if it is time."""
         self._profits.observe(step.index)
-        if due(step, self.rules.every, self.rules.training.epochs):
+        if due(step, self.rules.every, self.rules.training.epochs, self.rules.continuation):
             self.project(self._fall.at(step))
         return False
 

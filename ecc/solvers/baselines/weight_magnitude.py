@@ -89,7 +89,7 @@ class WeightIterative:
 
     Attributes:
         training: As of ``WeightMagnitude``.
-        every: Steps between two prunings.
+        every: Steps between two prunings; fewer in short runs, as of ``ProjectedSgd``.
         schedule: How the limits fall, see ``Fall``.
         continuation: Part of the steps over which they do.
         min_fraction: As of ``WeightMagnitude``.
@@ -174,7 +174,11 @@ class _Pruning:
         """Put weights that went back to zero, and prune if it is time."""
         for tensor, kept in zip(self._limits.tensors.values(), self._kept, strict=True):
             tensor.mul_(kept)
-        if self._fall is not None and self._falling is not None and due(step, self._falling.every, self._epochs):
+        if (
+            self._fall is not None
+            and self._falling is not None
+            and due(step, self._falling.every, self._epochs, self._falling.continuation)
+        ):
             self.prune(self._fall.at(step))
         return False
 
