@@ -230,7 +230,7 @@ def test_artefact_is_verified_from_another_folder_and_with_the_model_named_anew(
 
 
 def test_latency_budget_is_measured_and_the_exit_code_is_the_verdict(profiled, monkeypatch):
-    monkeypatch.setattr("ecc.cli.compression.Recipe", partial(Recipe, measure_s=2.0, rounds=2))
+    monkeypatch.setattr("ecc.api.weight_recipe.Recipe", partial(Recipe, measure_s=2.0, rounds=2))
     line = f"compress {TRAINED} --budget latency=0.8 --cost cost.json --method magnitude --epochs 2 --out fast --json"
     said = run(line)
     (budget,) = said.value["budgets"]
@@ -242,7 +242,7 @@ def test_latency_budget_is_measured_and_the_exit_code_is_the_verdict(profiled, m
 
 
 def test_budgets_on_memory_counts_and_time_hold_together(profiled, monkeypatch):
-    monkeypatch.setattr("ecc.cli.compression.Recipe", partial(Recipe, measure_s=2.0, rounds=2))
+    monkeypatch.setattr("ecc.api.weight_recipe.Recipe", partial(Recipe, measure_s=2.0, rounds=2))
     budgets = "--budget memory=0.7 --budget latency=0.95 --budget macs=20kMAC --cost cost.json"
     said = run(f"compress {TRAINED} {budgets} --method magnitude --epochs 2 --out mixed --json")
     memory, latency, macs = said.value["budgets"]

@@ -127,7 +127,7 @@ def test_counts_latency_and_energy_of_an_array_hold_together():
 
 
 def test_a_latency_that_is_measured_goes_with_an_energy_that_is_not(monkeypatch):
-    monkeypatch.setattr("ecc.cli.compression.Recipe", partial(Recipe, measure_s=2.0, rounds=2))
+    monkeypatch.setattr("ecc.api.weight_recipe.Recipe", partial(Recipe, measure_s=2.0, rounds=2))
     run("profile net.py:small --input 8x1x8x8 --samples 14 --step 2 --store net.db --quiet")
     run("fit net.db --metric latency --form bilinear -o cost.json --quiet")
     said = run(
