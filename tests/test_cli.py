@@ -651,7 +651,7 @@ def test_interrupted_compression_resumes_to_the_result_of_an_undisturbed_one(mon
     for stage in ("admm", "tune"):
 
         def press(self, name, done, total, note="", stage=stage):
-            if name.startswith(stage) and done >= total / 2:
+            if name.startswith(stage) and done >= total / 4:
                 os.kill(os.getpid(), signal.SIGINT)
             report(self, name, done, total, note)
 

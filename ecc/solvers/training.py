@@ -124,7 +124,8 @@ class _Run:
                 kept_generators(self.device),
                 deferred_interrupt() as interrupted,
             ):
-                while self.epoch < self.config.epochs and not self.stopped:
+                # An interrupt can come between the step that ends training and the end of its epoch.
+                while self.epoch < self.config.epochs and (self.batch or not self.stopped):
                     self._run_epoch(interrupted)
         except KeyboardInterrupt:
             raise self._interrupted() from None
