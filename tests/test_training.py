@@ -254,6 +254,32 @@ def test_a_hook_can_end_training_and_adds_its_figures():
     assert history.epoch.tolist() == [1, 2]
 
 
+def test_an_interrupt_at_the_step_that_ends_training_loses_no_epoch(tmp_path):
+    class Hook:
+        key = ""
+
+        def after_step(self, step):
+            return step.index == 6
+
+        def figures(self):
+            return {}
+
+        def state(self):
+            return {}
+
+        def restore(self, state):
+            pass
+
+    whole, resumed = network(), network()
+    history = train(whole, small_task(), CONFIG, hook=Hook())
+    checkpoint, stop = FileCheckpoint(tmp_path / "state"), StopAt(KeyboardInterrupt, 7)
+    with pytest.raises(Interrupted):
+        train(network(), small_task(), CONFIG, hook=Hook(), checkpoint=checkpoint, progress=stop)
+    again = train(resumed, small_task(), CONFIG, hook=Hook(), checkpoint=checkpoint)
+    assert same(whole, resumed)
+    assert history.drop(columns="seconds").equals(again.drop(columns="seconds"))
+
+
 def test_several_inputs_are_spread_over_the_arguments():
     class Two(nn.Module):
         def __init__(self):
