@@ -28,10 +28,10 @@ from ecc.data.values import Data
 from ecc.energy_models.systolic.weights import WeightEnergy
 from ecc.network.input_masks import apply_masks
 from ecc.network.tracing import trace
-from ecc.solvers.masked import MaskedProjectedSgd
-from ecc.solvers.projected import ProjectedSgd
 from ecc.solvers.settings import TrainConfig
 from ecc.solvers.training import evaluate
+from ecc.solvers.weights.masked_sgd import MaskedProjectedSgd
+from ecc.solvers.weights.projected_sgd import ProjectedSgd
 
 KEYS = ("network", "method", "seed", "budget")
 BUDGETS = (0.12, 0.15, 0.10, 0.17, 0.20)

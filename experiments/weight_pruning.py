@@ -41,13 +41,13 @@ from ecc.data.values import Data, TensorBatches, accuracy
 from ecc.energy_models.systolic.weights import WeightEnergy
 from ecc.network.input_masks import masked_inputs
 from ecc.network.tracing import trace
-from ecc.solvers.baselines.weight_magnitude import WeightIterative, WeightMagnitude, WeightUniform
 from ecc.solvers.hooks import Step
-from ecc.solvers.masked import MaskedProjectedSgd
-from ecc.solvers.projected import ProjectedSgd, Projecting
 from ecc.solvers.settings import TrainConfig
 from ecc.solvers.training import evaluate, train
-from ecc.solvers.weight_limits import WeightLimits
+from ecc.solvers.weights.limits import WeightLimits
+from ecc.solvers.weights.magnitude import WeightIterative, WeightMagnitude, WeightUniform
+from ecc.solvers.weights.masked_sgd import MaskedProjectedSgd
+from ecc.solvers.weights.projected_sgd import ProjectedSgd, Projecting
 from ecc.zoo.loading import load_model
 
 FOLDER = MEASUREMENTS / "weight_pruning"

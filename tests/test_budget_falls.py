@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecc.solvers.budget_falls import FALLS, Fall, due
 from ecc.solvers.hooks import Step
+from ecc.solvers.weights.falls import FALLS, Fall, due
 
 
 def step(done, total):

@@ -19,11 +19,11 @@ from ecc.network.input_masks import apply_masks
 from ecc.network.unread import Influence
 from ecc.solvers.checkpoints import FileCheckpoint
 from ecc.solvers.hooks import Step
-from ecc.solvers.input_masks import InputMasks, least_spent, masked_layers, without_influence
-from ecc.solvers.mask_rounds import MaskCut
-from ecc.solvers.masked import MaskedProjectedSgd
-from ecc.solvers.projected import ProjectedSgd
 from ecc.solvers.training import TrainConfig, evaluate, train
+from ecc.solvers.weights.input_masks import InputMasks, least_spent, masked_layers, without_influence
+from ecc.solvers.weights.mask_rounds import MaskCut
+from ecc.solvers.weights.masked_sgd import MaskedProjectedSgd
+from ecc.solvers.weights.projected_sgd import ProjectedSgd
 
 TASK = digits_task(flat=False)
 SHORT = TrainConfig(epochs=2, lr=5e-3, dropout=False, checkpoint_every_s=1e9)
@@ -198,7 +198,7 @@ def test_nothing_goes_where_outputs_would_change(monkeypatch):
     nothing = Influence(
         {"0.weight": torch.zeros(8, 1, 3, 3)}, {name: torch.zeros_like(mask) for name, mask in masks.items()}
     )
-    monkeypatch.setattr("ecc.solvers.input_masks.influence", lambda *_: nothing)
+    monkeypatch.setattr("ecc.solvers.weights.input_masks.influence", lambda *_: nothing)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert without_influence(model, ["0.weight"], masks, x) is None
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

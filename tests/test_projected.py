@@ -16,10 +16,10 @@ from ecc.core.problem import Status
 from ecc.core.weights import WeightConstraint, WeightProblem
 from ecc.solvers.checkpoints import FileCheckpoint
 from ecc.solvers.hooks import Step
-from ecc.solvers.projected import ProjectedSgd, Projecting
 from ecc.solvers.projection import weighted_sparse_projection
 from ecc.solvers.training import TrainConfig, evaluate, train
-from ecc.solvers.weight_limits import WeightLimits
+from ecc.solvers.weights.limits import WeightLimits
+from ecc.solvers.weights.projected_sgd import ProjectedSgd, Projecting
 
 TASK = digits_task(flat=False)
 SHORT = TrainConfig(epochs=2, lr=5e-3, dropout=False, checkpoint_every_s=1e9)

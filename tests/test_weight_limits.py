@@ -9,7 +9,7 @@ from weight_cases import energy, network, posed
 from ecc.core.errors import InputError
 from ecc.core.problem import Status
 from ecc.core.weights import WeightConstraint, WeightProblem
-from ecc.solvers.weight_limits import WeightLimits, weight_solution
+from ecc.solvers.weights.limits import WeightLimits, weight_solution
 
 TASK = digits_task(flat=False)
 
@@ -54,7 +54,10 @@ def test_a_budget_that_no_weights_meet_is_refused_with_what_can_be_met():
     floor = cost.prices({}).constant / cost.dense
     nothing = cost.prices({name: torch.zeros(shape) for name, shape in cost.inputs.items()}).constant / cost.dense
     problem = posed(floor * 0.99, task=TASK)
-    said = rf"energy ≤ .* \({floor * 0.99:.4f} of dense\) cannot be met .* \({floor:.4f}\) are left; masks .* \({nothing:.4f}\)$"
+    said = (
+        rf"energy ≤ .* \({floor * 0.99:.4f} of dense\) cannot be met .* \({floor:.4f}\) are left; "
+        rf"masks .* \({nothing:.4f}\)$"
+    )
     with pytest.raises(InputError, match=said):
         WeightLimits(problem, problem.model)
     counted = posed(None, 0.001, task=TASK)

@@ -9,17 +9,17 @@ from weight_cases import network, posed, supports
 
 from ecc.core.errors import InputError, Interrupted
 from ecc.core.problem import Status
-from ecc.solvers.baselines.weight_magnitude import (
+from ecc.solvers.checkpoints import FileCheckpoint
+from ecc.solvers.training import TrainConfig
+from ecc.solvers.weights.limits import WeightLimits
+from ecc.solvers.weights.magnitude import (
     WeightIterative,
     WeightMagnitude,
     WeightUniform,
     globally_largest,
     uniformly_largest,
 )
-from ecc.solvers.checkpoints import FileCheckpoint
-from ecc.solvers.training import TrainConfig
-from ecc.solvers.weight_limits import WeightLimits
-from ecc.solvers.weight_methods import WEIGHT_METHODS
+from ecc.solvers.weights.methods import WEIGHT_METHODS
 
 TASK = digits_task(flat=False)
 SHORT = TrainConfig(epochs=2, lr=5e-3, dropout=False, checkpoint_every_s=1e9)

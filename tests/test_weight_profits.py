@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ecc.solvers.weight_profits import Profits
+from ecc.solvers.weights.profits import Profits
 
 
 def watched(kind, gradients):

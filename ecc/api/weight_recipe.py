@@ -12,7 +12,7 @@ from ecc.core.errors import InputError
 from ecc.core.fields import Scalar
 from ecc.core.weights import WeightSolver
 from ecc.solvers.settings import TrainConfig
-from ecc.solvers.weight_methods import WEIGHT_METHODS as SOLVERS
+from ecc.solvers.weights.methods import WEIGHT_METHODS as SOLVERS
 
 __all__ = ["MASKING", "WEIGHT_METHODS", "AnyRecipe", "JointRecipe", "WeightRecipe", "recipe_of", "weight_options_of"]
 

@@ -51,9 +51,7 @@ class LossChange:
         limits = floored_limits(problem, self.min_fraction)
 
         def importance() -> list[Tensor]:
-            return rate(
-                self.name, problem.model, problem.groups, problem.task, batches=self.batches, seed=problem.seed
-            )
+            return rate(self.name, problem.model, problem.groups, problem.task, batches=self.batches, seed=problem.seed)
 
         return one_shot(problem, limits, self.name, importance, drop_smallest, progress)
 

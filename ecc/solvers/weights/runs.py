@@ -18,7 +18,7 @@ from ecc.solvers.evaluation import device_of
 from ecc.solvers.hooks import Hook
 from ecc.solvers.settings import TrainConfig
 from ecc.solvers.training import train
-from ecc.solvers.weight_limits import WeightLimits, weight_solution
+from ecc.solvers.weights.limits import WeightLimits, weight_solution
 
 __all__ = ["WeightHook", "prune_in_training"]
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from ecc.core.weights import WeightSolver
-from ecc.solvers.baselines.weight_magnitude import WeightIterative, WeightMagnitude, WeightUniform
-from ecc.solvers.masked import MaskedProjectedSgd
-from ecc.solvers.projected import ProjectedSgd
+from ecc.solvers.weights.magnitude import WeightIterative, WeightMagnitude, WeightUniform
+from ecc.solvers.weights.masked_sgd import MaskedProjectedSgd
+from ecc.solvers.weights.projected_sgd import ProjectedSgd
 
 __all__ = ["WEIGHT_METHODS"]
 

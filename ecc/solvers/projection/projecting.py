@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ecc.core.errors import InputError
-from ecc.solvers.priced_items import Priced
-from ecc.solvers.projection_inputs import Floors, PriceList, Weights, read_weights
-from ecc.solvers.weight_greedy import Greedy
+from ecc.solvers.projection.greedy import Greedy
+from ecc.solvers.projection.inputs import Floors, PriceList, Weights, read_weights
+from ecc.solvers.projection.priced_items import Priced
 
 __all__ = ["Projection", "project_", "weighted_sparse_projection"]
 

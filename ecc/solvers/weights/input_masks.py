@@ -22,7 +22,7 @@ from ecc.core.weights import Masks, WeightConstraint, WeightProblem
 from ecc.network.input_masks import maskable, masked_inputs
 from ecc.network.unread import influence
 from ecc.solvers.evaluation import device_of, eval_mode, forward, moved
-from ecc.solvers.weight_limits import WeightLimits
+from ecc.solvers.weights.limits import WeightLimits
 
 __all__ = ["InputMasks", "first_inputs", "least_spent", "limits_of", "masked_layers", "without_influence"]
 

@@ -20,12 +20,19 @@ from ecc.solvers.checkpoints import pack, unpack
 from ecc.solvers.distributed import join
 from ecc.solvers.evaluation import device_of, evaluate, forward
 from ecc.solvers.hooks import Hook
-from ecc.solvers.input_masks import InputMasks, first_inputs, least_spent, limits_of, masked_layers, without_influence
-from ecc.solvers.projected import ProjectedSgd, Projecting
 from ecc.solvers.resuming import identity
 from ecc.solvers.settings import TrainConfig
 from ecc.solvers.training import Step, train
-from ecc.solvers.weight_limits import WeightLimits, weight_solution
+from ecc.solvers.weights.input_masks import (
+    InputMasks,
+    first_inputs,
+    least_spent,
+    limits_of,
+    masked_layers,
+    without_influence,
+)
+from ecc.solvers.weights.limits import WeightLimits, weight_solution
+from ecc.solvers.weights.projected_sgd import ProjectedSgd, Projecting
 
 __all__ = ["MaskCut", "Rounds", "solve_rounds"]
 

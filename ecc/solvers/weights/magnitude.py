@@ -17,12 +17,12 @@ from torch import Tensor
 from ecc.core.errors import InputError
 from ecc.core.problem import Checkpoint, Progress
 from ecc.core.weights import WeightProblem, WeightSolution
-from ecc.solvers.budget_falls import FALLS, Fall, FallKind, due
 from ecc.solvers.distributed import Ranks
 from ecc.solvers.settings import TrainConfig
 from ecc.solvers.training import Step
-from ecc.solvers.weight_limits import WeightLimits
-from ecc.solvers.weight_runs import prune_in_training
+from ecc.solvers.weights.falls import FALLS, Fall, FallKind, due
+from ecc.solvers.weights.limits import WeightLimits
+from ecc.solvers.weights.runs import prune_in_training
 
 __all__ = ["WeightIterative", "WeightMagnitude", "WeightUniform"]
 

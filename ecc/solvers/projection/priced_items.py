@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ecc.solvers.weight_items import Floats, Group, Native, count_of, joined, native, spans
+from ecc.solvers.projection.items import Floats, Group, Native, count_of, joined, native, spans
 
 __all__ = ["Priced"]
 

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from ecc.core.weights import WeightProblem
-from ecc.solvers.budget_falls import Fall, due
 from ecc.solvers.distributed import Ranks
-from ecc.solvers.input_masks import InputMasks, first_inputs, least_spent, without_influence
-from ecc.solvers.projected import ProjectedSgd, Projecting
 from ecc.solvers.training import Step
-from ecc.solvers.weight_limits import WeightLimits
+from ecc.solvers.weights.falls import Fall, due
+from ecc.solvers.weights.input_masks import InputMasks, first_inputs, least_spent, without_influence
+from ecc.solvers.weights.limits import WeightLimits
+from ecc.solvers.weights.projected_sgd import ProjectedSgd, Projecting
 
 __all__ = ["JointProjection", "Shares"]
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ecc.core.errors import InputError
 from ecc.core.weights import Price
-from ecc.solvers.priced_items import Priced
-from ecc.solvers.weight_cuts import clear, cut_of, marks
-from ecc.solvers.weight_greedy import Items, Window
-from ecc.solvers.weight_items import Ranked, native, spans, zero_others
+from ecc.solvers.projection.cuts import clear, cut_of, marks
+from ecc.solvers.projection.greedy import Items, Window
+from ecc.solvers.projection.items import Ranked, native, spans, zero_others
+from ecc.solvers.projection.priced_items import Priced
 
 __all__ = ["Floors", "PriceList", "Weights", "read_weights"]
 

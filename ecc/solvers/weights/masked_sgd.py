@@ -14,17 +14,17 @@ from ecc.core.errors import InputError
 from ecc.core.problem import Checkpoint, Progress
 from ecc.core.weights import WeightProblem, WeightSolution
 from ecc.network.input_masks import masked_inputs
-from ecc.solvers.budget_falls import FALLS, FallKind
 from ecc.solvers.distributed import join
 from ecc.solvers.evaluation import device_of
-from ecc.solvers.input_masks import InputMasks, first_inputs, limits_of, masked_layers
-from ecc.solvers.joint_projection import JointProjection
-from ecc.solvers.mask_rounds import solve_rounds
-from ecc.solvers.projected import ProjectedSgd
 from ecc.solvers.settings import TrainConfig
 from ecc.solvers.training import train
-from ecc.solvers.weight_limits import weight_solution
-from ecc.solvers.weight_profits import PROFITS, Profit
+from ecc.solvers.weights.falls import FALLS, FallKind
+from ecc.solvers.weights.input_masks import InputMasks, first_inputs, limits_of, masked_layers
+from ecc.solvers.weights.joint_projection import JointProjection
+from ecc.solvers.weights.limits import weight_solution
+from ecc.solvers.weights.mask_rounds import solve_rounds
+from ecc.solvers.weights.profits import PROFITS, Profit
+from ecc.solvers.weights.projected_sgd import ProjectedSgd
 
 __all__ = ["SEARCHES", "MaskedProjectedSgd", "Search"]
 

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from ecc.core.weights import Price
-from ecc.solvers.priced_items import Priced
-from ecc.solvers.weight_items import Floats, Group, Ranked
+from ecc.solvers.projection.items import Floats, Group, Ranked
+from ecc.solvers.projection.priced_items import Priced
 
 __all__ = ["Greedy", "Items", "Window"]
 

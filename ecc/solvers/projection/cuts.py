@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ecc.core.weights import Price
-from ecc.solvers.weight_greedy import Greedy, Window
-from ecc.solvers.weight_items import BITS, Ranked, buffer_for, native, spans, zero_others
+from ecc.solvers.projection.greedy import Greedy, Window
+from ecc.solvers.projection.items import BITS, Ranked, buffer_for, native, spans, zero_others
 
 __all__ = ["Cut", "clear", "cut_of", "marks"]
 

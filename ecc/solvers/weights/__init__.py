@@ -1,0 +1,1 @@
+"""Methods that prune single weights and mask inputs; one a file, found by name in ``methods``."""
