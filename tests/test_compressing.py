@@ -8,7 +8,7 @@ from cli_toy import NETWORK
 from memory_oracle import held_bytes, peak_bytes
 from torch import nn
 
-from ecc.api.compressing import compress
+from ecc.api.compressing import compress, job_of
 from ecc.api.constraints import constraints_of, graph_of_costs
 from ecc.api.measuring import measure_widths
 from ecc.api.recipe import METHODS, Recipe
@@ -99,6 +99,11 @@ def test_accuracies_are_those_of_the_test_batches():
     assert result.accuracy == evaluate(result.model, DATA.test, DATA.score)
     judged = compressed("macs=0.6", method="magnitude", test=None)
     assert judged.accuracy_dense == evaluate(network()[0], DATA.validation, DATA.score)
+
+
+def test_test_data_without_a_batch_are_not_replaced_by_others():
+    with pytest.raises(InputError, match="no batches to evaluate on"):
+        compressed("macs=0.5", test=[])
 
 
 def test_kept_units_are_those_of_the_widths_and_slim_the_dense_network():
@@ -193,6 +198,8 @@ def test_device_that_is_not_here_is_refused(device, error, monkeypatch):
     [
         {"method": "guess"},
         {"epochs": 1},
+        {"epochs": 2.5},
+        {"seed": "first"},
         {"distill": 2},
         {"lr": 0},
         {"lr": float("nan")},
@@ -205,6 +212,30 @@ def test_device_that_is_not_here_is_refused(device, error, monkeypatch):
 def test_recipe_that_makes_no_sense_is_refused(settings):
     with pytest.raises(InputError, match=next(iter(settings))):
         Recipe(**settings)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        ("uniform", {"train.lr": 0.1}, r"option train.lr is the job's own; give lr \(--lr\) instead"),
+        ("admm", {"solve.epochs": 3}, r"give epochs \(--epochs\) instead"),
+        ("uniform", {"train.warmup_epochs": 9}, r"tune.warmup_epochs must be within the 8 epoch\(s\) of tune, got 9"),
+        ("admm", {"train.warmup_epochs": 3}, r"solve.warmup_epochs must be within the 2 epoch\(s\) of solve, got 3"),
+        ("admm", {"tune.warmup_epochs": 7}, r"tune.warmup_epochs must be within the 6 epoch\(s\) of tune, got 7"),
+    ],
+)
+def test_an_option_that_could_have_no_effect_is_refused(method, options, words):
+    with pytest.raises(InputError, match=words):
+        Recipe(method=method, epochs=8, options=options)
+
+
+def test_targets_that_do_not_fit_the_network_are_refused_before_any_work():
+    data = load_data("digits")
+    data.train.targets = data.train.targets + 10
+    model = network()[0]
+    graph = trace(model, INPUTS)
+    with pytest.raises(InputError, match="the loss does not take outputs"):
+        job_of(model, graph, data.task(), [(Budget("macs", 0.5),)], [], INPUTS)
 
 
 def test_network_of_which_nothing_can_be_pruned_is_refused():

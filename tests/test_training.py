@@ -1,4 +1,5 @@
 import copy
+import math
 import os
 import random
 import re
@@ -332,7 +333,8 @@ def test_a_network_without_trainable_parameters_is_refused():
         ("schedule", "ramp", "must be cosine, constant, "),
         ("warmup_epochs", -1, "must be 0 or more"),
         ("distill", 1.5, r"must be in \[0, 1\]"),
-        ("clip_norm", 0.0, "must be positive or None"),
+        ("clip_norm", 0.0, "must be positive and finite, or None"),
+        ("clip_norm", math.inf, "must be positive and finite, or None"),  # the manifest could not say it
         ("step_at", (0.7, 0.5), "must be rising shares"),
         ("step_at", (0.5, 1.0), "must be rising shares"),
         ("step_factor", 0.0, r"must be in \(0, 1\]"),
@@ -340,6 +342,7 @@ def test_a_network_without_trainable_parameters_is_refused():
         ("ema", 1.0, r"must be in \[0, 1\) or None"),
         ("weight_decay", -1.0, "must be 0 or more"),
         ("checkpoint_every_s", -1.0, "must be 0 or more"),
+        ("checkpoint_every_s", math.inf, "must be 0 or more and finite"),
     ],
 )
 def test_a_config_without_sense_is_refused(field, value, rule):

@@ -27,7 +27,7 @@ from ecc.core.problem import Batches, Constraint, Progress, Task
 from ecc.network.graph import WidthGraph
 from ecc.profiler.devices import current_device
 from ecc.solvers.distributed import Ranks, join
-from ecc.solvers.evaluation import device_of
+from ecc.solvers.evaluation import demand_fitting, device_of
 
 __all__ = ["Compression", "compress", "compress_path", "job_of"]
 
@@ -119,7 +119,9 @@ def job_of(
     call = _Call(
         model, graph, task, inputs, test, network or type(model).__name__, keeper_in(folder), progress, meters, ranks
     )
-    return call.of_channels(plan, sets, costs) if isinstance(plan, Recipe) else call.of_weights(plan, sets, costs)
+    job = call.of_channels(plan, sets, costs) if isinstance(plan, Recipe) else call.of_weights(plan, sets, costs)
+    demand_fitting(model, task)
+    return job
 
 
 @dataclass(frozen=True, eq=False)

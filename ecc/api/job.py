@@ -118,7 +118,7 @@ class Job:
 
     @property
     def _judged_on(self) -> Batches:
-        return self.test or self.task.validation
+        return self.task.validation if self.test is None else self.test
 
     @property
     def _floor(self) -> dict[str, int]:

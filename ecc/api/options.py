@@ -44,6 +44,8 @@ def checked_options(
     known, hints = names_of(kind, reserved), get_type_hints(kind)
     found = {}
     for name, value in given.items():
+        if name in reserved:
+            raise InputError(f"option {part}.{name} is the job's own; give {name} (--{name}) instead")
         if name not in known:
             hint = suggestion(name, known) if known else f"; {part} has no options"
             raise InputError(f"option {part}.{name} is unknown{hint}")

@@ -62,6 +62,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InputError(f"method {self.method!r} is unknown; choose from {', '.join(METHODS)}")
+        for name in ("epochs", "rounds", "seed"):
+            if type(value := getattr(self, name)) is not int:
+                raise InputError(f"{name} must be a whole number, got {value!r}")
         if self.epochs < (2 if self.trains else 1):
             least = f"2 for {self.method}, one to solve and one to tune" if self.trains else "1"
             raise InputError(f"epochs must be at least {least}, got {self.epochs}")
@@ -73,8 +76,8 @@ class Recipe:
             raise InputError(f"rounds must be at least 1, got {self.rounds}")
         demand_chance(self.chance)
         self._demand_parts()
-        self.tuning(0)
         self.solver()
+        _demand_warm("tune", self.tuning(self.epochs - self.solve_epochs))
 
     @property
     def _kind(self) -> Any:
@@ -112,6 +115,7 @@ class Recipe:
             # A cosine would be over before the widths are: ECC's steps need weights that still move.
             usual = {"schedule": "constant", "dropout": False}
             options["training"] = self._training("solve", self.solve_epochs, usual)
+            _demand_warm("solve", options["training"])
         solver: Solver = kind(**options)
         return solver
 
@@ -142,6 +146,15 @@ class Recipe:
             raise InputError(
                 f"options of solve are for methods that train, and {self.method} does not; use tune.OPTION"
             )
+
+
+def _demand_warm(part: str, training: TrainConfig) -> None:
+    """Refuse a warm-up that outlasts its training: the step size would never be the one that is asked for."""
+    if training.warmup_epochs > training.epochs:
+        raise InputError(
+            f"option {part}.warmup_epochs must be within the {training.epochs} epoch(s) of {part}, got "
+            f"{training.warmup_epochs:g}; give fewer, or more epochs"
+        )
 
 
 def options_of(method: str) -> dict[str, list[str]]:

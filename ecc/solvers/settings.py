@@ -83,9 +83,12 @@ class TrainConfig:
             "warmup_epochs": (0 <= self.warmup_epochs < math.inf, "must be 0 or more"),
             "distill": (0 <= self.distill <= 1, "must be in [0, 1]"),
             "temperature": (self.temperature is None or 0 < self.temperature < math.inf, "must be positive or None"),
-            "clip_norm": (self.clip_norm is None or self.clip_norm > 0, "must be positive or None"),
+            "clip_norm": (
+                self.clip_norm is None or 0 < self.clip_norm < math.inf,
+                "must be positive and finite, or None",
+            ),
             "ema": (self.ema is None or 0 <= self.ema < 1, "must be in [0, 1) or None"),
-            "checkpoint_every_s": (self.checkpoint_every_s >= 0, "must be 0 or more"),
+            "checkpoint_every_s": (0 <= self.checkpoint_every_s < math.inf, "must be 0 or more and finite"),
         }
         for name, (holds, rule) in rules.items():
             if not holds:

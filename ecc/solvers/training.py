@@ -241,7 +241,7 @@ class _Run:
         kept = self.states.put_back(self.model, self.stepper.average)
         raise InputError(
             f"the loss of {self.stage} stopped being a finite number in epoch {self.epoch + 1} at learning rate "
-            f"{self.stepper.rate:g}; {kept}: lower the learning rate or set clip_norm"
+            f"{self.stepper.rate:g}; {kept}: lower the learning rate, set clip_norm, or mend data that hold NaN"
         )
 
     def _total_loss(self) -> Tensor:
