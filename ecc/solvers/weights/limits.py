@@ -17,7 +17,7 @@ from ecc.core.weights import Masks, WeightConstraint, WeightProblem, WeightSolut
 __all__ = ["WeightLimits", "weight_solution"]
 
 _ROUNDING = 1 + 1e-12  # sums in another order differ by that much
-_FLOORS = 0.5  # most of what weights may spend that floors lay down; the method needs a choice
+_FLOORS = 0.1  # most of what weights may spend that floors lay down; the method needs a choice
 
 
 class WeightLimits:
@@ -28,8 +28,8 @@ class WeightLimits:
     Args:
         problem: Its constraints and masks.
         model: The network in training, a copy of the problem's.
-        min_fraction: Least fraction of each tensor that is kept; halved until that takes no more than half of what the
-            weights may spend; one weight of each tensor then, or none where even that is too much.
+        min_fraction: Least fraction of each tensor that is kept; halved until that takes no more than a tenth of what
+            the weights may spend; one weight of each tensor then, or none where even that is too much.
 
     Attributes:
         names: One per constraint: its metric, numbered from the second of the same metric on.

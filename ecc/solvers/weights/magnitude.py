@@ -46,7 +46,7 @@ class WeightMagnitude:
     """
 
     training: TrainConfig = field(default_factory=_training)
-    min_fraction: float = 0.002
+    min_fraction: float = 0.02
     name: str = field(default="weight-magnitude", init=False)
 
     def __post_init__(self) -> None:
@@ -102,7 +102,7 @@ class WeightIterative:
     every: int = 10
     schedule: FallKind = "geometric"
     continuation: float = 0.5
-    min_fraction: float = 0.002
+    min_fraction: float = 0.02
     name: str = field(default="weight-iterative", init=False)
 
     def __post_init__(self) -> None:

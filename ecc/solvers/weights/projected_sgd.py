@@ -51,7 +51,7 @@ class ProjectedSgd:
         continuation: Part of the steps over which they do.
         profit: What weights are worth: ``magnitude``, or by the loss ``taylor`` or ``fisher``, see ``Profits``.
         min_fraction: Least fraction of each tensor's weights that is kept, those of most profit; halved until that
-            takes no more than half of what weights may spend, and one weight always is kept where there is room.
+            takes no more than a tenth of what weights may spend, and one weight always is kept where there is room.
 
     Raises:
         InputError: If a value makes no sense.
@@ -62,7 +62,7 @@ class ProjectedSgd:
     schedule: FallKind = "geometric"
     continuation: float = 0.5
     profit: Profit = "taylor"
-    min_fraction: float = 0.002
+    min_fraction: float = 0.02
     name: str = field(default="projected-sgd", init=False)
 
     def __post_init__(self) -> None:
