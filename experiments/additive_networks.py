@@ -117,7 +117,7 @@ def compare(profiles: list[Profile], operators: OperatorTable, learnt: OperatorC
             if theirs.runtime == mine.runtime and theirs.fingerprint != mine.fingerprint:
                 found = composed(profile, operators, learnt, plain[other.title].calibrate_samples(other.samples))
                 yield {**key, "rows": 0, "corrected_by": other.title, **unseen(profile, found)}
-        for rows in ROWS:
+        for rows in (count for count in ROWS if count <= len(profile.samples) / 2):  # enough are left to judge by
             start = time.process_time()
             found = calibrated(profile, cost, rows)
             yield {**key, "rows": rows, "corrected_by": "", **found, "process_s": time.process_time() - start}
