@@ -8,7 +8,7 @@ from torch import nn
 
 from ecc.core.errors import InputError
 from ecc.energy_models.systolic.energy import systolic_energy
-from ecc.network.input_masks import apply_masks, maskable, masked_inputs, stored_masks
+from ecc.network.input_masks import apply_masks, held_masks, maskable, masked_inputs, stored_masks
 from ecc.network.tracing import trace
 
 
@@ -190,3 +190,15 @@ def test_a_layer_with_such_an_attribute_of_its_own_is_refused():
 
     with pytest.raises(InputError, match="0 cannot be masked: it has an attribute input_mask of its own"):
         apply_masks(nn.Sequential(Own(3, 3)), {"0": torch.ones(3)})
+
+
+def test_masks_are_held_where_they_multiply_and_the_energy_counts_with_them():
+    model, masks, x = network(), random_masks(), torch.randn(1, 2, 4, 5)
+    masked = copy.deepcopy(apply_masks(model, masks))
+    masked.twice.register_buffer("input_mask", torch.zeros(7))  # something else of that name
+    held = held_masks(masked)
+    assert set(held) == set(masks)
+    assert all(torch.equal(held[name], mask) for name, mask in masks.items())
+    graph = trace(masked, x)
+    assert systolic_energy(masked, graph).total == systolic_energy(model, graph, masks=masks).total
+    assert systolic_energy(masked, graph, masks={}).total == systolic_energy(model, graph).total

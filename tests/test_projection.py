@@ -338,10 +338,25 @@ def one(value=1.0, shape=(2, 3)):
         (([one()], [one(-2)], 1), "prices[0] holds -2; prices must be positive and finite"),
         (([one()], [one(math.inf)], 1), "prices[0] holds inf; prices must be positive and finite"),
         (([one()], [one(math.nan)], 1), "prices[0] holds nan; prices must be positive and finite"),
-        (([one()], [one() > 0], 1), "prices[0] must be of real numbers, got torch.bool"),
+        (
+            ([one()], [one() > 0], 1),
+            "prices[0] must be a dense tensor of floating-point or whole numbers, got torch.bool, ",
+        ),
+        (([one()], [one().to_sparse()], 1), "prices[0] must be a dense tensor of floating-point or whole numbers, "),
+        ((None, [FLAT], 1), "values must be a list with one entry per tensor, got NoneType"),
         (([one()], [FLAT], -1), "budget must be a number of 0 or more, got -1"),
         (([one()], [FLAT], math.nan), "budget must be a number of 0 or more, got nan"),
         (([one()], [FLAT], None), "budget must be a number of 0 or more, got None"),
+        (([one()], [FLAT], True), "budget must be a number of 0 or more, got True"),
+        (([one()], [FLAT], 10**400), "budget must be a number of 0 or more, got 1000"),
+        (
+            ([torch.full((3,), 1e300, dtype=torch.float64)], [FLAT], 1),
+            "values[0] are worth up to inf at a price of 1, more per price than float64 holds; scale weights or prices",
+        ),
+        (
+            ([one(1e30)], [Price(1e-300, 1e-300)], 1),
+            "values[0] are worth up to 1e+60 at a price of 1e-300, more per price than float64 holds; scale",
+        ),
         (
             ([one().to("meta")], [FLAT], 1),
             "values[0] must be a dense tensor of float32, float64, bfloat16 or float16, ",
@@ -367,6 +382,14 @@ def test_wrong_input_is_refused_in_one_sentence(arguments, message):
         ({"profits": [one(-1)]}, "profits[0] holds -1; give what weights are worth, 0 or more"),
         ({"profits": [one(math.nan)]}, "profits[0] holds NaN or infinity; give finite numbers"),
         ({"profits": [one(1, (6,))]}, "profits[0] has shape (6,) and values[0] (2, 3); they must be equal"),
+        ({"floors": 1}, "floors must be a list or a mapping of whole numbers, got int"),
+        ({"second": 3}, "second must be (prices, budget), got int"),
+        ({"second": ([FLAT],)}, "second must be (prices, budget), got tuple"),
+        (
+            {"second": ([Price(1e-200, 1e-200)], 1e300)},
+            "values[0] are worth up to 1 at a price of 1e-200, more per price than float64 holds; scale weights or "
+            "prices",
+        ),
         ({"second": ([FLAT], -1)}, "budget must be a number of 0 or more, got -1"),
         (
             {"second": ([one() + torch.arange(3)], 1)},
@@ -380,6 +403,11 @@ def test_wrong_options_are_refused_before_anything_changes(options, message):
     with pytest.raises(InputError, match="^" + re.escape(message) + "$"):
         project_([value], [Price(2.0, 3.0, 5)], 9, **options)
     assert torch.equal(value, one())
+
+
+def test_numbers_of_numpy_are_budgets():
+    assert weighted_sparse_projection([one()], [FLAT], np.float32(4)).kept == (4,)
+    assert weighted_sparse_projection([one()], [FLAT], np.int64(4)).kept == (4,)
 
 
 def test_weights_that_share_memory_are_refused_in_place():

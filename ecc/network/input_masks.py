@@ -18,7 +18,7 @@ from ecc.core.errors import InputError
 from ecc.core.weights import Masks
 from ecc.network.copying import copy_sharing
 
-__all__ = ["BUFFER", "apply_masks", "maskable", "masked_inputs", "stored_masks"]
+__all__ = ["BUFFER", "apply_masks", "held_masks", "maskable", "masked_inputs", "stored_masks"]
 
 BUFFER = "input_mask"
 
@@ -82,6 +82,19 @@ def stored_masks(state: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The masks that a network, or its state dict, holds, by path of the layer."""
     found = state.state_dict() if isinstance(state, nn.Module) else state
     return {name.removesuffix(BUFFER)[:-1]: mask for name, mask in found.items() if name.split(".")[-1] == BUFFER}
+
+
+def held_masks(model: nn.Module) -> dict[str, Tensor]:
+    """The masks with which a network multiplies the inputs of its layers, by path of the layer.
+
+    Of ``stored_masks`` those that ``apply_masks`` has put there; a buffer of that name may mean something else.
+    """
+    return {
+        name: mask
+        for name, layer in model.named_modules()
+        if _multiply_by_buffer in layer._forward_pre_hooks.values()
+        and isinstance(mask := layer._buffers.get(BUFFER), Tensor)
+    }
 
 
 def maskable(model: nn.Module, inputs: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:

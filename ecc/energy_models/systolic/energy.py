@@ -18,6 +18,7 @@ from ecc.energy_models.systolic.dataflow import execute
 from ecc.energy_models.systolic.indices import NO_INDEX, SparseIndex
 from ecc.energy_models.systolic.layers import LeftOut, SystolicLayer, layers_of
 from ecc.network.graph import WidthGraph
+from ecc.network.input_masks import held_masks
 
 __all__ = ["SystolicEnergy", "counted", "systolic_energy", "weights_of"]
 
@@ -127,7 +128,8 @@ def systolic_energy(
         graph: Of the model; the batch is the one that was traced.
         array: The accelerator, the name of a preset, or a TOML file; Eyeriss when None.
         masks: By layer, which inputs are kept (those that are not zero): shape (channels, height, width) for a
-            convolution, (channels,) else; the same for all examples.
+            convolution, (channels,) else; the same for all examples. Those that the model holds when None, as of
+            ``masked-sgd``.
         index: What it takes to say which weights are kept; nothing by default, as in the paper.
 
     Raises:
@@ -135,7 +137,7 @@ def systolic_energy(
             shape or NaN, or the cache of inputs cannot hold the rows that a kernel needs.
     """
     array = SystolicArray() if array is None else SystolicArray.parse(array)
-    masks = {} if masks is None else masks
+    masks = held_masks(model) if masks is None else masks
     layers, left_out = counted(graph, masks)
     found = tuple(
         layer_energy(layer, array, weight=weight, mask=masks.get(layer.name), index=index)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from numbers import Real
 from typing import TypeAlias
 
 import torch
@@ -27,6 +29,8 @@ Floors: TypeAlias = Sequence[int] | Mapping[int, int]
 """Fewest weights kept, of each tensor or of some by their number."""
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_PRICE_DTYPES = (*_DTYPES, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_ROOT = math.sqrt(sys.float_info.max)  # numbers below it have a square
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,7 +147,7 @@ def read_weights(
     """
     _demand_tensors("values", values)
     for _, budget in offers:
-        if not isinstance(budget, int | float) or not 0 <= budget < math.inf:
+        if not _is_amount(budget):
             raise InputError(f"budget must be a number of 0 or more, got {budget!r:.80}")
     lists = [prices for prices, _ in offers]
     for prices in lists:
@@ -151,14 +155,23 @@ def read_weights(
     if profits is not None:
         _demand_tensors("profits", profits)
         _demand_alike("profits", values, profits)
-    _demand_finite("values", values)
-    if profits is not None and (low := _demand_finite("profits", profits)) is not None and low[0] < 0:
-        raise InputError(f"profits[{low[1]}] holds {low[0]:g}; give what weights are worth, 0 or more")
+    ranges = _demand_finite("values", values)
+    if profits is None:
+        worth = {
+            number: max(-low, high) ** 2 if max(-low, high) < _ROOT else math.inf for number, (low, high) in ranges
+        }
+    else:
+        ranges = _demand_finite("profits", profits)
+        for number, (low, _) in ranges:
+            if low < 0:
+                raise InputError(f"profits[{number}] holds {low:g}; give what weights are worth, 0 or more")
+        worth = {number: high for number, (_, high) in ranges}
     numbers = _floors(values, floors)
     found = [
         _weights(number, value, [prices[number] for prices in lists], None if profits is None else profits[number])
         for number, value in enumerate(values)
     ]
+    _demand_densities(found, worth, [budget for _, budget in offers])
     found = [_with_floor(weights, floor) for weights, floor in zip(found, numbers, strict=True)]
     for place, (_, budget) in enumerate(offers):
         needed = math.fsum(weights.cost_of_floor()[place] for weights in found)
@@ -167,6 +180,16 @@ def read_weights(
                 f"the floors alone cost {needed:.6g} and the budget is {budget:.6g}; lower floors or raise the budget"
             )
     return found
+
+
+def _is_amount(given: object) -> bool:
+    """Whether it is a finite number of 0 or more, of NumPy too."""
+    if isinstance(given, bool) or not isinstance(given, Real):
+        return False
+    try:
+        return 0 <= float(given) < math.inf
+    except OverflowError:  # of a whole number
+        return False
 
 
 def _demand_list(name: str, given: object) -> None:
@@ -208,19 +231,39 @@ def _demand_prices(values: Sequence[Tensor], prices: PriceList) -> None:
     for number, price in enumerate(prices):
         if not isinstance(price, Tensor | Price):
             raise InputError(f"prices[{number}] must be a tensor or a Price, got {type(price).__name__}")
-        if isinstance(price, Tensor) and (price.is_complex() or price.dtype is torch.bool):
-            raise InputError(f"prices[{number}] must be of real numbers, got {price.dtype}")
+        if isinstance(price, Tensor) and (price.dtype not in _PRICE_DTYPES or price.layout is not torch.strided):
+            raise InputError(
+                f"prices[{number}] must be a dense tensor of floating-point or whole numbers, "
+                f"got {price.dtype}, {price.layout}"
+            )
     _demand_alike("prices", values, prices)
 
 
-def _demand_finite(name: str, tensors: Sequence[Tensor]) -> tuple[float, int] | None:
-    """The least of all numbers and the tensor that holds it."""
-    least = None
-    for number, (low, high) in _ranges(tensors):
+def _demand_finite(name: str, tensors: Sequence[Tensor]) -> list[tuple[int, tuple[float, float]]]:
+    """Their ranges."""
+    found = _ranges(tensors)
+    for number, (low, high) in found:
         if not math.isfinite(low) or not math.isfinite(high):
             raise InputError(f"{name}[{number}] holds NaN or infinity; give finite numbers")
-        least = min((low, number), least or (low, number))
-    return least
+    return found
+
+
+def _demand_densities(found: Sequence[Weights], worth: Mapping[int, float], budgets: Sequence[float]) -> None:
+    """Refuse what is worth more per price than a float can say: infinite densities are in no order.
+
+    Args:
+        worth: The largest profit of each tensor that is not empty.
+    """
+    for number, most in worth.items():
+        weights = found[number]
+        least = weights.least if weights.price is None else [price.first for price in weights.price]
+        for price, budget in zip(least, budgets, strict=True):
+            share = price / max(budget, 1.0) if len(budgets) > 1 else price  # two prices are weighed by their budgets
+            if not share > 0 or not most / share < math.inf:
+                raise InputError(
+                    f"values[{number}] are worth up to {most:g} at a price of {price:g}, more per price than float64 "
+                    "holds; scale weights or prices"
+                )
 
 
 def _ranges(tensors: Sequence[Tensor]) -> list[tuple[int, tuple[float, float]]]:
@@ -236,6 +279,8 @@ def _floors(values: Sequence[Tensor], floors: Floors | None) -> list[int]:
     """One per tensor."""
     if floors is None:
         return [0] * len(values)
+    if not isinstance(floors, Sequence | Mapping):
+        raise InputError(f"floors must be a list or a mapping of whole numbers, got {type(floors).__name__}")
     if isinstance(floors, Mapping):
         if unknown := [number for number in floors if number not in range(len(values))]:
             raise InputError(f"floors name tensor {unknown[0]!r:.80}; there are {len(values)}, from 0")

@@ -102,7 +102,10 @@ def project_(
     Takes little memory beside them, some 4 % of many float32 weights; more where each weight has a price of its own.
     Nothing is changed before all input was found to be right.
     """
-    _demand_own_memory(values)
+    if isinstance(values, Sequence):  # else it is refused
+        _demand_own_memory(values)
+    if second is not None and not (isinstance(second, tuple | list) and len(second) == 2):
+        raise InputError(f"second must be (prices, budget), got {type(second).__name__}")
     offers = [(prices, budget)] if second is None else [(prices, budget), second]
     weights = read_weights(values, offers, floors, profits)
     budgets = [float(limit) for _, limit in offers]
