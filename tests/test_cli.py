@@ -425,7 +425,7 @@ WRONG = [
     (f"{COMPRESS} --budget macs=0.5 --set netadapt.decay=1", 2, "the method is admm"),
     (f"{COMPRESS} --budget macs=0.5 --set train.optimizer=adagard", 2, "must be adam"),
     (f"{COMPRESS} --budget macs=0.5 --set train.mixed_precision=3", 2, "must be true or false"),
-    (f"{COMPRESS} --budget macs=0.5 --set train.lr=0.1", 2, "train.lr is unknown"),
+    (f"{COMPRESS} --budget macs=0.5 --set train.lr=0.1", 2, "give lr (--lr) instead"),
     (f"{COMPRESS} --budget macs=0.5 --method uniform --set solve.lr=0.1", 2, "use tune.OPTION"),
     (f"{COMPRESS} --budget macs=0.5 --lr 0", 2, "lr"),
     (f"{COMPRESS} --budget macs=0.5 --lr nan", 2, "lr"),
