@@ -129,6 +129,10 @@ def test_fronts_compare_methods_at_equal_energy(pruned, made):
     ("arguments", "words"),
     [
         ("--budget latency=0.5 --method projected-sgd", "cannot keep a budget on latency: zeros leave the shapes"),
+        (
+            "--budget latency=0.5 --cost systolic:eyeriss --method projected-sgd",
+            "cannot keep a budget on latency: zeros leave the shapes",
+        ),
         ("--budget energy=0.5 --method projected-sgd", "give --cost systolic:eyeriss"),
         (f"{ENERGY} --method projected-sgd --rounds 3", "rounds is of methods that remove channels"),
         (f"{ENERGY} --method projected-sgd --set projected-sgd.every=0", "every"),

@@ -23,6 +23,7 @@ __all__ = [
     "WeightTarget",
     "channel_sets",
     "demand_above_floor",
+    "demand_weight_metrics",
     "on_weights",
     "weight_costs",
     "weight_targets",
@@ -125,6 +126,23 @@ def weight_costs(
     return tuple(cost_of(budget.metric) for budget in budgets)
 
 
+def demand_weight_metrics(budgets: Sequence[Budget], method: str) -> None:
+    """Refuse budgets that no weights that are zero would keep, whatever the cost models.
+
+    Args:
+        method: Named in messages.
+    Raises:
+        InputError: If there is one.
+    """
+    for budget in budgets:
+        if budget.metric not in WEIGHT_METRICS:
+            raise InputError(
+                f"method {method} cannot keep a budget on {budget.metric}: zeros leave the shapes of layers as they "
+                f"are, and a device runs them like other weights; {_instead(method)}, or give energy=LIMIT with "
+                "--cost systolic:eyeriss, or params=LIMIT"
+            )
+
+
 def demand_above_floor(limits: Sequence[WeightConstraint], *, masks: bool, method: str) -> None:
     """Refuse limits below what is spent with all weights zero, and with all inputs masked where a method does that.
 
@@ -160,6 +178,10 @@ def _masked_floor(cost: WeightCost) -> float:
     return cost.prices({name: torch.zeros(shape) for name, shape in cost.inputs.items()}).constant
 
 
+def _instead(method: str) -> str:
+    return f"use a method that removes channels, such as admm, alone or before {method} (then)"
+
+
 def _demand_weight_budgets(budgets: Sequence[Budget], costs: Sequence[CostModel], method: str) -> None:
     """Refuse budgets and cost models that single weights have nothing to do with."""
     if not budgets:
@@ -169,18 +191,13 @@ def _demand_weight_budgets(budgets: Sequence[Budget], costs: Sequence[CostModel]
         raise InputError(f"metric {max(metrics, key=metrics.count)!r} has several budgets; give the tightest only")
     if len({cost.metric for cost in costs}) < len(costs):
         raise InputError("there are two cost models of one metric; give one per budget")
-    instead = f"use a method that removes channels, such as admm, alone or before {method} (then)"
+    demand_weight_metrics(budgets, method)
     for budget in budgets:
-        if budget.metric not in WEIGHT_METRICS:
-            raise InputError(
-                f"method {method} cannot keep a budget on {budget.metric}: zeros leave the shapes of layers as they "
-                f"are, and a device runs them like other weights; {instead}, or give energy=LIMIT with "
-                "--cost systolic:eyeriss, or params=LIMIT"
-            )
         if not on_weights(budget.metric, costs):
             raise InputError(
                 f"method {method} cannot keep a budget on measured {budget.metric}: a device spends on zeros what it "
-                f"spends on other weights; {instead}, or give the energy of an accelerator, --cost systolic:eyeriss"
+                f"spends on other weights; {_instead(method)}, or give the energy of an accelerator, "
+                "--cost systolic:eyeriss"
             )
     if unused := [cost.metric for cost in costs if cost.metric not in metrics]:
         raise InputError(f"the cost model of {unused[0]} has no budget; give {unused[0]}=LIMIT or leave the model out")

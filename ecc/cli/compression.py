@@ -22,7 +22,8 @@ from ecc.api.fronts import front_of
 from ecc.api.keeping import Source, load, verify
 from ecc.api.recipe import METHODS, options_of
 from ecc.api.targets import labels_of, sets_of
-from ecc.api.weight_recipe import WEIGHT_METHODS, AnyRecipe, recipe_of, weight_options_of
+from ecc.api.weight_costs import demand_weight_metrics
+from ecc.api.weight_recipe import WEIGHT_METHODS, AnyRecipe, WeightRecipe, recipe_of, weight_options_of
 from ecc.artefact import check_target
 from ecc.cli.arguments import add_data, add_model, data_name, lasting, pairs, the_data, the_model
 from ecc.cli.command import Command, Outcome
@@ -136,6 +137,8 @@ def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     if arguments.pretrain < 0:
         raise InputError(f"--pretrain must be a number of epochs from 0, got {arguments.pretrain}")
     recipe = _recipe(arguments, device)
+    if isinstance(recipe, WeightRecipe):
+        demand_weight_metrics(sets[0], recipe.method)  # before an array is found not to suit such a budget
     costs = [load_cost(path) for path in arguments.cost if not path.startswith(SYSTOLIC_PREFIX)]
     arrays = [
         SystolicArray.parse(text.removeprefix(SYSTOLIC_PREFIX))
