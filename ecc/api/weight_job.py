@@ -199,7 +199,7 @@ class WeightJob:
         return (*own, *(cost for cost in start.costs if cost.metric not in metrics))
 
     def _accuracy(self, model: nn.Module) -> float:
-        batches = self.test or self.task.validation
+        batches = self.task.validation if self.test is None else self.test
         return float(self.ranks.told(lambda: {"score": evaluate(model, batches, self.task.score)})["score"])
 
 
