@@ -170,9 +170,8 @@ def test_the_artefact_is_measured_by_the_meters_given(monkeypatch):
         return "nothing is measured here"
 
     monkeypatch.setattr(keeping.Ruler, "of", of)
-    kept = SimpleNamespace(
-        manifest=SimpleNamespace(budgets=(), data=""), costs=dict, dense=None, inputs=None, model=None, graph=None
-    )
+    manifest = SimpleNamespace(budgets=(), data="", weight_method="")
+    kept = SimpleNamespace(manifest=manifest, costs=dict, dense=None, inputs=None, model=None, graph=None)
     own = Own("a clamp")
     keeping.verify(kept, meters=[own])
     assert seen == [own]
