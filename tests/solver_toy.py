@@ -110,6 +110,18 @@ def mlp(first: int = 24, second: int = 16, dropout: float = 0.0):
     return model, groups, CountingCost(space, terms)
 
 
+class PressAt:
+    """A progress at which Ctrl-C is pressed at the given steps, each once."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = set(steps)
+
+    def __call__(self, stage: str, done: float, total: float, note: str = "") -> None:
+        if done in self.steps:
+            self.steps.remove(done)
+            raise KeyboardInterrupt
+
+
 class ResidualNet(nn.Module):
     """1×8×8 → stem, one residual block with a batch norm each, a convolution, flatten, head."""
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from solver_toy import CountingCost, digits_task, group, mlp, problem, residual, side
+from solver_toy import CountingCost, PressAt, digits_task, group, mlp, problem, residual, side
 from torch import nn
 
 from ecc.core.errors import EccError, InputError, Interrupted
@@ -151,16 +151,6 @@ def test_the_seed_decides_the_result(trained, images):
     one, same, other = (torch.cat([p.flatten() for p in model.parameters()]) for model in runs)
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
-
-
-class PressAt:
-    def __init__(self, *steps):
-        self.steps = set(steps)
-
-    def __call__(self, stage, done, total, note=""):
-        if done in self.steps:
-            self.steps.remove(done)
-            raise KeyboardInterrupt
 
 
 def test_an_interrupted_solve_goes_on_to_the_same_bits(trained, images, tmp_path):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ranks_toy import together
-from solver_toy import digits_task
+from solver_toy import PressAt, digits_task
 from torch import nn
 from weight_cases import energy, network, posed, supports
 
@@ -162,16 +162,6 @@ def test_the_problem_s_network_and_torch_s_generator_stay_as_they_are(trained):
     ProjectedSgd(training=SHORT).solve(posed(0.5, model=trained, task=TASK))
     assert equal(before, trained)
     assert torch.equal(generator, torch.get_rng_state())
-
-
-class PressAt:
-    def __init__(self, *steps):
-        self.steps = set(steps)
-
-    def __call__(self, stage, done, total, note=""):
-        if done in self.steps:
-            self.steps.remove(done)
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])

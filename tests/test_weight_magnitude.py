@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from solver_toy import digits_task
+from solver_toy import PressAt, digits_task
 from weight_cases import network, posed, supports
 
 from ecc.core.errors import InputError, Interrupted
@@ -129,16 +129,6 @@ def test_what_went_by_and_by_never_comes_back():
     assert len(set(sums)) > 5
     for before, after in pairwise(seen):
         assert all(bool((after[name] <= before[name]).all()) for name in before)
-
-
-class PressAt:
-    def __init__(self, *steps):
-        self.steps = set(steps)
-
-    def __call__(self, stage, done, total, note=""):
-        if done in self.steps:
-            self.steps.remove(done)
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("method", BASELINES, ids=lambda method: method.__name__)
