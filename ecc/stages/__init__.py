@@ -1,0 +1,1 @@
+"""Secondary stages: a compact network's state in fewer bytes; each stage alone, and in any sensible order."""

@@ -1,0 +1,99 @@
+"""What codes are made of: numbers as they are, symbols to be coded, and forms that put tensors together from both.
+
+A code of a tensor is a tree. Stages replace leaves: pruning turns ``Numbers`` into a sparse form of gaps and values,
+a codebook turns these values into codes and centroids, entropy coding turns the coder of the ``Symbols`` into a better
+one. Every kind of form decodes by operations of torch, so what is stored can be trained through its decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ecc.core.errors import InputError
+
+__all__ = ["Form", "Node", "Numbers", "Symbols", "leaves", "map_leaves"]
+
+_MOST_SYMBOLS = 1 << 24
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Numbers:
+    """Numbers that are stored as they are.
+
+    Attributes:
+        values: On the CPU, contiguous, of any dtype and shape.
+    """
+
+    values: Tensor
+
+    def __post_init__(self) -> None:
+        if self.values.device.type != "cpu" or not self.values.is_contiguous():
+            raise InputError("Numbers(values=...) must be a contiguous tensor on the CPU")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Symbols:
+    """Whole numbers from 0 to below ``size``, which a coder turns into bits.
+
+    Attributes:
+        values: Shape (n,), of dtype uint8, uint16 or uint32.
+        size: How many different ones there may be, at most 2²⁴.
+        coder: Name of the coder: ``packed`` (all of equal length), ``huffman`` or ``rans``.
+    """
+
+    values: NDArray[np.unsignedinteger]
+    size: int
+    coder: str = "packed"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= _MOST_SYMBOLS:
+            raise InputError(f"Symbols(size=...) must be from 1 to {_MOST_SYMBOLS}, got {self.size}")
+        if self.values.ndim != 1 or self.values.dtype not in (np.uint8, np.uint16, np.uint32):
+            raise InputError("Symbols(values=...) must be a vector of uint8, uint16 or uint32")
+        if self.values.size and int(self.values.max()) >= self.size:
+            raise InputError(f"Symbols(values=...) must be below size={self.size}, got {int(self.values.max())}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Form:
+    """A tensor that is put together from parts.
+
+    Attributes:
+        kind: Name of the rule, one of ``ecc.stages.kinds.KINDS``.
+        shape: Of the decoded tensor.
+        dtype: Of the decoded tensor.
+        parameters: Whole numbers and floats that the rule needs beside the parts.
+        parts: By the names that the rule gives them.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    parameters: Mapping[str, int | float]
+    parts: Mapping[str, Node]
+
+
+Node = Numbers | Symbols | Form
+
+
+def leaves(node: Node, path: str = "") -> Iterator[tuple[str, Numbers | Symbols]]:
+    """The leaves below a node with their paths (``values/centroids``), depth first in the order of the parts."""
+    if not isinstance(node, Form):
+        yield path, node
+        return
+    for name, part in node.parts.items():
+        yield from leaves(part, f"{path}/{name}" if path else name)
+
+
+def map_leaves(node: Node, change: Callable[[str, Numbers | Symbols], Node], path: str = "") -> Node:
+    """The tree with every leaf replaced by ``change(path, leaf)``."""
+    if not isinstance(node, Form):
+        return change(path, node)
+    parts = {name: map_leaves(part, change, f"{path}/{name}" if path else name) for name, part in node.parts.items()}
+    return replace(node, parts=parts)
