@@ -1,0 +1,13 @@
+"""STAGES: every secondary stage by the name it has on the command line; the one list that the api and it read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from ecc.core.code import Stage
+
+__all__ = ["STAGES"]
+
+STAGES: Mapping[str, type[Stage]] = MappingProxyType({})
+"""Frozen dataclasses whose fields are the stage's options; in the order in which stages make sense."""
