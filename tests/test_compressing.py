@@ -8,6 +8,7 @@ from cli_toy import NETWORK
 from memory_oracle import held_bytes, peak_bytes
 from torch import nn
 
+import ecc
 from ecc.api.compressing import compress, job_of
 from ecc.api.constraints import constraints_of, graph_of_costs
 from ecc.api.measuring import measure_widths
@@ -176,6 +177,23 @@ def test_state_of_another_job_is_not_taken_up(tmp_path):
 def test_budgets_that_make_no_sense_are_refused(budgets, words):
     with pytest.raises(InputError, match=words):
         compressed(*budgets)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"budgets": 0.5}, r"^budgets must be texts such as 'latency<=60%', or Budget objects, got 0\.5$"),
+        ({"budgets": ["macs<=0.5", 3]}, r"^budgets must be texts .*, got 3$"),
+        ({"costs": None}, r"^costs must be a list of cost models, .*, got None$"),
+        ({"costs": ["cost.json"]}, r"^costs must be a list of cost models"),
+        ({"lr": "a"}, r"\(lr=\.\.\.\) must be a number, got 'a'$"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_refused_in_a_sentence(wrong, words):
+    model, data = network()[0], load_data("digits")
+    given = {"budgets": "macs<=0.5", **wrong}
+    with pytest.raises(InputError, match=words):
+        ecc.compress(model, data.train, data.validation, **given)
 
 
 def test_the_smallest_reachable_budget_is_reached_and_less_is_refused():

@@ -46,6 +46,15 @@ def test_float_targets_are_a_regression(make):
     assert data.loss(torch.ones(3, 1), torch.zeros(3)) == 1
 
 
+def test_one_hot_targets_are_not_taken_for_a_regression(make):
+    body = "targets=torch.eye(4)[torch.arange(12) % 4]"
+    with pytest.raises(InputError, match=r"targets of shape \(5, 4\) are one-hot; return class indices"):
+        make(f"def make():\n    return [loader({body})] * 3")
+    said = make(f"def make():\n    part = loader({body})\n    return dict(train=part, validation=part, test=part, "
+                "kind='regression')")  # fmt: skip
+    assert said.kind == "regression"
+
+
 def test_a_mapping_says_more(make):
     data = make(
         "def loss(outputs, targets):\n    return outputs.mean()\n"

@@ -486,6 +486,27 @@ def test_a_validation_loader_that_fails_keeps_the_epoch(tmp_path):
     assert same(whole, resumed)
 
 
+def test_a_batch_that_the_loss_does_not_take_keeps_the_weights_of_the_step_before(tmp_path):
+    batches = [*small_task().train]
+    inputs, targets = batches[3]
+    batches[3] = inputs, torch.full_like(targets, 99)  # no such class
+    checkpoint, model = FileCheckpoint(tmp_path / "state"), network()
+    with pytest.raises(
+        InputError,
+        match=r"the network and the loss of train do not take batch 4 of epoch 1 \(IndexError: Target 99 is out",
+    ):
+        train(model, replace(small_task(), train=batches), CONFIG, checkpoint=checkpoint)
+    kept = checkpoint.load()
+    assert kept["batch"] == 3
+    assert all(torch.equal(tensor, kept["model"][name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["epochs", "lr", "distill", "momentum", "clip_norm"])
+def test_a_text_for_a_number_is_refused(name):
+    with pytest.raises(InputError, match=rf"^TrainConfig\({name}=\.\.\.\) must be a number, got 'a'$"):
+        TrainConfig(**{name: "a"})
+
+
 class Unopened:
     """A loader that cannot even begin."""
 

@@ -65,6 +65,9 @@ class Recipe:
         for name in ("epochs", "rounds", "seed"):
             if type(value := getattr(self, name)) is not int:
                 raise InputError(f"{name} must be a whole number, got {value!r}")
+        for name in ("solve_share", "measure_s"):
+            if not isinstance(value := getattr(self, name), int | float):
+                raise InputError(f"Recipe({name}=...) must be a number, got {value!r}")
         if self.epochs < (2 if self.trains else 1):
             least = f"2 for {self.method}, one to solve and one to tune" if self.trains else "1"
             raise InputError(f"epochs must be at least {least}, got {self.epochs}")

@@ -23,6 +23,7 @@ from ecc.api.weight_job import WeightJob
 from ecc.api.weight_recipe import AnyRecipe, recipe_of
 from ecc.core.budget import Budget
 from ecc.core.cost import CostModel
+from ecc.core.errors import InputError
 from ecc.core.problem import Batches, Progress, Task
 from ecc.core.table import ProfileTable
 from ecc.data.values import accuracy, first_examples
@@ -207,6 +208,9 @@ def compress_path(
 
 def _sets(budgets: Sequence[Budget | str] | Budget | str) -> list[tuple[Budget, ...]]:
     given = [budgets] if isinstance(budgets, Budget | str) else budgets
+    if not isinstance(given, Sequence) or (odd := [each for each in given if not isinstance(each, Budget | str)]):
+        shown = budgets if not isinstance(given, Sequence) else odd[0]
+        raise InputError(f"budgets must be texts such as 'latency<=60%', or Budget objects, got {shown!r}")
     return sets_of([(each,) if isinstance(each, Budget) else Budget.parse_list(each) for each in given])
 
 
@@ -219,6 +223,8 @@ def _job(
     recipe: AnyRecipe,
 ) -> Callable[..., Job | WeightJob]:
     """``job_of`` but for the options that are left, on the batch that the cost models were made for."""
+    if not isinstance(costs, Sequence) or not all(hasattr(each, "metric") for each in costs):
+        raise InputError(f"costs must be a list of cost models, such as [ecc.load_cost('cost.json')], got {costs!r}")
     place = next((cost.provenance for cost in costs if cost.provenance is not None), None)
     batch = place.input_shape[0] if place is not None and place.input_shape else 1
     inputs = first_examples(task.validation, batch) if example_inputs is None else example_inputs

@@ -136,6 +136,8 @@ def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     sets = sets_of([Budget.parse_list(text) for text in arguments.budget])
     if arguments.pretrain < 0:
         raise InputError(f"--pretrain must be a number of epochs from 0, got {arguments.pretrain}")
+    if arguments.tensorboard == "":
+        raise InputError("--tensorboard must name a folder, got nothing; leave it out to write no event files")
     recipe = _recipe(arguments, device)
     if isinstance(recipe, WeightRecipe):
         demand_weight_metrics(sets[0], recipe.method)  # before an array is found not to suit such a budget

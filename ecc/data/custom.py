@@ -66,6 +66,11 @@ def _complete(spec: str, given: dict[str, Any]) -> Data:
         if kind not in ("classification", "regression"):
             raise InputError(f"data {spec!r}: kind {kind!r} is unknown; it is classification or regression")
         whole = kind == "classification"
+        if "kind" not in given and "loss" not in given and _is_one_hot(targets):
+            raise InputError(
+                f"data {spec!r}: targets of shape {tuple(targets.shape)} are one-hot; return class indices "
+                "(targets.argmax(1)), or say kind='regression' if these are numbers to be met"
+            )
         classes = given.get("classes") or (_classes(spec, given["validation"]) if whole else 1)
     example = inputs if isinstance(inputs, Tensor) else inputs[0]
     return Data(
@@ -80,6 +85,13 @@ def _complete(spec: str, given: dict[str, Any]) -> Data:
         score=given.get("score", accuracy if whole else rank_correlation),
         vocabulary=int(given.get("vocabulary", 0)),
     )
+
+
+def _is_one_hot(targets: Tensor) -> bool:
+    """Whether every row of two numbers or more is 0 but for one 1."""
+    if targets.ndim != 2 or targets.shape[1] < 2:
+        return False
+    return bool(((targets == 0) | (targets == 1)).all() and (targets.sum(1) == 1).all())
 
 
 def _classes(spec: str, loader: Batches) -> int:

@@ -13,6 +13,9 @@ from ecc.solvers.schedules import SCHEDULES, ScheduleFactory, Shape
 
 __all__ = ["TrainConfig"]
 
+_OPTIONAL = ("temperature", "clip_norm", "ema")
+_NUMBERS = ("epochs", "lr", "weight_decay", "momentum", "step_factor", "warmup_epochs", "distill", *_OPTIONAL,
+            "checkpoint_every_s")  # fmt: skip
 _WITHOUT_EFFECT = ("checkpoint_every_s", "device")  # on the result
 
 
@@ -68,6 +71,7 @@ class TrainConfig:
     device: str | None = None
 
     def __post_init__(self) -> None:
+        self._demand_numbers()
         optimizer, schedule = self.optimizer, self.schedule
         own_schedule = isinstance(schedule, ScheduleFactory)
         known = isinstance(optimizer, OptimizerFactory) or optimizer in OPTIMIZERS
@@ -100,6 +104,13 @@ class TrainConfig:
                 f"TrainConfig(warmup_epochs=...) has no effect on a schedule of your own, got {self.warmup_epochs}; "
                 "put the warm-up into its factory, as with torch's SequentialLR"
             )
+
+    def _demand_numbers(self) -> None:
+        """Refuse texts and the like where numbers are wanted, which could not even be compared."""
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            if not isinstance(value, int | float) and (value is not None or name not in _OPTIONAL):
+                raise InputError(f"TrainConfig({name}=...) must be a number, got {value!r}")
 
     @property
     def settings(self) -> Settings:

@@ -177,14 +177,22 @@ class _Run:
         self.at_boundary = False
         batch = fetched if isinstance(fetched, tuple) else None
         self.stepper.clear()
-        count = self._backward(*batch) if batch is not None else 0
+        count, refusal = 0, fetched if isinstance(fetched, Exception) else None
+        if batch is not None:
+            try:
+                count = self._backward(*batch)
+            except (IndexError, ValueError) as error:  # targets that are no class, or of another shape
+                if isinstance(error, EccError):
+                    raise
+                refusal = error
         present = [float(p.grad is not None) for p in self.stepper.parameters] if self.ranks.world > 1 else []
-        failed = isinstance(fetched, Exception)
-        failures, holders, examples, *present = self.ranks.total([failed, batch is not None, count, *present])
+        failures, holders, examples, *present = self.ranks.total(
+            [refusal is not None, batch is not None, count, *present]
+        )
         if failures or not holders:
             self.at_boundary = True
             if failures:
-                self._raise_data_error(fetched)
+                self._raise_data_error(refusal, failed_to_load=batch is None)
             return False
         self.stepper.combine(present, count / max(examples, 1.0))
         index, total = self.epoch * self.batches + self.batch, self.config.epochs * self.batches
@@ -353,14 +361,17 @@ class _Run:
             self._save()
         return Interrupted(f"{where}; its state is saved, and the same call goes on from there")
 
-    def _raise_data_error(self, error: object) -> NoReturn:
-        """The loader failed, here or in another process, behind a step that is finished."""
+    def _raise_data_error(self, error: Exception | None, *, failed_to_load: bool) -> NoReturn:
+        """The loader, or the network on what it gave, failed here or in another process, behind a finished step."""
         self._save()
         if isinstance(error, EccError):
             raise error
         saved = "; the state is saved, and the same call goes on from there" if self.states.kept else ""
-        where = f"the training data of {self.stage} failed at batch {self.batch + 1} of epoch {self.epoch + 1}"
-        if isinstance(error, Exception):
+        place = f"batch {self.batch + 1} of epoch {self.epoch + 1}"
+        where = f"the training data of {self.stage} failed at {place}"
+        if error is not None and not failed_to_load:
+            where = f"the network and the loss of {self.stage} do not take {place}"
+        if error is not None:
             raise InputError(f"{where} ({told(error)}); the weights from before that batch are kept{saved}") from error
         raise InputError(f"{where} in another process{saved}")
 
