@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ecc.artefact.stages import Edit, StageRecord, edit_from_json
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields, Scalar
 from ecc.core.verdict import BudgetCheck
@@ -61,7 +62,7 @@ class Manifest:
     """What was made, of what, how and where.
 
     Attributes:
-        method: Name of the solver.
+        method: Name of the solver; empty where secondary stages alone made the network smaller.
         model: How the dense network is made, a MODEL of the command line; empty when it was given as an object.
         options: KEY=VALUE pairs of its factory.
         weights: Where the dense weights came from, for people.
@@ -93,6 +94,8 @@ class Manifest:
         removed: Residual blocks that went whole.
         weight_method: What pruned single weights; empty where nothing did.
         masked: Layers whose inputs are masked, each with a buffer ``input_mask`` in the state.
+        stages: The secondary stages that have packed the weights, in their order; empty where none has.
+        edits: Changes of the compact network's structure that its packed state needs, in their order.
     """
 
     method: str
@@ -127,6 +130,8 @@ class Manifest:
     removed: tuple[str, ...] = ()
     weight_method: str = ""
     masked: tuple[str, ...] = ()
+    stages: tuple[StageRecord, ...] = ()
+    edits: tuple[Edit, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.input_shapes) != len(self.input_dtypes):
@@ -143,6 +148,11 @@ class Manifest:
         for name, width in self.widths.items():
             _check_group(name, self.dense[name], width, self.kept.get(name))
 
+    @property
+    def made_by(self) -> str:
+        """The method and the stages behind it: ``admm + deep-compression``."""
+        return " + ".join(filter(None, [self.method, *dict.fromkeys(stage.name for stage in self.stages)]))
+
     def to_json(self) -> dict[str, Any]:
         """A JSON value; ``from_json`` is the inverse."""
         value = {name: getattr(self, name) for name in (one.name for one in fields(self))}
@@ -156,6 +166,8 @@ class Manifest:
             value[name] = list(value[name])
         value["kept"] = {name: units.tolist() for name, units in self.kept.items()}
         value["budgets"] = [check.to_json() for check in self.budgets]
+        value["stages"] = [stage.to_json() for stage in self.stages]
+        value["edits"] = [dict(edit) for edit in self.edits]
         return {"kind": KIND, "schema": SCHEMA, **value}
 
     @classmethod
@@ -207,7 +219,14 @@ class Manifest:
             removed=fields.texts("removed") if "removed" in fields else (),
             weight_method=fields.text("weight_method", ""),
             masked=fields.texts("masked") if "masked" in fields else (),
+            stages=tuple(StageRecord.from_json(Fields(stage, _WHERE)) for stage in _listed(fields, "stages")),
+            edits=tuple(edit_from_json(edit, _WHERE) for edit in _listed(fields, "edits")),
         )
+
+
+def _listed(fields: Fields, name: str) -> list[Any]:
+    """A list that the manifests of early versions do not have."""
+    return fields.items(name) if name in fields else []
 
 
 def _sides(fields: Fields) -> dict[str, tuple[str, ...]]:
