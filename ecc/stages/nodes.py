@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ecc.core.errors import InputError
 
-__all__ = ["Form", "Node", "Numbers", "Symbols", "leaves", "map_leaves"]
+__all__ = ["Form", "Node", "Numbers", "Symbols", "is_floating", "leaves", "map_leaves", "map_weights", "shape_of"]
 
 _MOST_SYMBOLS = 1 << 24
+_QUANTISED = frozenset({"codebook", "fixed", "log", "product", "sum"})  # kinds whose floats are scales and codebooks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,3 +98,30 @@ def map_leaves(node: Node, change: Callable[[str, Numbers | Symbols], Node], pat
         return change(path, node)
     parts = {name: map_leaves(part, change, f"{path}/{name}" if path else name) for name, part in node.parts.items()}
     return replace(node, parts=parts)
+
+
+def map_weights(node: Node, change: Callable[[Numbers], Node]) -> Node:
+    """The tree with every leaf that carries weights replaced by ``change(leaf)``.
+
+    These are floats: a whole tensor, the values of a sparse one, factors. Codebooks and scales of what is quantised
+    already are not among them.
+    """
+    if isinstance(node, Form):
+        if node.kind in _QUANTISED:
+            return node
+        return replace(node, parts={name: map_weights(part, change) for name, part in node.parts.items()})
+    return change(node) if isinstance(node, Numbers) and node.values.is_floating_point() else node
+
+
+def shape_of(node: Node) -> tuple[int, ...]:
+    """Shape of the tensor that a node decodes to."""
+    if isinstance(node, Form):
+        return node.shape
+    return tuple(node.values.shape)
+
+
+def is_floating(node: Node | None) -> bool:
+    """Whether there is a node and it decodes to floats."""
+    if isinstance(node, Form):
+        return node.dtype.is_floating_point
+    return isinstance(node, Numbers) and node.values.is_floating_point()
