@@ -46,6 +46,18 @@ def test_small_allocations_are_as_good_as_those_of_an_integer_program(seed):
     demand_best(curves, limits, allocate(curves, limits, gap=0.0, seconds=60), integer_program(curves, limits))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_networks_of_more_groups_than_an_array_has_axes(seed):
+    rng = np.random.default_rng(seed)
+    count = 80
+    space = WidthSpace(tuple(f"g{place}" for place in range(count)), (3,) * count, (1,) * count)
+    share = np.arange(1, 4) / 3
+    parts = {(place, place + 1): rng.uniform(0.5, 2) * np.outer(share, share) for place in range(count - 1)}
+    limits = limits_of([TableCost(space, parts)], [0.5])
+    curves = random_curves(rng, limits)
+    demand_best(curves, limits, allocate(curves, limits, gap=0.0, seconds=60), integer_program(curves, limits))
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_branching_down_to_single_widths_finds_the_same(seed, monkeypatch):
     monkeypatch.setattr(branching, "_FEW", 1)

@@ -165,17 +165,19 @@ class Search:
     def _look_at_all(self, kept: tuple[Whole, ...]) -> None:
         """Take the best of few combinations."""
         here = self.tables.restricted(kept)
-        sizes = here.sizes
+        # An axis for each group with a choice left: a network may have more groups than an array may have axes.
+        choosing = [group for group, size in enumerate(here.sizes) if size > 1]
+        sizes = tuple(here.sizes[group] for group in choosing)
         loss = np.full(sizes, here.loss)
         excess = np.broadcast_to(
             here.excess.reshape(len(here.excess), *(1 for _ in sizes)), (len(here.excess), *sizes)
         ).copy()
         for group, (own, single) in enumerate(zip(here.losses, here.singles, strict=True)):
-            shape = [len(own) if each == group else 1 for each in range(len(sizes))]
+            shape = [len(own) if each == group else 1 for each in choosing]
             loss += own.reshape(shape)
             excess += single.reshape(len(single), *shape)
         for scope, table in here.joint.items():
-            excess += table.reshape(len(table), *(size if each in scope else 1 for each, size in enumerate(sizes)))
+            excess += table.reshape(len(table), *(here.sizes[each] if each in scope else 1 for each in choosing))
         within_limits = (excess <= _LOOSE).all(0).reshape(-1)
         flat = loss.reshape(-1)
         for place in np.argsort(flat, kind="stable").tolist():
@@ -183,7 +185,8 @@ class Search:
                 break
             if not within_limits[place]:
                 continue
-            chosen = np.array(np.unravel_index(place, sizes), dtype=np.int64)
+            chosen = np.zeros(len(here.sizes), dtype=np.int64)
+            chosen[choosing] = np.unravel_index(place, sizes) if sizes else ()
             self.offer(here.units(chosen), float(flat[place]))
 
 
