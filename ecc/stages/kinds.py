@@ -8,11 +8,19 @@ a file are not to be trusted.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from torch import Tensor
 
+from ecc.stages.fixed_point.fixed import Fixed
+from ecc.stages.fixed_point.split import Sum
+from ecc.stages.log_levels import LogLevels
+from ecc.stages.codebook_kind import CodebookKind
 from ecc.stages.nodes import Form
+from ecc.stages.sparse_index import SparseKind
+from ecc.stages.product_codes import ProductCodes
+from ecc.stages.row_levels import RowLevels
 
 __all__ = ["KINDS", "Kind"]
 
@@ -53,5 +61,7 @@ class Kind(Protocol):
         """
 
 
-KINDS: Mapping[str, Kind] = {}
+_ALL: tuple[Kind, ...] = (Fixed(), Sum(), LogLevels(), ProductCodes(), RowLevels())
+
+KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _ALL})
 """By name."""
