@@ -18,6 +18,9 @@ with d the output channels that an input channel reaches, and k_W, k_X the eleme
 energy takes P · nW for the pairs, an upper bound; it is then a constant plus a price for each weight that is kept, and
 a budget on it is one on the exact energy too. A layer's k_W largest weights stay in the cache and are the cheaper ones.
 
+Weights that are stored in fewer bits (``ecc.core.code.Stored``) have prices of their own, see
+``ecc.energy_models.systolic.stored_weights``.
+
 Batches, time steps and transposed convolutions are ours: positions of all examples fill the array together, and rows of
 a product that are computed at once share the cache of inputs.
 """
@@ -32,10 +35,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ecc.core.code import Stored
 from ecc.core.errors import InputError
 from ecc.energy_models.systolic.array import SystolicArray
 from ecc.energy_models.systolic.indices import NO_INDEX, SparseIndex
 from ecc.energy_models.systolic.layers import SystolicLayer
+from ecc.energy_models.systolic.stored_weights import fetched_stored, mac_energy, operand_share
 
 __all__ = ["LayerEnergy", "fetched_again", "index_bound", "layer_energy", "most_pairs", "rates", "read_twice"]
 
@@ -59,6 +64,7 @@ class LayerEnergy:
         input_nonzeros: Inputs of one example that are not masked.
         pairs: Multiply-accumulates with weight and input both kept; padding is none.
         known: Whether its weights could be looked at; they count as dense where not.
+        stored: What its weights are stored in; None where they are words of the array.
     """
 
     layer: SystolicLayer
@@ -73,6 +79,7 @@ class LayerEnergy:
     input_nonzeros: int
     pairs: int
     known: bool = True
+    stored: Stored | None = None
 
     @property
     def total(self) -> float:
@@ -86,7 +93,7 @@ class LayerEnergy:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value."""
-        return {
+        value = {
             "name": self.layer.name,
             "kind": self.layer.operator.kind,
             "mac": self.mac,
@@ -99,6 +106,7 @@ class LayerEnergy:
             "size": self.layer.size,
             "macs": self.pairs,
         }
+        return value if self.stored is None else value | {"bits": self.stored.bits, "nbytes": self.stored.nbytes}
 
 
 def layer_energy(
@@ -108,6 +116,7 @@ def layer_energy(
     weight: Tensor | None = None,
     mask: Tensor | None = None,
     index: SparseIndex = NO_INDEX,
+    stored: Stored | None = None,
 ) -> LayerEnergy:
     """The energy of one layer.
 
@@ -115,9 +124,11 @@ def layer_energy(
         weight: Of ``layer.size`` elements, in the order of ``layer.blocks``; dense when None.
         mask: Which inputs are kept, of shape ``layer.input_shape``; all of them when None.
         index: What it takes to say which weights are kept.
+        stored: What the weights are stored in, their index among it; as words of the array when None.
 
     Raises:
-        InputError: If the mask is of another shape, or the cache of inputs cannot hold the rows that a kernel needs.
+        InputError: If the mask is of another shape, the cache of inputs cannot hold the rows that a kernel needs, or
+            what is stored is another tensor.
     """
     kept = _kept_inputs(layer, mask)
     alike = layer.input_shape[0] // len(kept)  # channels that have one and the same mask
@@ -129,21 +140,28 @@ def layer_energy(
     inputs = _inputs(layer, array, alike * kept.reshape(len(kept), *layer.rows).sum((0, 2)), unfolded)
     outputs = array.e_dram * layer.outputs
     held = array.e_rf * layer.positions * layer.repeats * nonzeros
-    rate = _rate(layer, array, nonzeros)
-    share, bound = index_bound(layer, array, index)
+    if stored is None:
+        rate = _rate(layer, array, nonzeros)
+        share, bound = index_bound(layer, array, index)
+        weights = held + rate * (nonzeros + index.words(nonzeros, layer.size, array.bits))
+        relaxed, e_mac = held + rate * nonzeros * (1 + share) + bound, array.e_mac
+    else:
+        weights = held * operand_share(stored, array) + fetched_stored(layer, array, stored)
+        relaxed, bound, e_mac = weights, 0.0, mac_energy(stored, array)
     return LayerEnergy(
         layer,
-        mac=array.e_mac * pairs,
-        weights=held + rate * (nonzeros + index.words(nonzeros, layer.size, array.bits)),
+        mac=e_mac * pairs,
+        weights=weights,
         inputs=inputs,
         outputs=outputs,
-        relaxed_mac=array.e_mac * layer.positions * layer.repeats * nonzeros,
-        relaxed_weights=held + rate * nonzeros * (1 + share) + bound,
+        relaxed_mac=e_mac * layer.positions * layer.repeats * nonzeros,
+        relaxed_weights=relaxed,
         fixed=inputs + outputs + bound,
         nonzeros=nonzeros,
         input_nonzeros=alike * round(float(kept.sum())),
         pairs=pairs,
         known=weight is not None,
+        stored=stored,
     )
 
 

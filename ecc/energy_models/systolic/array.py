@@ -57,6 +57,8 @@ class SystolicArray:
         dataflow: ``os``, ``ws`` or ``is``: whether outputs, weights or inputs stay in the array.
         bits: Of one element.
         frequency_hz: Of the clock; None where it is not known, and cycles are then not turned into seconds.
+        e_multiply: Part of ``e_mac`` that is in proportion to the bits of a weight, the multiplier's; 0 where it is not
+            known, and multiply-accumulates then cost the same with few bits.
     """
 
     name: str = "eyeriss"
@@ -73,6 +75,7 @@ class SystolicArray:
     dataflow: Dataflow = "os"
     bits: int = 16
     frequency_hz: float | None = None
+    e_multiply: float = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.isprintable() or not 0 < len(self.name) <= 200:
@@ -103,7 +106,7 @@ class SystolicArray:
         if self.unit not in list(UNITS):  # a list: what comes from TOML may have no hash
             raise InputError(f"SystolicArray(unit=...) must be one of {', '.join(UNITS)}, got {self.unit!r:.80}")
         most = _MOST_JOULES if self.unit == "J" else _MOST_UNITS
-        for name in _ENERGIES:
+        for name in (*_ENERGIES, "e_multiply"):
             energy = getattr(self, name)
             if not _is_number(energy) or not 0 <= energy <= most:
                 raise InputError(
@@ -113,6 +116,10 @@ class SystolicArray:
             raise InputError(
                 f"SystolicArray(unit={self.unit!r}) means that {one} is 1, got {getattr(self, one)!r}; "
                 'divide all energies by it, or give joules and unit "J"'
+            )
+        if self.e_multiply > self.e_mac:
+            raise InputError(
+                f"SystolicArray(e_multiply=...) is a part of e_mac={self.e_mac!r}, and cannot be {self.e_multiply!r}"
             )
         if self.e_mac == 0 and self.e_dram == 0:
             raise InputError("SystolicArray(e_mac=..., e_dram=...) must not both be 0")

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
+from ecc.core.code import Stored
 from ecc.core.errors import InputError
 from ecc.energy_models.systolic.account import LayerEnergy, layer_energy
 from ecc.energy_models.systolic.array import DATAFLOWS, Dataflow, SystolicArray
@@ -120,6 +121,7 @@ def systolic_energy(
     *,
     masks: Mapping[str, Tensor] | None = None,
     index: SparseIndex = NO_INDEX,
+    stored: Mapping[str, Stored] | None = None,
 ) -> SystolicEnergy:
     """The energy of a network's convolutions and matrix products by the weights that it has now.
 
@@ -131,16 +133,23 @@ def systolic_energy(
             convolution, (channels,) else; the same for all examples. Those that the model holds when None, as of
             ``masked-sgd``.
         index: What it takes to say which weights are kept; nothing by default, as in the paper.
+        stored: By name of a weight, what it is stored in, with its index; words of the array where none is named.
 
     Raises:
         InputError: If the graph is of another network, nothing can be counted, a mask is of no layer, of another
-            shape or NaN, or the cache of inputs cannot hold the rows that a kernel needs.
+            shape or NaN, what is stored is of none of its layers, or the cache of inputs cannot hold the rows that a
+            kernel needs.
     """
     array = SystolicArray() if array is None else SystolicArray.parse(array)
     masks = held_masks(model) if masks is None else masks
     layers, left_out = counted(graph, masks)
+    stored = {} if stored is None else stored
+    if stored and not any(layer.weight in stored for layer in layers):
+        raise InputError(f"stored: {next(iter(stored))!r} and the others are weights of no layer that the array runs")
     found = tuple(
-        layer_energy(layer, array, weight=weight, mask=masks.get(layer.name), index=index)
+        layer_energy(
+            layer, array, weight=weight, mask=masks.get(layer.name), index=index, stored=stored.get(layer.weight)
+        )
         for layer, weight in zip(layers, weights_of(model, graph, layers), strict=True)
     )
     dense = (layer_energy(layer, array, index=index) for layer in layers)

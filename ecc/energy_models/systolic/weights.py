@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 from torch import Tensor, nn
 
+from ecc.core.code import Stored
 from ecc.core.errors import InputError
 from ecc.core.weights import Masks, Price, Prices
 from ecc.energy_models.systolic.account import index_bound, layer_energy, most_pairs, rates
@@ -143,9 +144,9 @@ class WeightEnergy:
         """A row per layer with what it takes and what for, and its weights left, ``nonzeros`` of ``size``."""
         return self.energy(model, masks).table()
 
-    def energy(self, model: nn.Module, masks: Masks) -> SystolicEnergy:
-        """The whole account of the weights as they are."""
-        return systolic_energy(model, self.graph, self.array, masks=masks, index=self.index)
+    def energy(self, model: nn.Module, masks: Masks, stored: Mapping[str, Stored] | None = None) -> SystolicEnergy:
+        """The whole account of the weights as they are, or as they are stored."""
+        return systolic_energy(model, self.graph, self.array, masks=masks, index=self.index, stored=stored)
 
     def _tensors(self, masks: Masks) -> Mapping[str, Price]:
         """A weight that several layers use has the sum of its prices; the cache holds as many of it for each."""
