@@ -16,11 +16,11 @@ from torch import Tensor
 from ecc.stages.fixed_point.fixed import Fixed
 from ecc.stages.fixed_point.split import Sum
 from ecc.stages.log_levels import LogLevels
-from ecc.stages.codebook_kind import CodebookKind
 from ecc.stages.nodes import Form
-from ecc.stages.sparse_index import SparseKind
 from ecc.stages.product_codes import ProductCodes
 from ecc.stages.row_levels import RowLevels
+from ecc.stages.shared_values import SharedValues
+from ecc.stages.sparse_index import SparseIndex
 
 __all__ = ["KINDS", "Kind"]
 
@@ -61,7 +61,15 @@ class Kind(Protocol):
         """
 
 
-_ALL: tuple[Kind, ...] = (Fixed(), Sum(), LogLevels(), ProductCodes(), RowLevels())
+_ALL: tuple[Kind, ...] = (
+    SparseIndex(),
+    SharedValues(),
+    LogLevels(),
+    ProductCodes(),
+    RowLevels(),
+    Fixed(),
+    Sum(),
+)
 
 KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _ALL})
 """By name."""
