@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ecc.api.composing import compose
     from ecc.api.compressing import Compression
+    from ecc.api.describing import Source
     from ecc.api.diagnosing import diagnose
     from ecc.api.executing import SparseExecution, sparse_execution
     from ecc.api.fitting import fit, judge
-    from ecc.api.keeping import Source, load
+    from ecc.api.keeping import load
     from ecc.api.recipe import Recipe
     from ecc.api.sparsity import Sparsity
     from ecc.api.verbs import compress, compress_path, front, profile, verify
@@ -89,7 +90,7 @@ _HOME = {
     "ProfileTable": "ecc.core.table",
     "Recipe": "ecc.api.recipe",
     "SlimManifest": "ecc.network.manifest",
-    "Source": "ecc.api.keeping",
+    "Source": "ecc.api.describing",
     "SparseExecution": "ecc.api.executing",
     "SparseIndex": "ecc.energy_models.systolic.indices",
     "Sparsity": "ecc.api.sparsity",

@@ -10,7 +10,8 @@ from torch import nn
 
 import ecc
 from ecc.api.compressing import compress
-from ecc.api.keeping import Source, load, verify
+from ecc.api.describing import Source
+from ecc.api.keeping import load, verify
 from ecc.api.recipe import Recipe
 from ecc.core.budget import Budget
 from ecc.core.errors import EccError, InputError, UnavailableError

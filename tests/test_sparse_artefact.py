@@ -10,7 +10,8 @@ import safetensors.torch
 import torch
 from weight_job_toy import INPUTS, network, pruned, small
 
-from ecc.api.keeping import Source, load, verify
+from ecc.api.describing import Source
+from ecc.api.keeping import load, verify
 from ecc.api.sparsity import LAYERS, layers_in
 from ecc.api.weight_recipe import MASKING
 from ecc.artefact import inspect

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ecc.api.analytic import exact_check, renewed
 from ecc.api.compressing import Compression
+from ecc.api.packing import code_of, masks_in, with_code
 from ecc.api.ruler import Meters, Ruler
 from ecc.api.sparsity import LAYERS, with_stored_masks
 from ecc.api.weight_verdicts import weight_verdicts
@@ -23,7 +22,6 @@ from ecc.artefact import save as save_artefact
 from ecc.core.cost import CostModel
 from ecc.core.errors import EccError, InputError, UnavailableError
 from ecc.core.problem import Progress
-from ecc.core.table import Provenance
 from ecc.core.verdict import BudgetCheck, Measured
 from ecc.data.loading import load_data
 from ecc.energy_models.counting import COUNTED, CountCost
@@ -41,9 +39,9 @@ from ecc.solvers.training import evaluate
 from ecc.verification import Verification
 from ecc.zoo.loading import load_model
 
-__all__ = ["Loaded", "Source", "load", "manifest_of", "save", "verify"]
+__all__ = ["CUT", "Loaded", "load", "save", "verify"]
 
-_CUT = "slim.json"
+CUT = "slim.json"
 """File of the slim manifest in an artefact."""
 
 _DTYPES = {
@@ -61,25 +59,6 @@ _DTYPES = {
         torch.bool,
     )
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a dense network came from, so that an artefact can be rebuilt from its name.
-
-    Attributes:
-        model: MODEL of the command line; empty when the network was given as an object.
-        options: KEY=VALUE pairs of the factory.
-        weights: Where its weights came from.
-        data: DATA of the command line; empty when loaders were given.
-        network: Name for people.
-    """
-
-    model: str = ""
-    options: Mapping[str, str] = field(default_factory=dict)
-    weights: str = ""
-    data: str = ""
-    network: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,65 +94,19 @@ class Loaded:
         return {metric: load_cost(path) for metric, path in self.artefact.costs.items()}
 
 
-def manifest_of(result: Compression, source: Source | None = None) -> Manifest:
-    """What the artefact of a compression says of it.
-
-    Args:
-        source: Where the dense network came from; without it, a class that needs no arguments is found by itself.
-    """
-    origin = source or Source(model=_own_factory(result), network=result.network)
-    place = next((cost.provenance for cost in result.costs if cost.provenance is not None), None)
-    tensors = _tensors(result.inputs)
-    return Manifest(
-        method=result.recipe.method,
-        model=origin.model,
-        options=dict(origin.options),
-        weights=origin.weights,
-        data=origin.data,
-        network=origin.network or result.network,
-        fingerprint=result.graph.fingerprint,
-        input_shapes=tuple(tuple(tensor.shape) for tensor in tensors),
-        input_dtypes=tuple(str(tensor.dtype).removeprefix("torch.") for tensor in tensors),
-        dense=result.graph.space.full,
-        widths=dict(result.widths),
-        kept=result.kept,
-        budgets=result.budgets,
-        counts=result.counts,
-        accuracy_dense=result.accuracy_dense,
-        accuracy=result.accuracy,
-        nonzero_fraction=result.nonzero_fraction,
-        rounds=result.rounds,
-        seconds=result.seconds,
-        seed=result.recipe.seed,
-        environment={
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "system": platform.platform(),
-        },
-        settings=result.recipe.settings,
-        groups=result.graph.declared,
-        renormalise=bool(result.graph.renormalised),
-        removed=result.removed,
-        weight_method="" if result.sparsity is None else result.sparsity.method,
-        masked=() if result.sparsity is None else tuple(result.sparsity.masks),
-        created=datetime.now().astimezone().isoformat(timespec="seconds"),
-        **_where(place),
-    )
-
-
 def save(
     result: Compression, path: str | Path, manifest: Manifest, *, attachments: Mapping[str, bytes] | None = None
 ) -> Artefact:
     """Write a compression as an artefact, once it is proved that what is written is the dense network without units.
 
     Args:
-        manifest: From ``manifest_of``.
+        manifest: From ``ecc.api.describing.manifest_of``.
         attachments: Further files by name.
     Raises:
         InputError: If the folder cannot be written; nothing is then written.
         EccError: If the network fails the zero-then-remove check, or cannot be made again; nothing is then written.
     """
-    files = {**(attachments or {}), _CUT: _proved(result).to_bytes()}
+    files = {**(attachments or {}), CUT: _proved(result).to_bytes()}
     if result.sparsity is not None:
         files[LAYERS] = result.sparsity.layers.to_csv().encode()
     measured = [cost for cost in result.costs if cost.metric not in COUNTED]
@@ -233,18 +166,28 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Loaded:
             f"artefact {path} was made of another network than {manifest.model or 'the one given'}; "
             "give the model and the options that it was made from"
         )
-    if _CUT in artefact.files:
-        compact = rebuild(dense, SlimManifest.parse(artefact.content(_CUT), f"{_CUT} of artefact {path}"))
+    if CUT in artefact.files:
+        compact = rebuild(dense, SlimManifest.parse(artefact.content(CUT), f"{CUT} of artefact {path}"))
     else:  # written before there were slim manifests
         compact = slim(dense, graph, manifest.kept, remove=manifest.removed, check=False)
+    return Loaded(artefact, dense, _with_weights(compact, artefact, inputs), graph, inputs)
+
+
+def _with_weights(compact: nn.Module, artefact: Artefact, inputs: Any) -> nn.Module:
+    """The compact network with the weights and masks of an artefact, in eval mode."""
+    masked, where = artefact.manifest.masked, f"artefact {artefact.path}"
+    if artefact.packed:
+        code = code_of(artefact)
+        compact = with_stored_masks(compact, masks_in(code), masked, inputs=inputs, where=where)
+        return with_code(compact, code, where=where)
     state = artefact.state()
-    compact = with_stored_masks(compact, state, manifest.masked, inputs=inputs, where=f"artefact {path}")
+    compact = with_stored_masks(compact, state, masked, inputs=inputs, where=where)
     try:
         compact.load_state_dict(state)
     except RuntimeError as error:
         detail = str(error).splitlines()[0]
-        raise InputError(f"the weights of artefact {path} do not fit its network ({detail})") from error
-    return Loaded(artefact, dense, compact.eval(), graph, inputs)
+        raise InputError(f"the weights of {where} do not fit its network ({detail})") from error
+    return compact.eval()
 
 
 def _fits(graph: WidthGraph, manifest: Manifest) -> bool:
@@ -342,25 +285,6 @@ def _accuracy(loaded: Loaded, name: str, data_dir: str | Path | None) -> tuple[f
     return evaluate(loaded.model, data.test, data.score), ""
 
 
-def _where(place: Provenance | None) -> dict[str, Any]:
-    """The manifest's fields of the device."""
-    if place is None:
-        return {}
-    return {
-        "device": place.device,
-        "device_fingerprint": place.device_fingerprint,
-        "runtime": place.runtime,
-        "threads": place.threads,
-    }
-
-
-def _tensors(inputs: Any) -> list[Tensor]:
-    values = (
-        inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple | list) else [inputs]
-    )
-    return [value for value in values if isinstance(value, Tensor)]
-
-
 def _example(manifest: Manifest) -> Any:
     """Inputs of the manifest's shapes: normal values, or zeros where whole numbers are wanted."""
     generator = torch.Generator().manual_seed(manifest.seed)
@@ -377,17 +301,3 @@ def _example(manifest: Manifest) -> Any:
         except (RuntimeError, TypeError) as error:  # the latter for sizes beyond 64 bits
             raise InputError(f"the artefact's inputs of shape {shape} do not fit in memory") from error
     return made[0] if len(made) == 1 else tuple(made)
-
-
-def _own_factory(result: Compression) -> str:
-    """``module:Class`` of a network whose class makes the same one without arguments; empty when it does not."""
-    kind = type(result.dense)
-    if kind.__module__ == "__main__" or "<" in kind.__qualname__:
-        return ""
-    spec = f"{kind.__module__}:{kind.__qualname__}"
-    try:
-        made = load_model(spec).module
-    except InputError:
-        return ""
-    shapes = {name: tuple(parameter.shape) for name, parameter in made.named_parameters()}
-    return spec if shapes == {n: tuple(p.shape) for n, p in result.dense.named_parameters()} else ""

@@ -17,7 +17,7 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 def names_of(kind: type[Any], reserved: Collection[str] = ()) -> list[str]:
-    """The fields of a dataclass that are settings: values without parts, or tuples of numbers, taken when it is made.
+    """The fields of a dataclass that are settings: values without parts, or tuples of these, taken when it is made.
 
     Args:
         reserved: Those that are given in another way.
@@ -37,7 +37,7 @@ def checked_options(
 
     Args:
         part: What the options are called before the dot.
-        given: Values without parts; numbers joined by commas for a tuple of numbers; or an object of the field's type.
+        given: Values without parts; parts joined by commas for a tuple; or an object of the field's type.
     Raises:
         InputError: If the dataclass has no such field, or one of another type.
     """
@@ -87,7 +87,7 @@ def _fitted(value: Any, member: Any) -> Any:
     if get_origin(member) is Literal:
         return value if value in get_args(member) else _UNFIT
     if get_origin(member) is tuple:
-        return _numbers(value)
+        return _parts(value, get_args(member)[0])
     if isinstance(value, bool) and member is not bool:
         return _UNFIT
     if member is float:
@@ -98,10 +98,13 @@ def _fitted(value: Any, member: Any) -> Any:
     return _UNFIT if scalar else value  # an object of the user's own, which the dataclass checks
 
 
-def _numbers(value: Any) -> Any:
+def _parts(value: Any, kind: Any) -> Any:
+    """A tuple of texts, whole numbers or numbers."""
     parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    if kind is int and any(isinstance(part, float) for part in parts):
+        return _UNFIT  # not to be cut off
     try:
-        return tuple(float(part) for part in parts)
+        return tuple(kind(part) if kind in (int, str) else float(part) for part in parts)
     except (TypeError, ValueError):
         return _UNFIT
 
@@ -110,5 +113,6 @@ def _said(member: Any) -> str:
     if get_origin(member) is Literal:
         return ", ".join(map(str, get_args(member)))
     if get_origin(member) is tuple:
-        return "numbers joined by commas"
+        kinds = {int: "whole numbers", str: "names"}
+        return f"{kinds.get(get_args(member)[0], 'numbers')} joined by commas"
     return _WORDS.get(member, f"an object such as {getattr(member, '__name__', member)}")

@@ -17,9 +17,10 @@ from torch import nn
 from ecc.api.analytic import SYSTOLIC_PREFIX, systolic_costs
 from ecc.api.compressing import Compression, job_of
 from ecc.api.constraints import graph_of_costs
+from ecc.api.describing import Source
 from ecc.api.executing import sparse_execution
 from ecc.api.fronts import front_of
-from ecc.api.keeping import Source, load, verify
+from ecc.api.keeping import load, verify
 from ecc.api.recipe import METHODS, options_of
 from ecc.api.targets import labels_of, sets_of
 from ecc.api.weight_costs import demand_weight_metrics

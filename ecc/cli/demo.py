@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ecc.api.compressing import compress
+from ecc.api.describing import Source
 from ecc.api.fitting import judge
 from ecc.api.fronts import front_of
-from ecc.api.keeping import Source
 from ecc.api.measuring import measure_widths
 from ecc.api.recipe import Recipe
 from ecc.artefact import Artefact

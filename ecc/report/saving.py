@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from ecc.api.compressing import Compression
-from ecc.api.keeping import Source, manifest_of
+from ecc.api.describing import Source, manifest_of
 from ecc.api.keeping import save as save_plain
 from ecc.api.sparsity import Sparsity
 from ecc.artefact import Artefact, Manifest, read

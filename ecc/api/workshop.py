@@ -1,0 +1,134 @@
+"""Workshops: what secondary stages get of the data, and the loop in which they train."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ecc.api.options import checked_options, part_of
+from ecc.api.stage_options import TRAINING
+from ecc.core.code import Workshop
+from ecc.core.errors import InputError
+from ecc.core.problem import Progress, Task
+from ecc.solvers.checkpoints import FileCheckpoint
+from ecc.solvers.evaluation import device_of, eval_mode, forward, moved
+from ecc.solvers.settings import TrainConfig
+from ecc.solvers.training import train
+
+__all__ = ["Shop", "Training"]
+
+_OWN = ("epochs", "lr", "distill", "weight_decay", "seed", "device")  # of a phase, or of the whole call
+_EVERY_S = 10.0  # between checkpoints
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How stages train, all of them alike.
+
+    Attributes:
+        effort: Multiplies the epochs of every phase.
+        distill: Weight of the logits of the network as it came in, in [0, 1].
+        seed: Of every random choice.
+        device: Where to train; None for where the network is.
+        options: Further settings, ``train.OPTION`` → value, of ``TrainConfig``.
+    """
+
+    effort: float = 1.0
+    distill: float = 0.5
+    seed: int = 0
+    device: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.effort, bool) or not isinstance(self.effort, int | float) or not 0 < self.effort <= 1e6:
+            raise InputError(f"effort must be a positive number that multiplies epochs, got {self.effort!r}")
+        self.config(1, 1e-3)
+
+    def config(self, epochs: int, lr: float, l2: float = 0.0) -> TrainConfig:
+        """The settings of one phase of so many epochs before the effort is taken into account."""
+        own: dict[str, Any] = {"checkpoint_every_s": _EVERY_S}
+        own |= checked_options(TrainConfig, TRAINING, part_of(self.options, TRAINING), _OWN)
+        return TrainConfig(
+            epochs=math.ceil(epochs * self.effort - 1e-9),
+            lr=lr,
+            weight_decay=l2,
+            distill=self.distill,
+            seed=self.seed,
+            device=self.device,
+            **own,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Shop:
+    """Makes the workshops of the stages of one call.
+
+    Attributes:
+        task: Training and validation data, loss and score.
+        teacher: The network as it came in, where it is trained.
+        inputs: What to run it with.
+        folder: Where the states of training are kept; None for nowhere.
+        rows: The history: what training has said so far.
+    """
+
+    task: Task
+    teacher: nn.Module
+    inputs: tuple[Any, ...]
+    training: Training
+    folder: Path | None = None
+    progress: Progress | None = None
+    rows: list[pd.DataFrame] = field(default_factory=list)
+
+    def workshop(self, model: nn.Module, stage: str) -> Workshop:
+        """That of a stage.
+
+        Args:
+            model: The network whose state it encodes.
+            stage: Names it for people and in names of files; another one for each stage of the call.
+        """
+
+        def train_phase(model: nn.Module, *, epochs: int, lr: float, phase: str, l2: float = 0.0) -> None:
+            self._train(model, f"{stage} {phase}".strip(), self.training.config(epochs, lr, l2))
+
+        inputs = tuple(moved(self.inputs, device_of(model)))
+        return Workshop(model, self.task, train_phase, self.judge, inputs, self.training.seed, self.progress)
+
+    def judge(self, model: nn.Module) -> tuple[float, float]:
+        """Mean loss and score of a network on the validation data."""
+        return judge(model, self.task)
+
+    def _train(self, model: nn.Module, phase: str, config: TrainConfig) -> None:
+        teacher = self.teacher if config.distill > 0 else None
+        file = re.sub(r"[^A-Za-z0-9_.-]+", "-", phase)
+        checkpoint = None if self.folder is None else FileCheckpoint(self.folder / f"{file}.safetensors")
+        self.rows.append(
+            train(model, self.task, config, teacher=teacher, stage=phase, progress=self.progress, checkpoint=checkpoint)
+        )
+
+
+def judge(model: nn.Module, task: Task) -> tuple[float, float]:
+    """Mean loss over the validation examples and score of a network in eval mode.
+
+    Raises:
+        InputError: If there is no batch.
+    """
+    device = device_of(model)
+    total, outputs, targets = 0.0, [], []
+    with eval_mode(model), torch.no_grad():
+        for inputs, wanted in task.validation:
+            found: Tensor = forward(model, moved(inputs, device))
+            total += float(task.loss(found, wanted.to(device))) * len(wanted)
+            outputs.append(found.float().cpu())
+            targets.append(wanted.cpu())
+    if not outputs:
+        raise InputError("the validation data yields no batch; give a loader that can be repeated")
+    every = torch.cat(targets)
+    return total / len(every), float(task.score(torch.cat(outputs), every))
