@@ -6,8 +6,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from ecc.core.code import Stage
+from ecc.stages.fixed_point.stage import FixedPoint
+from ecc.stages.fold import Fold
 
 __all__ = ["STAGES"]
 
-STAGES: Mapping[str, type[Stage]] = MappingProxyType({})
+STAGES: Mapping[str, type[Stage]] = MappingProxyType(
+    {
+        "fold": Fold,
+        "fixed-point": FixedPoint,
+    }
+)
 """Frozen dataclasses whose fields are the stage's options; in the order in which stages make sense."""
