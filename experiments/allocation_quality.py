@@ -24,6 +24,7 @@ from allocation_oracle import brute_force, integer_program, limits_of, random_ca
 from records import MEASUREMENTS, Records  # noqa: E402
 
 from ecc.core.cost import CostModel  # noqa: E402
+from ecc.core.errors import InputError  # noqa: E402
 from ecc.energy_models.bilinear import BilinearCost  # noqa: E402
 from ecc.energy_models.counting import CountCost  # noqa: E402
 from ecc.energy_models.staircase import StaircaseCost  # noqa: E402
@@ -120,8 +121,12 @@ def network_rows(records: Records) -> None:
                         found = allocate(curves, limits, seconds=SECONDS)
                         return {"groups": len(limits.dense)} | said(found, time.process_time() - started)
 
-                    records.add(key, measure)
-                    print(records.rows[-1])
+                    try:
+                        records.add(key, measure)
+                    except InputError as error:  # below the smallest admissible network
+                        print(key, error)
+                    else:
+                        print(records.rows[-1])
 
 
 def main() -> None:
