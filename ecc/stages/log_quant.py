@@ -155,7 +155,7 @@ def encode_log(values: Tensor, setting: LogSetting, quantile: float = 0.0) -> Fo
 
 
 def encode_octaves(values: Tensor, bits: int = 8) -> Form:
-    """PaddleSlim's rule: log2|w| in eighths; of these the 2^(bits - 1) largest are kept, what is below goes to the last.
+    """PaddleSlim's rule: log2|w| in eighths; the 2^(bits - 1) largest of these stay, what is below goes to the last.
 
     Args:
         values: Finite, at least one, of any float dtype.

@@ -1,0 +1,254 @@
+"""The stage ``product-quant``: parts of rows as entries of a codebook (Jégou et al., 2011; Gong et al., 2014).
+
+Each row of D elements is cut in parts of d, and k-means with up to 2^b centroids makes the codebook; d = 1 is shared
+values. Any matrix: convolutions count as (out, in·kh·kw). No data and no training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ecc.core.code import Code, State, Workshop
+from ecc.core.errors import InputError
+from ecc.stages import kmeans
+from ecc.stages.code import PackedCode, decode_node, packed, weight_names
+from ecc.stages.importance import IMPORTANCES, row_importance
+from ecc.stages.nodes import Form, Node, Numbers, Symbols, map_weights
+from ecc.stages.vectors import cluster, nearest
+
+__all__ = ["PartSetting", "ProductQuant", "encode_product", "stored_bits"]
+
+Floats = NDArray[np.float64]
+_UNEQUAL = 0.1  # relative spread of the columns' standard deviations from which scaling them is tried
+
+
+@dataclass(frozen=True, slots=True)
+class PartSetting:
+    """How one tensor is quantised.
+
+    Attributes:
+        part: Elements that share a code, d.
+        bits: Of a code, b; less where the tensor is too small for so large a codebook.
+        codebooks: One that is ``shared`` by all parts of a row, or one per ``position`` in it.
+    """
+
+    part: int
+    bits: int
+    codebooks: Literal["shared", "position"] = "shared"
+
+    @property
+    def label(self) -> str:
+        """Short name for tables."""
+        return f"{self.part}x{self.bits}" + ("p" if self.codebooks == "position" else "")
+
+
+@dataclass(frozen=True, slots=True)
+class ProductQuant:
+    """Quantise parts of rows together.
+
+    Attributes:
+        part: Elements that share a code, d: 2 is best at about 5 times smaller, 4 beyond.
+        bits: Of a code, b, from 1 to 16. A codebook is never larger than its codes: small tensors have fewer bits.
+        codebooks: ``shared`` by all positions in a row, or one per ``position``, which pays for very many rows.
+        scaling: Divide columns by their standard deviation first: ``on``, ``off``, or ``auto`` where it lowers the
+            error.
+        importance: What rows weigh in the k-means: ``equal``, ``uses`` (how often an embedding reads them) or
+            ``outputs`` (how far the network's outputs move with them); the latter two need training data.
+        seed: Of the k-means.
+        layers: Names or patterns of the weights; all where empty.
+    """
+
+    part: int = 2
+    bits: int = 12
+    codebooks: Literal["shared", "position"] = "shared"
+    scaling: Literal["auto", "on", "off"] = "auto"
+    importance: str = "equal"
+    seed: int = 0
+    layers: tuple[str, ...] = ()
+
+    name = "product-quant"
+
+    def __post_init__(self) -> None:
+        if self.part < 1:
+            raise InputError(f"ProductQuant(part=...) must be at least 1, got {self.part}")
+        if not 1 <= self.bits <= 16:
+            raise InputError(f"ProductQuant(bits=...) must be from 1 to 16, got {self.bits}")
+        for option, value, known in (
+            ("codebooks", self.codebooks, ("shared", "position")),
+            ("scaling", self.scaling, ("auto", "on", "off")),
+            ("importance", self.importance, IMPORTANCES),
+        ):
+            if value not in known:
+                raise InputError(f"ProductQuant({option}=...) must be one of {', '.join(known)}, got {value!r}")
+
+    def encode(self, state: State | Code, workshop: Workshop | None = None) -> PackedCode:
+        """Every matrix of weights as codes of parts; one that would not get smaller stays as it is.
+
+        Raises:
+            InputError: If none gets smaller, weights are not finite, or ``importance`` needs a workshop.
+        """
+        code = packed(state)
+        names = weight_names(code, self.layers)
+        weights = row_importance(self.importance, code, names, workshop)
+        setting = PartSetting(self.part, self.bits, self.codebooks)
+        nodes = {name: self._encode(name, code.nodes[name], setting, weights) for name in names}
+        if all(node is code.nodes[name] for name, node in nodes.items()):
+            raise InputError(
+                "product-quant makes none of the weights smaller: they are too few for codebooks, or quantised already"
+            )
+        return replace(code, nodes={**code.nodes, **nodes})
+
+    def choices(self, name: str, node: Node) -> Sequence[PartSetting]:
+        """From 8 bits per element down to 1."""
+        pairs = ((1, 8), (1, 7), (1, 6), (1, 5), (2, 12), (2, 10), (2, 8), (4, 12), (4, 10), (4, 8), (8, 12), (8, 8))
+        return [PartSetting(part, bits, self.codebooks) for part, bits in pairs]
+
+    def encode_node(self, name: str, node: Node, setting: PartSetting) -> Node:
+        """The node with its matrices of floats as codes of parts; the same node where none gets smaller.
+
+        Raises:
+            InputError: If weights are not finite.
+        """
+        return self._encode(name, node, setting, {})
+
+    def _encode(self, name: str, node: Node, setting: PartSetting, weights: Mapping[str, Floats]) -> Node:
+        found: list[Form] = []
+
+        def change(leaf: Numbers) -> Node:
+            if leaf.values.ndim < 2 or not leaf.values.numel():
+                return leaf
+            if not bool(leaf.values.isfinite().all()):
+                raise InputError(f"the weights {name!r} hold values that are not finite and cannot be quantised")
+            rows = weights.get(name)
+            rows = rows if rows is not None and len(rows) == len(leaf.values) else None
+            form = encode_product(leaf.values, setting, weights=rows, scaling=self.scaling, seed=self.seed)
+            if stored_bits(form) >= 8 * leaf.values.numel() * leaf.values.element_size():
+                return leaf
+            found.append(form)
+            return form
+
+        changed = map_weights(node, change)
+        return changed if found else node
+
+
+def encode_product(
+    values: Tensor,
+    setting: PartSetting,
+    *,
+    weights: Floats | None = None,
+    scaling: Literal["auto", "on", "off"] = "auto",
+    seed: int = 0,
+) -> Form:
+    """A matrix as codes of parts of its rows.
+
+    Args:
+        values: Finite, two axes or more, at least one element.
+        setting: Size of parts and codebooks; parts are at most a row.
+        weights: Of the rows, shape (rows,); all equal when None.
+        scaling: As in ``ProductQuant``.
+        seed: Of the k-means.
+    """
+    matrix = values.detach().reshape(len(values), -1).double().numpy()
+    deviations = matrix.std(0)
+    unequal = deviations.std() > _UNEQUAL * deviations.mean()
+    row_weights = np.ones(len(matrix)) if weights is None or not weights.any() else weights
+    plain = _product(values, matrix, setting, row_weights, None, seed)
+    if scaling == "off" or (scaling == "auto" and not unequal):
+        return plain
+    scale = np.where(deviations > 0, deviations, 1.0)
+    scaled = _product(values, matrix, setting, row_weights, scale, seed)
+    if scaling == "on" or _error(scaled, values, row_weights) < _error(plain, values, row_weights):
+        return scaled
+    return plain
+
+
+def stored_bits(form: Form) -> int:
+    """Bits of a product form before any entropy coding, without the container's names and headers."""
+    bits = 0
+    for part in form.parts.values():
+        if isinstance(part, Symbols):
+            bits += len(part.values) * (part.size - 1).bit_length()
+        elif isinstance(part, Numbers):
+            bits += 8 * part.values.numel() * part.values.element_size()
+    return bits
+
+
+def _product(
+    values: Tensor, matrix: Floats, setting: PartSetting, weights: Floats, scale: Floats | None, seed: int
+) -> Form:
+    rows, columns = matrix.shape
+    part = min(setting.part, columns)
+    positions = -(-columns // part)
+    scaled = matrix if scale is None else matrix / scale
+    # A codebook's points weigh what an error in them costs: the squared scale of their columns, times the row's weight.
+    widths = [slice(i * part, min((i + 1) * part, columns)) for i in range(positions)]
+    worth = np.array([1.0 if scale is None else float(np.square(scale[width]).mean()) for width in widths])
+    shared = setting.codebooks == "shared"
+    entries = _entries(setting.bits, rows * positions if shared else rows, part, 8 * values.element_size())
+    whole = columns // part  # the last part may be cut off; a codebook is fitted to whole ones
+    if shared:
+        points = scaled[:, : whole * part].reshape(-1, part)
+        book = _codebook(points, entries, np.outer(weights, worth[:whole]).ravel(), seed)
+        books = [book] * positions
+    else:
+        books = [_codebook(scaled[:, width], entries, weights, seed) for width in widths]
+    codes = np.stack(
+        [
+            _nearest(scaled[:, width], book[:, : width.stop - width.start])
+            for width, book in zip(widths, books, strict=True)
+        ],
+        axis=1,
+    )
+    centroids = books[0] if shared else np.stack([_widened(book, max(map(len, books)), part) for book in books])
+    size = centroids.shape[-2]
+    dtype = np.uint8 if size <= 1 << 8 else np.uint16
+    parts: dict[str, Node] = {
+        "codes": Symbols(codes.ravel().astype(dtype), size),
+        "centroids": Numbers(torch.from_numpy(np.ascontiguousarray(centroids)).to(values.dtype)),
+    }
+    if scale is not None:
+        parts["scale"] = Numbers(torch.from_numpy(scale).to(values.dtype))
+    return Form("product", tuple(values.shape), values.dtype, {}, parts)
+
+
+def _entries(bits: int, points: int, part: int, float_bits: int) -> int:
+    """Of a codebook for so many points: 2^bits, halved until it is no larger than their codes."""
+    while bits > 1 and (1 << bits) * part * float_bits > points * bits:
+        bits -= 1
+    return 1 << bits
+
+
+def _codebook(points: Floats, entries: int, weights: Floats, seed: int) -> Floats:
+    """Centroids (at most entries, part): exact Lloyd steps in one dimension, else k-means from D² samples."""
+    if points.shape[1] == 1:
+        weights = weights if weights.any() else np.ones(len(weights))
+        return kmeans.lloyd(points[:, 0], entries, weights=weights, init="cube-root", seed=seed)[:, None]
+    return cluster(points, entries, weights=weights, seed=seed).astype(np.float64)
+
+
+def _nearest(points: Floats, centroids: Floats) -> NDArray[np.int64]:
+    return kmeans.nearest(points[:, 0], centroids[:, 0]) if _rising(centroids) else nearest(points, centroids)
+
+
+def _rising(centroids: Floats) -> bool:
+    return centroids.shape[1] == 1 and bool(np.all(np.diff(centroids[:, 0]) > 0))
+
+
+def _widened(book: Floats, entries: int, part: int) -> Floats:
+    """A codebook of the shape that all positions have, its last entry repeated."""
+    wide = np.zeros((entries, part))
+    wide[: len(book), : book.shape[1]] = book
+    wide[len(book) :] = wide[len(book) - 1]
+    return wide
+
+
+def _error(form: Form, values: Tensor, weights: Floats) -> float:
+    difference = (decode_node(form).double() - values.detach().double()).reshape(len(values), -1)
+    return float((difference.square().sum(1).numpy() * weights).sum())
