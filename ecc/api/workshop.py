@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ecc.api.options import checked_options, part_of
 from ecc.api.stage_options import TRAINING
@@ -20,10 +21,12 @@ from ecc.core.errors import InputError
 from ecc.core.problem import Progress, Task
 from ecc.solvers.checkpoints import FileCheckpoint
 from ecc.solvers.evaluation import device_of, eval_mode, forward, moved
+from ecc.solvers.hooks import Hook, Step
+from ecc.solvers.hooks import Hook, Step
 from ecc.solvers.settings import TrainConfig
 from ecc.solvers.training import train
 
-__all__ = ["Shop", "Training"]
+__all__ = ["Shop", "Training", "bare_workshop"]
 
 _OWN = ("epochs", "lr", "distill", "weight_decay", "seed", "device")  # of a phase, or of the whole call
 _EVERY_S = 10.0  # between checkpoints
@@ -74,7 +77,8 @@ class Shop:
     Attributes:
         task: Training and validation data, loss and score.
         teacher: The network as it came in, where it is trained.
-        inputs: What to run it with.
+        inputs: A tuple of the arguments.
+        training: How.
         folder: Where the states of training are kept; None for nowhere.
         rows: The history: what training has said so far.
     """
@@ -95,8 +99,17 @@ class Shop:
             stage: Names it for people and in names of files; another one for each stage of the call.
         """
 
-        def train_phase(model: nn.Module, *, epochs: int, lr: float, phase: str, l2: float = 0.0) -> None:
-            self._train(model, f"{stage} {phase}".strip(), self.training.config(epochs, lr, l2))
+        def train_phase(
+            model: nn.Module,
+            *,
+            epochs: int,
+            lr: float,
+            phase: str,
+            l2: float = 0.0,
+            each_step: Callable[[float], None] | None = None,
+        ) -> None:
+            hook = None if each_step is None else _EachStep(each_step)
+            self._train(model, f"{stage} {phase}".strip(), self.training.config(epochs, lr, l2), hook)
 
         inputs = tuple(moved(self.inputs, device_of(model)))
         return Workshop(model, self.task, train_phase, self.judge, inputs, self.training.seed, self.progress)
@@ -105,13 +118,66 @@ class Shop:
         """Mean loss and score of a network on the validation data."""
         return judge(model, self.task)
 
-    def _train(self, model: nn.Module, phase: str, config: TrainConfig) -> None:
+    def _train(self, model: nn.Module, phase: str, config: TrainConfig, hook: Hook | None) -> None:
         teacher = self.teacher if config.distill > 0 else None
         file = re.sub(r"[^A-Za-z0-9_.-]+", "-", phase)
         checkpoint = None if self.folder is None else FileCheckpoint(self.folder / f"{file}.safetensors")
-        self.rows.append(
-            train(model, self.task, config, teacher=teacher, stage=phase, progress=self.progress, checkpoint=checkpoint)
+        rows = train(
+            model,
+            self.task,
+            config,
+            teacher=teacher,
+            hook=hook,
+            stage=phase,
+            progress=self.progress,
+            checkpoint=checkpoint,
         )
+        self.rows.append(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class _EachStep:
+    """A hook that tells how much of the training is done; all state is the network's."""
+
+    tell: Callable[[float], None]
+
+    key = "each step"
+
+    def after_step(self, step: Step) -> bool:
+        self.tell((step.index + 1) / step.total)
+        return False
+
+    def figures(self) -> dict[str, float]:
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+class _NoData:
+    """Batches of a call without data: nothing that needs them can be done."""
+
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        raise InputError("there are no data; give --data (train and validation)")
+
+
+def bare_workshop(model: nn.Module, inputs: tuple[Any, ...], *, seed: int = 0) -> Workshop:
+    """A workshop without data, for stages that look at the network alone.
+
+    Args:
+        inputs: To run it with.
+    """
+    nothing = _NoData()
+
+    def refuse_score(outputs: Tensor, targets: Tensor) -> float:
+        raise InputError("there are no data to score on")
+
+    task = Task(nothing, nothing, F.cross_entropy, refuse_score)
+    training = Training(seed=seed)
+    return Shop(task, model, inputs, training).workshop(model, "")
 
 
 def judge(model: nn.Module, task: Task) -> tuple[float, float]:

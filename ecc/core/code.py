@@ -54,7 +54,16 @@ class Code(Protocol):
 class Trainer(Protocol):
     """Trains a network in place, by the loop that all methods share."""
 
-    def __call__(self, model: nn.Module, *, epochs: int, lr: float, phase: str, l2: float = 0.0) -> None:
+    def __call__(
+        self,
+        model: nn.Module,
+        *,
+        epochs: int,
+        lr: float,
+        phase: str,
+        l2: float = 0.0,
+        each_step: Callable[[float], None] | None = None,
+    ) -> None:
         """Train the parameters that require gradients.
 
         Args:
@@ -62,6 +71,8 @@ class Trainer(Protocol):
             lr: Peak learning rate of Adam.
             phase: Names what is done, for progress and checkpoints; another one for each call.
             l2: Weight decay.
+            each_step: Called behind every step with the share of the training that is done, in (0, 1]. What it changes
+                has to be in the state of ``model``, or a run that is resumed does not know of it.
         """
 
 
