@@ -20,6 +20,7 @@ from ecc.network.copying import copy_sharing
 from ecc.network.input_masks import BUFFER
 from ecc.stages.code import PackedCode, decode_node, packed
 from ecc.stages.container import read, section_bytes
+from ecc.stages.edits import apply_edits
 from ecc.stages.nodes import Form, Node, Numbers, Symbols, leaves, shape_of
 
 __all__ = ["Packing", "code_of", "inspect", "inspect_packed", "masks_in", "tensors_of", "with_code"]
@@ -69,20 +70,16 @@ def masks_in(code: PackedCode) -> dict[str, Tensor]:
     return {name: decode_node(node) for name, node in code.nodes.items() if name.split(".")[-1] == BUFFER}
 
 
-def with_code(model: nn.Module, code: PackedCode, *, edited: int = 0, where: str = "the code") -> nn.Module:
+def with_code(model: nn.Module, code: PackedCode, *, where: str = "the code") -> nn.Module:
     """A copy of a network, in eval mode, with the structure and the weights of a code.
 
     Args:
-        edited: How many of the code's edits the network has already.
+        model: With the edits of the code or without.
         where: What to call the code in messages.
     Raises:
         InputError: If the code is of another network; that is seen before anything is decoded.
     """
-    fresh = copy_sharing(model, {})
-    if code.edits[edited:]:
-        from ecc.stages.edits import apply_edits
-
-        fresh = apply_edits(fresh, code.edits[edited:])
+    fresh = copy_sharing(apply_edits(model, code.edits), {})
     own = {name: tuple(tensor.shape) for name, tensor in fresh.state_dict().items()}
     given = {name: shape_of(node) for name, node in code.nodes.items()}
     given |= {alias: given[name] for alias, name in code.aliases.items()}

@@ -1,0 +1,65 @@
+"""Orders of stages that cannot work, refused before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ecc.core.code import Stage
+from ecc.core.errors import InputError
+from ecc.stages.code import PackedCode, weight_names
+from ecc.stages.nodes import Form, Node, Numbers, map_weights
+
+__all__ = ["FROM_NETWORK", "demand_order"]
+
+FROM_NETWORK = ("fold",)
+"""Stages that look at the network and not at data."""
+
+_FIRST = ("fold",)  # they change weights that must not be encoded yet
+_LEAVE_FLOATS = ("prune",)  # what they encode can be quantised
+_LAST = ("huffman", "entropy")  # they take what is there
+_BEFORE = "an earlier call"
+
+
+def demand_order(stages: Sequence[Stage], code: PackedCode) -> None:
+    """Refuse a stage that would find nothing left to encode, or comes too late.
+
+    Args:
+        stages: In their order.
+        code: That they begin with.
+    Raises:
+        InputError: If an order cannot work, or ``layers`` of a stage name no weights.
+    """
+    encoded = {name: _BEFORE for name, node in code.nodes.items() if isinstance(node, Form)}
+    quantised = {name: by for name, by in encoded.items() if not _holds_floats(code.nodes[name])}
+    for stage in stages:
+        names = weight_names(code, getattr(stage, "layers", ()))
+        if stage.name in _FIRST:
+            _demand_none(stage.name, encoded)
+        elif stage.name not in _LAST:
+            _demand_some(stage.name, names, quantised)
+            encoded |= {name: stage.name for name in names if name not in encoded}
+            if stage.name not in _LEAVE_FLOATS:
+                quantised |= {name: stage.name for name in names if name not in quantised}
+
+
+def _demand_none(stage: str, encoded: Mapping[str, str]) -> None:
+    for name, by in encoded.items():
+        raise InputError(f"{stage} changes weights, and {by} has encoded {name}; apply {stage} before any other stage")
+
+
+def _demand_some(stage: str, names: Sequence[str], quantised: Mapping[str, str]) -> None:
+    if all(name in quantised for name in names):
+        by = " and ".join(dict.fromkeys(quantised[name] for name in names))
+        raise InputError(f"{stage} finds no float weights, because {by} has quantised them; apply one of them only")
+
+
+def _holds_floats(node: Node) -> bool:
+    """Whether weights are left that can be quantised."""
+    found: list[Numbers] = []
+
+    def note(leaf: Numbers) -> Node:
+        found.append(leaf)
+        return leaf
+
+    map_weights(node, note)
+    return bool(found)
