@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ecc.core.errors import InputError
 from ecc.core.problem import Checkpoint, Problem, Progress, Solution
 from ecc.core.widths import WidthGroup
 from ecc.solvers.floors import floored_limits
@@ -62,7 +63,7 @@ class TorchPruning:
                 infeasible = ratio
             ratio = (feasible + infeasible) / 2
         if best is None:
-            raise RuntimeError("Torch-Pruning leaves more than the budget at every pruning ratio")
+            raise InputError("Torch-Pruning leaves more than the budget at every pruning ratio")
         return _solution(problem, limits, best, time.monotonic() - started)
 
     def _kept(self, problem: Problem, slopes: dict[str, Tensor], ratio: float, least: float) -> list[Tensor]:
