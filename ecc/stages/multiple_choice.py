@@ -68,7 +68,7 @@ class _Group:
 
 
 def select(
-    losses: Sequence[Floats], costs: Sequence[Floats], limits: Sequence[float], *, states: int = _STATES
+    losses: Sequence[Floats], costs: Sequence[Floats], limits: Sequence[float] | Floats, *, states: int = _STATES
 ) -> Selection | None:
     """The options of least summed loss within all limits; None if no choice is within them.
 

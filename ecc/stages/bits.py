@@ -1,0 +1,316 @@
+"""Bits per tensor: limits on a whole network shared out among its tensors, by what each setting costs in loss.
+
+For every tensor all settings of the stages that have choices are encoded as they would be in the file. What a setting
+loses is found tensor by tensor (``ecc.stages.calibration``), taken to add up, and one setting per tensor is selected
+within all limits (``ecc.stages.multiple_choice``). Pruning is shared out in several rounds with training between them,
+each with tighter limits: what is lost at once says little of a tensor that most of the weights are to leave.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ecc.core.code import Stage, Stored, Workshop
+from ecc.core.errors import InputError
+from ecc.stages.calibration import Calibration, Judging
+from ecc.stages.candidates import Candidate, Plan, Steps, TensorStage, applied, candidates
+from ecc.stages.code import PackedCode, decode_node, packed
+from ecc.stages.multiple_choice import Selection, select
+from ecc.stages.nodes import Node, Numbers
+
+__all__ = ["ByteExpense", "Expense", "Share", "Sharing"]
+
+Floats = NDArray[np.float64]
+
+_RESERVE = 0.01  # of what choices can change, while stages with choices are left that may use it
+_TRIES = 6  # at limits that are exact, when costs do not quite add up
+
+
+class Expense(Protocol):
+    """What a code costs, with a limit: a sum over tensors and a constant."""
+
+    @property
+    def limit(self) -> float:
+        """Of the whole."""
+
+    def of(self, name: str, tensor: Tensor, stored: Stored) -> float:
+        """What one tensor adds."""
+
+    def total(self, code: PackedCode) -> float:
+        """Of the whole code, exactly."""
+
+    def shown(self, value: float) -> str:
+        """A value for people, with its unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByteExpense:
+    """Bytes of the file.
+
+    Attributes:
+        limit: Bytes.
+    """
+
+    limit: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.limit < math.inf:
+            raise InputError(f"ByteExpense(limit=...) must be a positive number of bytes, got {self.limit}")
+
+    def of(self, name: str, tensor: Tensor, stored: Stored) -> float:
+        """Its section of the file, up to the few bytes that names of neighbours share."""
+        return stored.nbytes
+
+    def total(self, code: PackedCode) -> float:
+        """Size of the file."""
+        return code.nbytes
+
+    def shown(self, value: float) -> str:
+        """In bytes."""
+        return f"{math.ceil(value):,} bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What was chosen for the tensors of one stage, and how sure that is.
+
+    Attributes:
+        labels: By tensor.
+        judged: How losses were found: ``measured``, ``second-order`` or ``squared error``.
+        loss: Sum of the losses of single tensors that the choice expects.
+        bound: No choice within the limits has a smaller sum.
+        gap: As of ``Selection``.
+        measured: Increase of the calibration loss with all tensors coded so, before any training; None without data.
+    """
+
+    labels: Mapping[str, str]
+    judged: str
+    loss: float
+    bound: float
+    gap: float
+    measured: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Options:
+    """What there is to choose from.
+
+    Attributes:
+        candidates: Of each tensor.
+        costs: Of each tensor, shape (candidates, expenses).
+        constants: What each expense is beside them.
+    """
+
+    candidates: Mapping[str, Sequence[Candidate]]
+    costs: Mapping[str, Floats]
+    constants: Floats
+
+    @property
+    def least(self) -> Floats:
+        """That each expense can come down to."""
+        found: Floats = self.constants + np.sum([each.min(0) for each in self.costs.values()], axis=0)
+        return found
+
+    @property
+    def most(self) -> Floats:
+        """With the dearest candidates."""
+        found: Floats = self.constants + np.sum([each.max(0) for each in self.costs.values()], axis=0)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Sharing:
+    """How limits are shared out.
+
+    Attributes:
+        expenses: Their limits hold for the code behind the last stage.
+        own: Names of stages that keep to their own options.
+        rounds: In which weights are pruned, with training between.
+        examples: Of the training data, on which losses are found.
+        judging: How.
+    """
+
+    expenses: tuple[Expense, ...]
+    own: frozenset[str] = field(default_factory=frozenset)
+    rounds: int = 3
+    examples: int = 512
+    judging: Judging = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.expenses:
+            raise InputError("Sharing(expenses=...) needs a limit to share out")
+        for name in ("rounds", "examples"):
+            if getattr(self, name) < 1:
+                raise InputError(f"Sharing({name}=...) must be at least 1, got {getattr(self, name)}")
+        if self.judging not in ("auto", "measured", "second-order"):
+            raise InputError(f"Sharing(judging=...) must be auto, measured or second-order, got {self.judging!r}")
+
+    def chooses(self, stage: Stage) -> bool:
+        """Whether the settings of a stage are chosen."""
+        return isinstance(stage, TensorStage) and stage.name not in self.own
+
+    def demand_reachable(self, code: PackedCode, stages: Sequence[Stage]) -> None:
+        """Refuse limits that no settings keep; nothing is trained.
+
+        Raises:
+            InputError: With the least that can be reached; or if no stage has anything to choose.
+        """
+        steps = self._steps(stages)
+        if not any(choosing for _, choosing in steps):
+            named = ", ".join(stage.name for stage in stages)
+            raise InputError(
+                f"a limit is shared out by choosing settings tensor by tensor, and {named} has none to choose; apply "
+                "prune, codebook, log-quant, product-quant or fixed-point"
+            )
+        self._demand(self._options(code, steps))
+
+    def encode(
+        self, code: PackedCode, stage: Stage, rest: Sequence[Stage], workshop: Workshop | None
+    ) -> tuple[PackedCode, Share]:
+        """The code behind a stage whose settings are chosen.
+
+        Args:
+            rest: The stages behind it.
+        Raises:
+            InputError: If the stage has nothing to choose, or the limits cannot be reached.
+        """
+        steps = self._steps((stage, *rest))
+        options = self._options(code, steps)
+        rounds = self.rounds if workshop is not None and _prunes(options) else 1
+        start = np.maximum(options.most, self._limits)
+        for turn in range(1, rounds + 1):
+            limits = start * (self._limits / start) ** (turn / rounds)
+            round_ = _Round(self, code, steps, options, workshop, last=turn == rounds)
+            coded, share = round_.run(limits)
+            if turn == rounds:
+                return coded, share
+            plain = {name: Numbers(decode_node(coded.nodes[name]).contiguous()) for name in options.candidates}
+            code = replace(coded, nodes={**coded.nodes, **plain})
+            options = self._options(code, steps)
+        raise InputError("Sharing(rounds=...) must be at least 1")
+
+    def _steps(self, stages: Sequence[Stage]) -> Steps:
+        return [
+            (stage, stage if isinstance(stage, TensorStage) and stage.name not in self.own else None)
+            for stage in stages
+        ]
+
+    @property
+    def _limits(self) -> Floats:
+        return np.array([expense.limit for expense in self.expenses], dtype=np.float64)
+
+    def _options(self, code: PackedCode, steps: Steps) -> _Options:
+        found = candidates(code, steps)
+        costs = {
+            name: np.array(
+                [[cost.of(name, decode_node(one.node), one.stored) for cost in self.expenses] for one in each],
+                dtype=np.float64,
+            )
+            for name, each in found.items()
+        }
+        first = applied(code, steps, {name: each[0].settings for name, each in found.items()})
+        totals = np.array([expense.total(first) for expense in self.expenses])
+        return _Options(found, costs, totals - np.sum([each[0] for each in costs.values()], axis=0))
+
+    def _demand(self, options: _Options) -> None:
+        """Refuse limits below the least."""
+        for expense, least, most in zip(self.expenses, options.least, options.most, strict=True):
+            if least > expense.limit:
+                raise InputError(
+                    f"{expense.shown(expense.limit)} cannot be reached by choosing settings of these stages: the least "
+                    f"is {expense.shown(least)} (and the most {expense.shown(most)}); give a larger limit, or apply a "
+                    "stage more"
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class _Round:
+    """One choice for all tensors, and the stage by it.
+
+    Attributes:
+        last: Whether the limits are final.
+    """
+
+    sharing: Sharing
+    code: PackedCode
+    steps: Steps
+    options: _Options
+    workshop: Workshop | None
+    last: bool
+
+    def run(self, limits: Floats) -> tuple[PackedCode, Share]:
+        """The code behind the first of the stages."""
+        self.sharing._demand(self.options)
+        calibration = Calibration.of(self.code, self.workshop, examples=self.sharing.examples)
+        nodes = {name: [one.node for one in each] for name, each in self.options.candidates.items()}
+        losses = calibration.losses(nodes, self.sharing.judging)
+        final = self.last and not any(choosing for _, choosing in self.steps[1:])
+        if not final:  # later choices get some room
+            limits = limits - _RESERVE * np.maximum(limits - self.options.constants, 0)
+        limits = np.maximum(limits, self.options.least * (1 + 1e-9))
+        for _ in range(_TRIES):
+            selection = self._selected(losses, limits)
+            chosen = self._chosen(selection)
+            plan = {name: one.settings for name, one in chosen.items()}
+            beyond = self._beyond(applied(self.code, self.steps, plan)) if final else np.zeros(1)
+            if (beyond <= 0).all():
+                coded = self._encoded(plan)
+                beyond = self._beyond(applied(coded, self.steps[1:], {})) if final else beyond
+                if (beyond <= 0).all():
+                    return coded, self._share(calibration, nodes, selection, chosen)
+            limits = limits - np.maximum(beyond, 0) * (1 + 1e-9)
+        raise InputError("no settings were found that keep the limits, though single ones would; give a larger limit")
+
+    def _selected(self, losses: Mapping[str, Floats], limits: Floats) -> Selection:
+        options = self.options
+        found = select(list(losses.values()), [options.costs[name] for name in losses], limits - options.constants)
+        if found is None:
+            said = " and ".join(expense.shown(expense.limit) for expense in self.sharing.expenses)
+            raise InputError(f"no settings of these stages keep {said}; give a larger limit, or apply a stage more")
+        return found
+
+    def _chosen(self, selection: Selection) -> dict[str, Candidate]:
+        pairs = zip(self.options.candidates.items(), selection.places, strict=True)
+        return {name: each[place] for (name, each), place in pairs}
+
+    def _beyond(self, code: PackedCode) -> Floats:
+        """What the expenses exceed their limits by."""
+        return np.array([expense.total(code) - expense.limit for expense in self.sharing.expenses])
+
+    def _encoded(self, plan: Plan) -> PackedCode:
+        """The code behind the first stage, with its training."""
+        stage = self.steps[0][1]
+        if stage is None:
+            raise InputError(f"stage {self.steps[0][0].name} keeps to its own options, and nothing is chosen for it")
+        settings = {name: each[0] for name, each in plan.items() if each[0] is not None}
+        return packed(stage.encode(self.code, self.workshop, chosen=settings))
+
+    def _share(
+        self,
+        calibration: Calibration,
+        nodes: Mapping[str, Sequence[Node]],
+        selection: Selection,
+        chosen: Mapping[str, Candidate],
+    ) -> Share:
+        together = replace(self.code, nodes={**self.code.nodes, **{name: one.node for name, one in chosen.items()}})
+        before, after = calibration.loss(self.code), calibration.loss(together)
+        return Share(
+            {name: one.settings[0].label for name, one in chosen.items() if one.settings[0] is not None},
+            calibration.method(sum(map(len, nodes.values())), self.sharing.judging),
+            selection.loss,
+            selection.bound,
+            selection.gap,
+            None if before is None or after is None else after - before,
+        )
+
+
+def _prunes(options: _Options) -> bool:
+    """Whether some candidates leave out weights that others keep."""
+    return any(len({one.stored.entries for one in each}) > 1 for each in options.candidates.values())
