@@ -104,6 +104,11 @@ def write_banking(folder: Path) -> None:
     write_csv(folder / "banking77_test.csv", ["text", "category"], [["My card!", "card"]])
 
 
+def write_clinc(folder: Path) -> None:
+    rows = [[part, f"call me a {thing}", thing] for part in ("train", "val", "test") for thing in ("taxi", "nurse")]
+    write_csv(folder / "clinc150.csv", ["split", "text", "intent"], [*rows, ["oos_test", "call me names", "oos"]])
+
+
 def write_stsb(folder: Path) -> None:
     for part in ("train", "dev", "test"):
         rows = [["a plane is taking off", "an air plane, taking off", "5.0"], ["a cat", f"no {part}", "0.25"]]
@@ -122,6 +127,7 @@ def folder(tmp_path):
     (tmp_path / "fsdd").mkdir()
     np.savez_compressed(tmp_path / "fsdd" / "fsdd.npz", **fsdd_arrays())
     write_banking(tmp_path / "text")
+    write_clinc(tmp_path / "text")
     write_stsb(tmp_path / "text")
     return tmp_path
 
@@ -163,6 +169,7 @@ def test_readers_keep_their_promises_on_small_files(folder, name):
         ("cifar10-lossless", (3_601, 399, 249)),
         ("fsdd", (2_400, 300, 300)),
         ("banking77", (9_000, 1_003, 3_080)),
+        ("clinc150", (15_000, 3_000, 4_500)),
         ("stsb", (5_749, 1_500, 1_379)),
     ],
 )
@@ -175,7 +182,7 @@ def test_readers_keep_their_promises_on_the_real_folder(name, sizes):
 
 
 @needs_data
-@pytest.mark.parametrize(("name", "at_least"), [("fashion-mnist", 0.6), ("fsdd", 0.3), ("banking77", 0.5)])
+@pytest.mark.parametrize(("name", "at_least"), [("fashion-mnist", 0.6), ("fsdd", 0.3), ("banking77", 0.5), ("clinc150", 0.5)])
 def test_targets_belong_to_their_examples(name, at_least):
     """The nearest class mean guesses far better than chance only if no row slipped."""
     data = load_data(name, data_dir=FOLDER, batch_size=1000)
@@ -394,6 +401,7 @@ def test_calls_that_cannot_work_are_refused(monkeypatch, arguments, message):
         ("cifar10-binary", "cifar10/cifar-10-batches-bin/data_batch_3.bin"),
         ("fsdd", "fsdd/fsdd.npz"),
         ("banking77", "text/banking77_test.csv"),
+        ("clinc150", "text/clinc150.csv"),
         ("stsb", "text/stsb_en_dev.csv"),
     ],
 )
@@ -470,6 +478,9 @@ def test_a_jpeg_of_another_size_is_refused_before_it_is_unpacked(folder):
         load_data("cifar10-jpeg", data_dir=folder)
 
 
+CLINC = "split,text,intent\ntrain,a,x\nval,a,x\n"
+
+
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
@@ -479,6 +490,9 @@ def test_a_jpeg_of_another_size_is_refused_before_it_is_unpacked(folder):
         ("banking77_train.csv", "text,category\na,b\nc\n", "row 3 has too few fields"),
         ("banking77_train.csv", "text,category\na,b\nc,b\n", "all its rows are of one category"),
         ("banking77_test.csv", "text,category\na,cards\n", "category 'cards' is not in banking77_train.csv"),
+        ("clinc150.csv", "split,text,intent\nval,a,b\n", "it has no rows of split train"),
+        ("clinc150.csv", CLINC + "test,a,x\n", "all its training rows are of one intent"),
+        ("clinc150.csv", CLINC + "train,a,y\ntest,a,z\n", "intent 'z' of split test has no training rows"),
         ("stsb_en_dev.csv", "sentence1,sentence2,score\na,b,6\n", "score '6' is no number from 0 to 5"),
         ("stsb_en_dev.csv", "sentence1,sentence2,score\na,b,nan\n", "score 'nan' is no number from 0 to 5"),
         ("stsb_en_dev.csv", "sentence1,sentence2,score\na,b,good\n", "score 'good' is no number from 0 to 5"),

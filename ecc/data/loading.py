@@ -15,7 +15,7 @@ from ecc.data.custom import load_custom
 from ecc.data.digits import digits
 from ecc.data.mnist import fashion_mnist, mnist
 from ecc.data.speech import fsdd
-from ecc.data.text import banking77, stsb
+from ecc.data.text import banking77, clinc150, stsb
 from ecc.data.values import Data
 
 __all__ = ["READERS", "load_data"]
@@ -27,6 +27,7 @@ READERS: Mapping[str, Callable[[Path, int], Data]] = MappingProxyType(
         "cifar10-binary": cifar10_binary,
         "cifar10-jpeg": cifar10_jpeg,
         "cifar10-lossless": cifar10_lossless,
+        "clinc150": clinc150,
         "fashion-mnist": fashion_mnist,
         "fashion-mnist-32": partial(fashion_mnist, border=2),
         "fsdd": fsdd,

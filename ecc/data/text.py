@@ -1,6 +1,7 @@
-"""Texts as word ids: Banking77 (Casanueva et al., 2020, 77 intents) and STS-B (Cer et al., 2017, pairs scored 0 to 5).
+"""Texts as word ids: queries with their intents, and pairs of sentences with their similarity.
 
-Id 0 is padding, 1 a word that is not in the vocabulary; the others are the most frequent words of the training part.
+Banking77 (Casanueva et al., 2020, 77 intents), CLINC150 (Larson et al., EMNLP 2019, 150 intents), STS-B (Cer et al.,
+2017, pairs scored 0 to 5). Id 0 is padding, 1 a word that is not in the vocabulary; the others are the most frequent words of the training part.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ecc.data.files import check, locate, read_csv
 from ecc.data.splits import hold_out
 from ecc.data.values import Data, TensorBatches, accuracy, mean_squared_error, rank_correlation
 
-__all__ = ["LENGTH", "VOCABULARY", "Vocabulary", "banking77", "stsb"]
+__all__ = ["LENGTH", "VOCABULARY", "Vocabulary", "banking77", "clinc150", "stsb"]
 
 VOCABULARY = 8192  # ids are below this, whatever the texts
 LENGTH = 32  # words of a text that are read
@@ -87,6 +88,39 @@ def banking77(data_dir: Path, batch_size: int) -> Data:
         test=TensorBatches(
             vocabulary.encode(test_texts), torch.tensor([classes[name] for name in test_names]), batch_size
         ),
+        loss=F.cross_entropy,
+        score=accuracy,
+        vocabulary=VOCABULARY,
+    )
+
+
+def clinc150(data_dir: Path, batch_size: int) -> Data:
+    """Queries (32,) with one of 150 intents, in the official parts; those out of scope are left out."""
+    path = locate(data_dir, "text", "clinc150.csv")
+    parts: dict[str, list[tuple[str, str]]] = {"train": [], "val": [], "test": []}
+    for part, text, intent in read_csv(path, ["split", "text", "intent"]):
+        if part in parts:
+            parts[part].append((text, intent))
+    for part, rows in parts.items():
+        check(path, len(rows) > 0, f"it has no rows of split {part}")
+    classes = {name: i for i, name in enumerate(sorted({intent for _, intent in parts["train"]}))}
+    check(path, len(classes) > 1, "all its training rows are of one intent")
+    vocabulary = Vocabulary.of(text for text, _ in parts["train"])
+    loaders = {}
+    for part, rows in parts.items():
+        unknown = sorted({intent for _, intent in rows} - set(classes))
+        check(path, not unknown, f"intent {unknown[0] if unknown else ''!r} of split {part} has no training rows")
+        ids = vocabulary.encode(text for text, _ in rows)
+        labels = torch.tensor([classes[intent] for _, intent in rows])
+        loaders[part] = TensorBatches(ids, labels, batch_size, shuffle=part == "train")
+    return Data(
+        "clinc150",
+        "classification",
+        len(classes),
+        (LENGTH,),
+        train=loaders["train"],
+        validation=loaders["val"],
+        test=loaders["test"],
         loss=F.cross_entropy,
         score=accuracy,
         vocabulary=VOCABULARY,
