@@ -5,6 +5,7 @@ python experiments/channel_pruning_page.py
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -240,7 +241,102 @@ that were padded with zero channels, the width graph couples what remains of one
 that graph knows.
 
 {pretrained}
+
+## Allocation
+
+`python experiments/allocation_quality.py --random 320 --networks`
+
+{allocation}
+
+## Convergence
+
+`python experiments/admm_convergence.py`: two budgets at once, macs 0.5 and params 0.6, rho over two decades. The share
+of rises is how much of what the costs fell they rose in between; the last column how far a cost was above the limit of
+its moment, at most.
+
+{convergence}
+
+![paper form, allocation as s step](channel-pruning-convergence.png)
+
+## Overhead
+
+`python experiments/admm_overhead.py --fresh --pairs 13`, steps of a batch of {batch}, with and without the constraint
+in turn; medians with a 95 % interval.
+
+{overhead}
+
+## Faults
+
+`python experiments/training_faults.py`
+
+{faults}
 """
+
+
+def allocation(random: pd.DataFrame, networks: pd.DataFrame) -> str:
+    """Small random allocations beside brute force and an integer program; networks with their gaps and time."""
+    apart = max((random.loss - random[other]).abs().max() for other in ("best", "milp"))
+    known = networks.gap.notna()
+    lines = []
+    for (name, step, costs), part in networks.groupby(["network", "step", "costs"], sort=False):
+        gap = "no bound" if part.gap.isna().any() else percent(part.gap.max(), 2)
+        lines.append([str(name), str(step), str(costs), str(part.groups.iloc[0]), gap, f"{part.cpu_s.max():.1f}"])
+    header = ["network", "step", "costs", "groups", "largest gap", "most CPU s"]
+    note = (
+        f"{len(random)} random allocations of up to {int(random.widths.max()):,} widths: the loss is that of the "
+        f"best of all widths and of an integer program in all of them (largest difference {apart:.0e}). Networks at "
+        "0.7, 0.5 and 0.3 of each cost, with convex and with bent curves; the gap is what the loss may be above the least, of what "
+        f"is lost in all, and is known for {int(known.sum())} of {len(networks)}."
+    )
+    return f"{note}\n\n{table(header, lines)}\n\n{made(networks)}"
+
+
+def convergence(rows: pd.DataFrame) -> str:
+    """Whether budgets are reached without swinging, for three values of rho."""
+    lines = [
+        [
+            f"{row.form}, {row.step} steps",
+            f"{row.rho:g}",
+            str(row.steps),
+            "yes" if row.met else "**no**",
+            percent(row.share_of_rises, 1),
+            percent(row.worst_lag, 1),
+        ]
+        for _, row in rows.iterrows()
+    ]
+    header = ["form", "rho", "steps to the budgets", "met", "rises of the costs, of their fall", "furthest behind"]
+    return f"{table(header, lines)}\n\n{made(rows)}"
+
+
+def overhead(rows: pd.DataFrame) -> str:
+    """A step of ADMM beside the same step without a constraint, in turn."""
+    lines = [
+        [
+            row.network.removeprefix("zoo:"),
+            f"{row.step}, {row.importance}",
+            f"{row.step_ratio:.3f} [{row.step_ratio_low:.3f}, {row.step_ratio_high:.3f}]",
+            percent(row.hook_over_step, 1),
+            f"{row.copies_held:.2f}",
+        ]
+        for _, row in rows.iterrows()
+    ]
+    header = [
+        "network",
+        "s step, importance",
+        "step / step without",
+        "time of ADMM itself",
+        "copies of the weights held",
+    ]
+    return f"{table(header, lines)}\n\n{made(rows)}"
+
+
+def faults(rows: pd.DataFrame) -> str:
+    """Runs that were killed and went on."""
+    same = int(rows.same_weights.sum())
+    return (
+        f"{same} of {len(rows)} runs that were killed (SIGKILL) at random moments, and then resumed, end with the "
+        f"weights of the run that was not, bit for bit. {made(rows)}"
+    )
 
 
 def read(folder: Path, part: str) -> list[pd.DataFrame]:
@@ -265,8 +361,19 @@ def write_page(folder: Path, path: Path, pictures: Path) -> None:
             sections.append(f"### {network}\n\n{picture}{front(rows)}")
         return "\n\n".join(sections)
 
+    def measured(name: str) -> pd.DataFrame:
+        return pd.read_csv(MEASUREMENTS / f"{name}.csv")
+
+    shutil.copyfile(
+        MEASUREMENTS / "admm_convergence-paper-allocation.png", pictures / "channel-pruning-convergence.png"
+    )
     path.write_text(
         PAGE.format(
+            allocation=allocation(measured("allocation_random"), measured("allocation_networks")),
+            convergence=convergence(measured("admm_convergence_summary")),
+            overhead=overhead(measured("admm_overhead")),
+            batch=measured("admm_overhead").batch.iloc[0],
+            faults=faults(measured("training_faults")),
             kept=parts("budgets", lambda found: kept(pd.concat(found, ignore_index=True))),
             fronts=parts("front", fronts),
             pretrained=parts("pretrained", lambda found: "\n\n".join(map(front, found))),
