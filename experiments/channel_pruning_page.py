@@ -285,8 +285,8 @@ def allocation(random: pd.DataFrame, networks: pd.DataFrame) -> str:
     note = (
         f"{len(random)} random allocations of up to {int(random.widths.max()):,} widths: the loss is that of the "
         f"best of all widths and of an integer program in all of them (largest difference {apart:.0e}). Networks at "
-        "0.7, 0.5 and 0.3 of each cost, with convex and with bent curves; the gap is what the loss may be above the least, of what "
-        f"is lost in all, and is known for {int(known.sum())} of {len(networks)}."
+        "0.7, 0.5 and 0.3 of each cost, with convex and with bent curves; the gap is what the loss may be above the "
+        f"least, of what is lost in all, and is known for {int(known.sum())} of {len(networks)}."
     )
     return f"{note}\n\n{table(header, lines)}\n\n{made(networks)}"
 
