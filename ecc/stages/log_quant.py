@@ -12,7 +12,7 @@ levels per sign and no zero, so that zeros become small constants.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -85,15 +85,20 @@ class LogQuant:
         if self.levels == "octaves" and (self.scale, self.quantile) != ("tensor", 0.0):
             raise InputError("LogQuant(levels='octaves') has one scale per tensor and a fixed range")
 
-    def encode(self, state: State | Code, workshop: Workshop | None = None) -> PackedCode:
+    def encode(
+        self, state: State | Code, workshop: Workshop | None = None, *, chosen: Mapping[str, LogSetting] | None = None
+    ) -> PackedCode:
         """Every float leaf that carries weights as log codes.
+
+        Args:
+            chosen: Settings by name of a tensor, in the place of the stage's own options.
 
         Raises:
             InputError: If there are none, or some are not finite.
         """
         code = packed(state)
-        setting = LogSetting(self.bits, self.scale)
-        nodes = {name: self.encode_node(name, code.nodes[name], setting) for name in weight_names(code, self.layers)}
+        names, own, given = weight_names(code, self.layers), LogSetting(self.bits, self.scale), chosen or {}
+        nodes = {name: self.encode_node(name, code.nodes[name], given.get(name, own)) for name in names}
         if all(node is code.nodes[name] for name, node in nodes.items()):
             raise InputError("log-quant finds no float weights that are not quantised already")
         return replace(code, nodes={**code.nodes, **nodes})

@@ -88,8 +88,13 @@ class ProductQuant:
             if value not in known:
                 raise InputError(f"ProductQuant({option}=...) must be one of {', '.join(known)}, got {value!r}")
 
-    def encode(self, state: State | Code, workshop: Workshop | None = None) -> PackedCode:
+    def encode(
+        self, state: State | Code, workshop: Workshop | None = None, *, chosen: Mapping[str, PartSetting] | None = None
+    ) -> PackedCode:
         """Every matrix of weights as codes of parts; one that would not get smaller stays as it is.
+
+        Args:
+            chosen: Settings by name of a tensor, in the place of the stage's own options.
 
         Raises:
             InputError: If none gets smaller, weights are not finite, or ``importance`` needs a workshop.
@@ -97,8 +102,8 @@ class ProductQuant:
         code = packed(state)
         names = weight_names(code, self.layers)
         weights = row_importance(self.importance, code, names, workshop)
-        setting = PartSetting(self.part, self.bits, self.codebooks)
-        nodes = {name: self._encode(name, code.nodes[name], setting, weights) for name in names}
+        own, given = PartSetting(self.part, self.bits, self.codebooks), chosen or {}
+        nodes = {name: self._encode(name, code.nodes[name], given.get(name, own), weights) for name in names}
         if all(node is code.nodes[name] for name, node in nodes.items()):
             raise InputError(
                 "product-quant makes none of the weights smaller: they are too few for codebooks, or quantised already"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -78,17 +78,23 @@ class FixedPoint:
         """As on the command line."""
         return "fixed-point"
 
-    def encode(self, state: State | Code, workshop: Workshop | None = None) -> PackedCode:
+    def encode(
+        self, state: State | Code, workshop: Workshop | None = None, *, chosen: Mapping[str, BitWidth] | None = None
+    ) -> PackedCode:
         """The weights in fixed point.
+
+        Args:
+            chosen: Settings by name of a tensor, in the place of the stage's own options.
 
         Raises:
             InputError: If a weight is not finite, or all weights are quantised already.
         """
         code = packed(state)
+        own, given = BitWidth(self.bits), chosen or {}
         changed = {
             name: node
             for name in weight_names(code, self.layers)
-            if (node := self._encoded(name, code.nodes[name], self.bits)) is not code.nodes[name]
+            if (node := self.encode_node(name, code.nodes[name], given.get(name, own))) is not code.nodes[name]
         }
         if not changed:
             raise InputError("the weights are quantised already; fixed-point needs weights that are floats")
