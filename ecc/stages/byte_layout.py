@@ -65,7 +65,7 @@ class ByteSource:
         words: Those that were told, in order; may be shared by sources of one file.
     """
 
-    def __init__(self, content: bytes, words: list[str] | None = None) -> None:
+    def __init__(self, content: bytes | memoryview, words: list[str] | None = None) -> None:
         self._content, self._place = memoryview(content), 0
         self.words = list(WORDS) if words is None else words
 
@@ -74,12 +74,12 @@ class ByteSource:
         """Bytes that are not read yet."""
         return len(self._content) - self._place
 
-    def take(self, count: int) -> bytes:
-        """The next bytes."""
+    def take(self, count: int) -> memoryview:
+        """The next bytes, which are not copied."""
         if count > self.left:
             raise InputError(f"{count} bytes are announced where {self.left} are left")
         self._place += count
-        return bytes(self._content[self._place - count : self._place])
+        return self._content[self._place - count : self._place]
 
     def whole(self) -> int:
         """As :meth:`ByteSink.whole` writes it, with no byte too many."""
@@ -99,7 +99,7 @@ class ByteSource:
         if length > _MOST_WORD_BYTES:
             raise InputError(f"a name of {length} bytes is announced; at most {_MOST_WORD_BYTES} are allowed")
         try:
-            return self.take(length).decode("utf-8")
+            return str(self.take(length), "utf-8")
         except UnicodeDecodeError as error:
             raise InputError("a name is not in UTF-8") from error
 

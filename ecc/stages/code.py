@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ecc.core.code import Code, State, Stored
 from ecc.core.errors import InputError
-from ecc.stages.container import node_bytes, to_bytes
+from ecc.stages.container import section_bytes, to_bytes
 from ecc.stages.kinds import KINDS
-from ecc.stages.nodes import Form, Node, Numbers, Symbols
+from ecc.stages.nodes import Form, Node, Numbers, Symbols, map_leaves
 
-__all__ = ["PackedCode", "decode_node", "packed", "weight_names"]
+__all__ = ["PackedCode", "decode_node", "map_code", "packed", "weight_names"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,8 @@ class PackedCode:
 
     def stored(self) -> dict[str, Stored]:
         """By name of a tensor, what it is stored in."""
-        return {name: _stored(name, node) for name, node in self.nodes.items()}
+        nbytes = section_bytes(self.nodes, self.aliases)
+        return {name: _stored(node, nbytes[name]) for name, node in self.nodes.items()}
 
     def __repr__(self) -> str:
         coded = sum(isinstance(node, Form) for node in self.nodes.values())
@@ -124,6 +125,28 @@ def _is_weight(node: Node) -> bool:
     return isinstance(node, Numbers) and node.values.is_floating_point() and node.values.ndim >= 2
 
 
+def map_code(
+    code: PackedCode, change: Callable[[str, Numbers | Symbols], Node], only: Iterable[str] = ()
+) -> PackedCode:
+    """The code with every leaf replaced by ``change(path, leaf)`` (``nodes.map_leaves``).
+
+    Args:
+        change: Of a leaf; the path begins below the tensor's name.
+        only: Names or shell patterns of tensors, of whatever type, to which that is limited; all where empty.
+
+    Raises:
+        InputError: If a pattern matches no tensor.
+    """
+    patterns = list(only)
+    if idle := [pattern for pattern in patterns if not fnmatch.filter(code.nodes, pattern)]:
+        raise InputError(f"layers {idle[0]!r} name no tensor of the state; it has {', '.join(list(code.nodes)[:12])}")
+    nodes: dict[str, Node] = {}
+    for name, node in code.nodes.items():
+        meant = not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        nodes[name] = map_leaves(node, change) if meant else node
+    return replace(code, nodes=nodes)
+
+
 def decode_node(node: Node) -> Tensor:
     """The tensor of a tree; symbols as int64 of shape (n,).
 
@@ -143,8 +166,7 @@ def decode_node(node: Node) -> Tensor:
     return kind.decode(node, {name: decode_node(part) for name, part in node.parts.items()})
 
 
-def _stored(name: str, node: Node) -> Stored:
-    nbytes = node_bytes(name, node)
+def _stored(node: Node, nbytes: int) -> Stored:
     if isinstance(node, Form):
         entries, bits = KINDS[node.kind].operand(node)
         return Stored(int(np.prod(node.shape, dtype=np.int64)), entries, bits, nbytes)

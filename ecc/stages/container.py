@@ -6,26 +6,30 @@ it declares is held against what is there before memory is taken, and nothing in
 
 from __future__ import annotations
 
-import io
+import os
+import secrets
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
-from ecc.core.errors import InputError
+from ecc.core.errors import InputError, StorageError
 from ecc.stages.byte_layout import WORDS, ByteSink, ByteSource
 from ecc.stages.nodes import Node
 from ecc.stages.tree_layout import Allowance, memory_of, read_node, write_node
 
-__all__ = ["node_bytes", "read", "section_bytes", "to_bytes"]
+__all__ = ["node_bytes", "read", "section_bytes", "stream", "to_bytes", "write"]
 
 _MAGIC = b"\x89ECZ"
 _VERSION = 1
 _CHECKSUM_BYTES = 4
 _MORE_NAMES, _SAME_MODULE = 1, 2
-_MOST_HEADER_BYTES = 64
+_MOST_WHOLE_BYTES = 10
 _FREE_BYTES = 64 << 20  # that any file may decode to
 _MOST_EXPANSION = 4096  # times its own size, for larger ones
+_Take = Callable[[int], bytes | memoryview]
 
 
 def to_bytes(nodes: Mapping[str, Node], aliases: Mapping[str, str]) -> bytes:
@@ -84,10 +88,67 @@ def read(content: bytes, *, limit_bytes: int | None = None) -> tuple[dict[str, N
     """
     nodes: dict[str, Node] = {}
     aliases: dict[str, str] = {}
-    for names, node in _sections(io.BytesIO(content), len(content), limit_bytes):
+    for names, node in _sections(ByteSource(content).take, len(content), limit_bytes):
         nodes[names[0]] = node
         aliases |= dict.fromkeys(names[1:], names[0])
     return nodes, aliases
+
+
+def stream(path: str | Path, *, limit_bytes: int | None = None) -> Iterator[tuple[str, Node]]:
+    """The tensors of a file one after the other, while only one section is in memory.
+
+    Tied names follow one another with one and the same node.
+
+    Args:
+        path: Of the file.
+        limit_bytes: As for :func:`read`.
+
+    Raises:
+        InputError: If the file is missing, damaged, of another version, or declares more than the limit; what came
+            before the damage has been given out by then.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            for names, node in _sections(_taking(file), os.fstat(file.fileno()).st_size, limit_bytes):
+                for name in names:
+                    yield name, node
+    except OSError as error:
+        raise InputError(f"container {str(path)!r} cannot be read: {error.strerror}; give a weights.ecz") from error
+
+
+def write(path: str | Path, nodes: Mapping[str, Node], aliases: Mapping[str, str]) -> int:
+    """Write a file so that it is either the old one or the whole new one, whenever the process ends.
+
+    Args:
+        path: Of the file.
+        nodes: As for :func:`to_bytes`.
+        aliases: As for :func:`to_bytes`.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        InputError: As :func:`to_bytes`; and if something else than a plain file is there.
+        StorageError: If it cannot be written.
+    """
+    target = Path(path)
+    if target.exists() and not target.is_file():  # a device would be replaced by a file
+        raise InputError(f"container {str(path)!r} cannot be written: that is no plain file; choose another path")
+    content = to_bytes(nodes, aliases)
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise StorageError(
+            f"container {str(path)!r} cannot be written ({error.strerror or error}); give a folder that is writable"
+        ) from error
+    return len(content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +164,7 @@ class _Names:
 
     def __init__(self, words: list[str]) -> None:
         self._module = ""
+        self._known: set[str] = set()
         self.words = words
 
     def write(self, sink: ByteSink, name: str, more: bool) -> None:
@@ -126,7 +188,19 @@ class _Names:
             self._module = module
         if "." in word or (self._module and not self._module.endswith(".")):
             raise InputError("a name is not in its shortest form")
-        return self._module + word, bool(flags & _MORE_NAMES)
+        name = self._module + word
+        if name in self._known:
+            raise InputError(f"the name {name!r} is there twice")
+        self._known.add(name)
+        return name, bool(flags & _MORE_NAMES)
+
+    def read_all(self, source: ByteSource) -> list[str]:
+        """The names of one tensor, at least one."""
+        found, more = [], True
+        while more:
+            name, more = self.read(source)
+            found.append(name)
+        return found
 
 
 def _shared(one: str, other: str) -> int:
@@ -151,77 +225,80 @@ def _bodies(nodes: Mapping[str, Node], aliases: Mapping[str, str]) -> list[bytes
     return bodies
 
 
-def _sections(file: BinaryIO, length: int, limit_bytes: int | None) -> Iterator[tuple[list[str], Node]]:
+def _sections(take: _Take, length: int, limit_bytes: int | None) -> Iterator[tuple[list[str], Node]]:
     """The tensors with their names, one section in memory at a time."""
-    header = _read_header(file, length, limit_bytes)
-    allowance, names, link = Allowance(header.memory), _Names(list(WORDS)), header.link
-    known: set[str] = set()
-    left = header.length
+    header = _read_header(take, length, limit_bytes)
+    allowance, names, link, left = Allowance(header.memory), _Names(list(WORDS)), header.link, header.length
     for number in range(1, header.count + 1):
-        prefix, size = _read_length(file, left)
-        body = file.read(size + _CHECKSUM_BYTES)
-        if len(body) != size + _CHECKSUM_BYTES or zlib.crc32(prefix + body[:-_CHECKSUM_BYTES], link) != _checksum(body):
-            raise InputError(f"weights.ecz is damaged: section {number} of {header.count} has another checksum")
-        link = _checksum(body)
-        left -= len(prefix) + len(body)
-        found: list[str] = []
+        where = f"section {number} of {header.count}"
         try:
-            source = ByteSource(body[:-_CHECKSUM_BYTES], names.words)
-            more = True
-            while more:
-                name, more = names.read(source)
-                if name in known:
-                    raise InputError(f"the name {name!r} is there twice")
-                known.add(name)
-                found.append(name)
+            prefix, size = _read_whole(take)
+            left -= len(prefix) + size + _CHECKSUM_BYTES
+            if left < 0:
+                raise InputError(f"{size} bytes are announced, which go beyond the last section")
+            body = take(size)
+            link = _check(take, zlib.crc32(body, zlib.crc32(prefix, link)))
+            source = ByteSource(body, names.words)
+            found = names.read_all(source)
+            where = repr(found[0])
             node = read_node(source, allowance)
             if source.left:
                 raise InputError(f"{source.left} bytes are left over")
         except InputError as error:
-            where = repr(found[0]) if found else f"section {number} of {header.count}"
             raise InputError(f"weights.ecz is damaged in {where}: {error}") from error
         yield found, node
-    if left or allowance.left or file.read(1):
+    if left or allowance.left:
         raise InputError("weights.ecz is damaged: it holds less than it declares")
 
 
-def _read_header(file: BinaryIO, length: int, limit_bytes: int | None) -> _Header:
-    start = file.read(min(length, _MOST_HEADER_BYTES))
-    if not start.startswith(_MAGIC):
-        raise InputError("weights.ecz is no container of ecc: it does not begin with the bytes 89 45 43 5A")
-    source = ByteSource(start)
+def _read_header(take: _Take, length: int, limit_bytes: int | None) -> _Header:
     try:
-        source.take(len(_MAGIC))
-        version, flags = source.take(2)
-        if version != _VERSION:
-            raise InputError(f"it has layout version {version}, this program reads {_VERSION}; update ecc")
-        if flags:
-            raise InputError(f"it has flags {flags}, of which this program knows none; update ecc")
-        memory, count, size = source.whole(), source.whole(), source.whole()
-        end = len(start) - source.left
-        link = int.from_bytes(source.take(_CHECKSUM_BYTES), "little")
-        if zlib.crc32(start[:end]) != link:
-            raise InputError("its header has another checksum")
-        if end + _CHECKSUM_BYTES + size != length:
-            raise InputError(f"it has {length} bytes and declares {end + _CHECKSUM_BYTES + size}")
+        start = bytes(take(len(_MAGIC) + 2))
+        if not start.startswith(_MAGIC):
+            raise InputError("it is no container of ecc, which begins with the bytes 89 45 43 5A")
+        if start[-2] != _VERSION:
+            raise InputError(f"it has layout version {start[-2]}, this program reads {_VERSION}; update ecc")
+        if start[-1]:
+            raise InputError(f"it has flags {start[-1]}, of which this program knows none; update ecc")
+        fields = [_read_whole(take) for _ in range(3)]
+        start += b"".join(content for content, _ in fields)
+        link = _check(take, zlib.crc32(start))
+        memory, count, size = (value for _, value in fields)
+        if len(start) + _CHECKSUM_BYTES + size != length:
+            raise InputError(f"it has {length} bytes and declares {len(start) + _CHECKSUM_BYTES + size}")
         limit = max(_FREE_BYTES, _MOST_EXPANSION * length) if limit_bytes is None else limit_bytes
         if memory > limit:
             raise InputError(f"it decodes to {memory:,} bytes and {limit:,} are allowed; give a larger limit_bytes")
     except InputError as error:
         raise InputError(f"weights.ecz cannot be read: {error}") from error
-    file.seek(end + _CHECKSUM_BYTES)
     return _Header(memory, count, size, link)
 
 
-def _read_length(file: BinaryIO, left: int) -> tuple[bytes, int]:
-    """The length of a section: its bytes, and the number."""
-    prefix = b""
-    while len(prefix) < 10 and (not prefix or prefix[-1] & 0x80):
-        prefix += file.read(1) or b"\0"
-    size = ByteSource(prefix).whole()
-    if len(prefix) + size + _CHECKSUM_BYTES > left:
-        raise InputError(f"weights.ecz is damaged: a section of {size} bytes is announced where {left} are left")
-    return prefix, size
+def _read_whole(take: _Take) -> tuple[bytes, int]:
+    """A whole number of variable length: its bytes, and itself."""
+    content = bytes(take(1))
+    while content[-1] & 0x80 and len(content) < _MOST_WHOLE_BYTES:
+        content += take(1)
+    return content, ByteSource(content).whole()
+
+
+def _check(take: _Take, expected: int) -> int:
+    """The checksum that comes next."""
+    if int.from_bytes(take(_CHECKSUM_BYTES), "little") != expected:
+        raise InputError("its checksum is another one; the file was changed or not copied whole")
+    return expected
+
+
+def _taking(file: BinaryIO) -> _Take:
+    """Reads a file."""
+
+    def take(count: int) -> bytes:
+        content = file.read(count)
+        if len(content) != count:
+            raise InputError(f"{count} bytes are announced where {len(content)} are left")
+        return content
+
+    return take
 
 
 def _checked(body: bytes, link: int) -> bytes:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ecc.stages.fixed_point.fixed import Fixed
 from ecc.stages.fixed_point.split import Sum
+from ecc.stages.half_precision import HalfPrecision
 from ecc.stages.log_levels import LogLevels
 from ecc.stages.nodes import Form
 from ecc.stages.product_codes import ProductCodes
@@ -64,6 +65,7 @@ class Kind(Protocol):
 _ALL: tuple[Kind, ...] = (
     SparseIndex(),
     SharedValues(),
+    HalfPrecision(),
     LogLevels(),
     ProductCodes(),
     RowLevels(),

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from ecc.core.code import Stage
+from ecc.stages.entropy import Entropy, Huffman
 from ecc.stages.fixed_point.stage import FixedPoint
 from ecc.stages.fold import Fold
+from ecc.stages.half import Half
 
 __all__ = ["STAGES"]
 
@@ -15,6 +17,9 @@ STAGES: Mapping[str, type[Stage]] = MappingProxyType(
     {
         "fold": Fold,
         "fixed-point": FixedPoint,
+        "half": Half,
+        "huffman": Huffman,
+        "entropy": Entropy,
     }
 )
 """Frozen dataclasses whose fields are the stage's options; in the order in which stages make sense."""

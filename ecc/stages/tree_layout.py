@@ -121,10 +121,9 @@ def _read_symbols(source: ByteSource, number: int, allowance: Allowance) -> Symb
     size, count = source.whole() + 1, source.whole()
     if size > 1 << 24:
         raise InputError(f"a stream has an alphabet of {size}; at most {1 << 24} are allowed")
-    content = source.take(source.whole())
+    content = bytes(source.take(source.whole()))
     allowance.take(count * _SYMBOL_BYTES)
-    narrow = np.uint8 if size <= 1 << 8 else np.uint16 if size <= 1 << 16 else np.uint32
-    return Symbols(coder.decode(content, size, count).astype(narrow, copy=False), size, coder.name)
+    return Symbols(coder.decode(content, size, count), size, coder.name)
 
 
 def _write_form(sink: ByteSink, node: Form, depth: int) -> None:
@@ -249,12 +248,12 @@ def _read_numbers(source: ByteSource, dtype: torch.dtype, allowance: Allowance) 
     shape = _read_shape(source)
     length = math.prod(shape) * dtype.itemsize
     allowance.take(length)
-    content = source.take(length)
+    content = bytearray(source.take(length))
     if dtype == torch.bool and content.strip(b"\0\1"):
         raise InputError("a truth value is neither 0 nor 1")
     if not length:
         return Numbers(torch.empty(shape, dtype=dtype))
-    stored = _little(torch.frombuffer(bytearray(content), dtype=torch.uint8), dtype)
+    stored = _little(torch.frombuffer(content, dtype=torch.uint8), dtype)
     return Numbers(stored.view(dtype).reshape(shape))
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ecc.core.errors import InputError
+from ecc.stages.coders.alphabets import Stream, narrowest
 
 __all__ = ["Packed", "pack_bits", "unpack_bits"]
 
@@ -17,8 +17,9 @@ class Packed:
 
     name = "packed"
     number = 0
+    largest_alphabet = 1 << 24
 
-    def encode(self, values: NDArray[np.unsignedinteger], size: int) -> bytes:
+    def encode(self, values: Stream, size: int) -> bytes:
         """The stream as bytes.
 
         Args:
@@ -27,7 +28,7 @@ class Packed:
         """
         return pack_bits(values, (size - 1).bit_length())
 
-    def decode(self, content: bytes, size: int, count: int) -> NDArray[np.unsignedinteger]:
+    def decode(self, content: bytes, size: int, count: int) -> Stream:
         """The symbols, shape (count,).
 
         Raises:
@@ -39,26 +40,26 @@ class Packed:
         return values
 
 
-def pack_bits(values: NDArray[np.unsignedinteger], bits: int) -> bytes:
-    """Fields of ``bits`` bits (0 to 32), the lowest first.
+def pack_bits(values: Stream, bits: int) -> bytes:
+    """Fields of ``bits`` bits (0 to 25), the lowest first.
 
     Args:
         values: Shape (n,), each below 2^bits.
     """
     count = len(values)
     rows = -(-count // _GROUP)
-    fields = np.zeros((rows, _GROUP), np.uint64)
+    fields = np.zeros((rows, _GROUP), np.uint32)
     fields.reshape(-1)[:count] = values
     found = np.zeros((rows, bits), np.uint8)
     for column in range(_GROUP):
         for byte in range(column * bits // 8, -(-(column + 1) * bits // 8)):
             shift = byte * 8 - column * bits
             field = fields[:, column]
-            found[:, byte] |= (field >> np.uint64(shift) if shift >= 0 else field << np.uint64(-shift)).astype(np.uint8)
+            found[:, byte] |= (field >> np.uint32(shift) if shift >= 0 else field << np.uint32(-shift)).astype(np.uint8)
     return found.tobytes()[: _length(count, bits)]
 
 
-def unpack_bits(content: bytes, bits: int, count: int) -> NDArray[np.unsignedinteger]:
+def unpack_bits(content: bytes, bits: int, count: int) -> Stream:
     """The fields of :func:`pack_bits`, shape (count,), in the narrowest type.
 
     Raises:
@@ -66,7 +67,7 @@ def unpack_bits(content: bytes, bits: int, count: int) -> NDArray[np.unsignedint
     """
     if len(content) != _length(count, bits):
         raise InputError(f"{count} fields of {bits} bits have {len(content)} bytes instead of {_length(count, bits)}")
-    kind = np.uint8 if bits <= 8 else np.uint16 if bits <= 16 else np.uint32
+    kind = narrowest(1 << bits)
     if bits == 0 or count == 0:
         return np.zeros(count, kind)
     if (spare := len(content) * 8 - count * bits) and content[-1] >> (8 - spare):
@@ -75,13 +76,12 @@ def unpack_bits(content: bytes, bits: int, count: int) -> NDArray[np.unsignedint
     stored = np.zeros((rows, bits), np.uint8)
     stored.reshape(-1)[: len(content)] = np.frombuffer(content, np.uint8)
     found = np.empty((rows, _GROUP), kind)
-    wide = np.uint32 if bits <= 25 else np.uint64  # a field and the 7 bits before it
     for column in range(_GROUP):
         first = column * bits // 8
-        field = np.zeros(rows, wide)
+        field = np.zeros(rows, np.uint32)  # it and the 7 bits before it
         for byte in range(first, -(-(column + 1) * bits // 8)):
-            field |= stored[:, byte].astype(wide) << wide(8 * (byte - first))
-        found[:, column] = (field >> wide(column * bits % 8)) & wide((1 << bits) - 1)
+            field |= stored[:, byte].astype(np.uint32) << np.uint32(8 * (byte - first))
+        found[:, column] = field >> np.uint32(column * bits % 8) & np.uint32((1 << bits) - 1)
     return found.reshape(-1)[:count]
 
 

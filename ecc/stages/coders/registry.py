@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ecc.stages.coders.alphabets import Stream
+from ecc.stages.coders.huffman import Huffman
 from ecc.stages.coders.packed import Packed
+from ecc.stages.coders.rans import Rans
 
 __all__ = ["CODERS", "Coder"]
 
@@ -24,7 +24,11 @@ class Coder(Protocol):
     def number(self) -> int:
         """In the container; never changed once files have it."""
 
-    def encode(self, values: NDArray[np.unsignedinteger], size: int) -> bytes:
+    @property
+    def largest_alphabet(self) -> int:
+        """That it can code."""
+
+    def encode(self, values: Stream, size: int) -> bytes:
         """The stream as bytes.
 
         Args:
@@ -32,10 +36,10 @@ class Coder(Protocol):
             size: Of the alphabet.
 
         Raises:
-            InputError: If the coder cannot code so many different symbols.
+            InputError: If the alphabet is larger than ``largest_alphabet``.
         """
 
-    def decode(self, content: bytes, size: int, count: int) -> NDArray[np.unsignedinteger]:
+    def decode(self, content: bytes, size: int, count: int) -> Stream:
         """The symbols, shape (count,).
 
         Memory is at most 8 bytes per symbol beside the content, whatever the content is.
@@ -45,5 +49,5 @@ class Coder(Protocol):
         """
 
 
-CODERS: Mapping[str, Coder] = {coder.name: coder for coder in (Packed(),)}
+CODERS: Mapping[str, Coder] = {coder.name: coder for coder in (Packed(), Huffman(), Rans())}
 """By name."""
