@@ -1,7 +1,8 @@
 """Texts as word ids: queries with their intents, and pairs of sentences with their similarity.
 
 Banking77 (Casanueva et al., 2020, 77 intents), CLINC150 (Larson et al., EMNLP 2019, 150 intents), STS-B (Cer et al.,
-2017, pairs scored 0 to 5). Id 0 is padding, 1 a word that is not in the vocabulary; the others are the most frequent words of the training part.
+2017, pairs scored 0 to 5). Id 0 is padding, 1 a word that is not in the vocabulary; the others are the most frequent
+words of the training part.
 """
 
 from __future__ import annotations
