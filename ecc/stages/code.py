@@ -15,7 +15,7 @@ from ecc.core.code import Code, State, Stored
 from ecc.core.errors import InputError
 from ecc.stages.container import section_bytes, to_bytes
 from ecc.stages.kinds import KINDS
-from ecc.stages.nodes import Form, Node, Numbers, Symbols, map_leaves
+from ecc.stages.nodes import Form, Node, Numbers, Symbols
 
 __all__ = ["PackedCode", "decode_node", "map_code", "packed", "weight_names"]
 
@@ -125,14 +125,12 @@ def _is_weight(node: Node) -> bool:
     return isinstance(node, Numbers) and node.values.is_floating_point() and node.values.ndim >= 2
 
 
-def map_code(
-    code: PackedCode, change: Callable[[str, Numbers | Symbols], Node], only: Iterable[str] = ()
-) -> PackedCode:
-    """The code with every leaf replaced by ``change(path, leaf)`` (``nodes.map_leaves``).
+def map_code(code: PackedCode, change: Callable[[Node], Node], only: Iterable[str] = ()) -> PackedCode:
+    """The code with every tensor replaced by ``change(node)``.
 
     Args:
-        change: Of a leaf; the path begins below the tensor's name.
-        only: Names or shell patterns of tensors, of whatever type, to which that is limited; all where empty.
+        change: Of a tensor of whatever type.
+        only: Names or shell patterns of tensors to which that is limited; all where empty.
 
     Raises:
         InputError: If a pattern matches no tensor.
@@ -143,7 +141,7 @@ def map_code(
     nodes: dict[str, Node] = {}
     for name, node in code.nodes.items():
         meant = not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-        nodes[name] = map_leaves(node, change) if meant else node
+        nodes[name] = change(node) if meant else node
     return replace(code, nodes=nodes)
 
 

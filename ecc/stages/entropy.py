@@ -11,7 +11,7 @@ from ecc.core.code import Code, State, Workshop
 from ecc.core.errors import InputError
 from ecc.stages.code import PackedCode, map_code, packed
 from ecc.stages.coders.registry import CODERS
-from ecc.stages.nodes import Node, Numbers, Symbols, leaves
+from ecc.stages.nodes import Node, Numbers, Symbols, leaves, map_leaves
 
 __all__ = ["Entropy", "Huffman", "least_bytes"]
 
@@ -42,7 +42,7 @@ class Huffman:
         code = packed(state)
         if not any(isinstance(leaf, Symbols) for node in code.nodes.values() for _, leaf in leaves(node)):
             raise InputError("stage huffman finds no codes in the state; prune or quantise it first")
-        return map_code(code, _with_huffman, self.layers)
+        return map_code(code, lambda node: map_leaves(node, _with_huffman), self.layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Entropy:
         Raises:
             InputError: If a pattern names nothing.
         """
-        return map_code(packed(state), _shortest, self.layers)
+        return map_code(packed(state), lambda node: map_leaves(node, _shortest), self.layers)
 
 
 def _with_huffman(_: str, leaf: Numbers | Symbols) -> Node:

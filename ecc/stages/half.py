@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from ecc.core.code import Code, State, Workshop
 from ecc.core.errors import InputError
 from ecc.stages.code import PackedCode, map_code, packed
+from ecc.stages.kinds import KINDS
 from ecc.stages.nodes import Form, Node, Numbers, Symbols, leaves
 
 __all__ = ["Half"]
@@ -53,13 +55,22 @@ def _all_leaves(code: PackedCode) -> list[Numbers | Symbols]:
     return [leaf for node in code.nodes.values() for _, leaf in leaves(node)]
 
 
-def _halved(_: str, leaf: Numbers | Symbols) -> Node:
-    if isinstance(leaf, Symbols) or leaf.values.dtype not in _WIDE or not leaf.values.numel():
-        return leaf
-    short = leaf.values.detach().to(torch.float16)
-    if not _is_near(short, leaf.values.detach()):
-        return leaf
-    return Form("half", tuple(leaf.values.shape), leaf.values.dtype, {}, {"values": Numbers(short)})
+def _halved(node: Node) -> Node:
+    """The tree with short floats wherever its kinds allow them."""
+    if isinstance(node, Form):
+        for name, part in node.parts.items():
+            changed = replace(node, parts={**node.parts, name: _halved(part)})
+            with suppress(InputError):  # a kind may need what it has in full
+                KINDS[node.kind].check(changed)
+                node = changed
+        return node
+    if isinstance(node, Symbols) or node.values.dtype not in _WIDE or not node.values.numel():
+        return node
+    values = node.values.detach()
+    short = values.to(torch.float16)
+    if not _is_near(short, values):
+        return node
+    return Form("half", tuple(values.shape), values.dtype, {}, {"values": Numbers(short)})
 
 
 def _is_near(short: Tensor, values: Tensor) -> bool:

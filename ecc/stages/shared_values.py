@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ecc.core.errors import InputError
-from ecc.stages.nodes import Form, Numbers, Symbols
+from ecc.stages.nodes import Form, Symbols, is_floating, shape_of
 
 __all__ = ["SharedValues"]
 
@@ -37,12 +37,10 @@ class SharedValues:
         codes, centroids = form.parts.get("codes"), form.parts.get("centroids")
         if len(form.parts) != 2 or form.parameters or not isinstance(codes, Symbols):
             raise InputError("a codebook form has codes, which are symbols, and centroids, and nothing else")
-        if not isinstance(centroids, Numbers) or not centroids.values.dtype.is_floating_point:
+        if centroids is None or not is_floating(centroids):
             raise InputError("the centroids of a codebook form are floats")
-        if centroids.values.shape != (codes.size,):
-            raise InputError(
-                f"a codebook form has {codes.size} symbols and centroids of shape {tuple(centroids.values.shape)}"
-            )
+        if shape_of(centroids) != (codes.size,):
+            raise InputError(f"a codebook form has {codes.size} symbols and centroids of shape {shape_of(centroids)}")
         if len(codes.values) != math.prod(form.shape) or not form.dtype.is_floating_point:
             raise InputError(
                 f"a codebook form of shape {form.shape} and {form.dtype} has {len(codes.values)} codes of floats"
