@@ -5,12 +5,13 @@
     profile   random widths, measured in turn with the dense network → ProfileTable
     fit       ProfileTable → CostModel;  judge gives its held-out error beside it
     compress  budgets → a network that holds them, measured; compress_path, one for each of many budgets
+    stage     a network or an artefact → its weights in fewer bytes, by stages in any sensible order
     save, load, verify, front      artefacts on disk, and what they are worth
     sparse_execution   which layers a device runs faster without their zeros
     load_cost, compose, diagnose   cost models from files, from operators alone, and how well they are known
 
 The parts behind the verbs are public in their modules: ``ecc.network``, ``ecc.profiler``, ``ecc.energy_models``,
-``ecc.solvers``, ``ecc.zoo``, ``ecc.data``, ``ecc.artefact``, ``ecc.report``.
+``ecc.solvers``, ``ecc.stages``, ``ecc.zoo``, ``ecc.data``, ``ecc.artefact``, ``ecc.report``.
 """
 
 from importlib import import_module
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from ecc.api.keeping import load
     from ecc.api.recipe import Recipe
     from ecc.api.sparsity import Sparsity
+    from ecc.api.staged import Staged
+    from ecc.api.staging import stage
     from ecc.api.verbs import compress, compress_path, front, profile, verify
     from ecc.api.weight_recipe import JointRecipe, WeightRecipe
     from ecc.core.budget import Budget
@@ -94,6 +97,7 @@ _HOME = {
     "SparseExecution": "ecc.api.executing",
     "SparseIndex": "ecc.energy_models.systolic.indices",
     "Sparsity": "ecc.api.sparsity",
+    "Staged": "ecc.api.staged",
     "StaircaseCost": "ecc.energy_models.staircase",
     "Store": "ecc.profiler.store",
     "SystolicArray": "ecc.energy_models.systolic.array",
@@ -121,6 +125,7 @@ _HOME = {
     "save": "ecc.report.saving",
     "slim": "ecc.network.slimming",
     "sparse_execution": "ecc.api.executing",
+    "stage": "ecc.api.staging",
     "systolic_energy": "ecc.energy_models.systolic.energy",
     "trace": "ecc.network.tracing",
     "transfer_optimiser": "ecc.network.optimisers",
@@ -157,6 +162,7 @@ __all__ = [
     "SparseExecution",
     "SparseIndex",
     "Sparsity",
+    "Staged",
     "StaircaseCost",
     "Store",
     "SystolicArray",
@@ -184,6 +190,7 @@ __all__ = [
     "save",
     "slim",
     "sparse_execution",
+    "stage",
     "systolic_energy",
     "trace",
     "transfer_optimiser",

@@ -36,7 +36,7 @@ class Packing:
         stages: In their order.
         tensors: A row per tensor, as of ``tensors_of``.
         bytes: Of the file.
-        dense_bytes: Of the weights of the dense network as floats of 32 bits.
+        dense_bytes: Parameters of the dense network as floats of 32 bits.
     """
 
     stages: tuple[StageRecord, ...]

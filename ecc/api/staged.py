@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
 from torch import nn
 
-from ecc.api.describing import environment
-from ecc.api.packing import Packing
+from ecc.api.describing import Source, environment
 from ecc.api.sparsity import nonzeros_of
 from ecc.api.stage_start import Start
 from ecc.api.workshop import Training
@@ -18,7 +17,7 @@ from ecc.core.errors import InputError
 from ecc.core.verdict import BudgetCheck
 from ecc.stages.code import PackedCode
 
-__all__ = ["Staged", "manifest_of_staged", "packing_of"]
+__all__ = ["Staged", "manifest_of_staged"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +95,11 @@ class Staged:
         return f"Staged({names}: {sizes}, accuracy {self.accuracy_before:.4f} → {self.accuracy:.4f})"
 
 
-def manifest_of_staged(result: Staged) -> Manifest:
+def manifest_of_staged(result: Staged, source: Source | None = None) -> Manifest:
     """What the artefact of a staged network says of it.
 
+    Args:
+        source: Where the dense network came from; what is known when None.
     Raises:
         InputError: If none can be written.
     """
@@ -110,8 +111,10 @@ def manifest_of_staged(result: Staged) -> Manifest:
     dense = base.counts.get("params_dense", 0)
     training = result.training
     settings = {"stages.effort": training.effort, "stages.distill": training.distill, "stages.seed": training.seed}
+    origin: dict[str, Any] = {} if source is None else {name: value for name, value in asdict(source).items() if value}
     return replace(
         base,
+        **origin,
         stages=(*base.stages, *result.stages),
         edits=tuple(result.code.edits),
         accuracy_dense=result.accuracy_before if result.start.loaded is None else base.accuracy_dense,
@@ -124,8 +127,3 @@ def manifest_of_staged(result: Staged) -> Manifest:
         environment={**base.environment, **environment()},
         created="",
     )
-
-
-def packing_of(result: Staged) -> Packing | None:
-    """What stages have made of the weights, tensor by tensor."""
-    return None if result.start.manifest is None else Packing.of(manifest_of_staged(result), result.code)

@@ -129,7 +129,7 @@ class StageJob:
     ) -> tuple[PackedCode, dict[str, str]]:
         """The code that a stage makes, and what the plan had for each tensor."""
         stage = self.stages[place]
-        workshop = None if shop is None else shop.workshop(model, f"{place + 1}-{stage.name}")
+        workshop = None if shop is None else shop.workshop(model, stage.name, place)
         if self.progress is not None:
             self.progress(stage.name, 0, 1)
         chosen = {name: settings[place] for name, settings in (self.plan or {}).items() if settings[place] is not None}

@@ -22,7 +22,6 @@ from ecc.core.problem import Progress, Task
 from ecc.solvers.checkpoints import FileCheckpoint
 from ecc.solvers.evaluation import device_of, eval_mode, forward, moved
 from ecc.solvers.hooks import Hook, Step
-from ecc.solvers.hooks import Hook, Step
 from ecc.solvers.settings import TrainConfig
 from ecc.solvers.training import train
 
@@ -91,12 +90,13 @@ class Shop:
     progress: Progress | None = None
     rows: list[pd.DataFrame] = field(default_factory=list)
 
-    def workshop(self, model: nn.Module, stage: str) -> Workshop:
+    def workshop(self, model: nn.Module, stage: str, place: int = 0) -> Workshop:
         """That of a stage.
 
         Args:
             model: The network whose state it encodes.
-            stage: Names it for people and in names of files; another one for each stage of the call.
+            stage: Its name.
+            place: Among the stages of the call.
         """
 
         def train_phase(
@@ -109,7 +109,8 @@ class Shop:
             each_step: Callable[[float], None] | None = None,
         ) -> None:
             hook = None if each_step is None else _EachStep(each_step)
-            self._train(model, f"{stage} {phase}".strip(), self.training.config(epochs, lr, l2), hook)
+            shown = phase if phase.startswith(stage) else f"{stage}: {phase}"
+            self._train(model, shown, f"{place + 1}-{shown}", self.training.config(epochs, lr, l2), hook)
 
         inputs = tuple(moved(self.inputs, device_of(model)))
         return Workshop(model, self.task, train_phase, self.judge, inputs, self.training.seed, self.progress)
@@ -118,9 +119,9 @@ class Shop:
         """Mean loss and score of a network on the validation data."""
         return judge(model, self.task)
 
-    def _train(self, model: nn.Module, phase: str, config: TrainConfig, hook: Hook | None) -> None:
+    def _train(self, model: nn.Module, phase: str, key: str, config: TrainConfig, hook: Hook | None) -> None:
         teacher = self.teacher if config.distill > 0 else None
-        file = re.sub(r"[^A-Za-z0-9_.-]+", "-", phase)
+        file = re.sub(r"[^A-Za-z0-9_.-]+", "-", key)
         checkpoint = None if self.folder is None else FileCheckpoint(self.folder / f"{file}.safetensors")
         rows = train(
             model,

@@ -40,13 +40,18 @@ _DTYPES: Mapping[str, torch.dtype] = {
 }
 
 
-def add_model(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """MODEL, the KEY=VALUE pairs that follow it, and its weights."""
+def add_model(parser: argparse.ArgumentParser, *, required: bool = True, what: str = "MODEL", of: str = "") -> None:
+    """MODEL, the KEY=VALUE pairs that follow it, and its weights.
+
+    Args:
+        what: How it is shown where something else may be in its place.
+        of: What else, for the help.
+    """
     parser.add_argument(
         "model",
-        metavar="MODEL",
+        metavar=what,
         nargs=None if required else "?",
-        help="zoo:NAME, package.module:factory or file.py:factory",
+        help=f"{of}zoo:NAME, package.module:factory or file.py:factory",
     )
     parser.add_argument("options", metavar="KEY=VALUE", nargs="*", default=[], help="keyword arguments of the factory")
     parser.add_argument("--weights", metavar="FILE", help="trained weights, .safetensors or .pt")

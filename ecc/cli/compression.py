@@ -28,13 +28,14 @@ from ecc.api.weight_recipe import WEIGHT_METHODS, AnyRecipe, WeightRecipe, recip
 from ecc.artefact import check_target
 from ecc.cli.arguments import add_data, add_model, data_name, lasting, pairs, the_data, the_model
 from ecc.cli.command import Command, Outcome
+from ecc.cli.outputs import work_folder
 from ecc.cli.progress import ProgressLine
+from ecc.cli.settings import settings_of_texts
 from ecc.cli.sparsity import execution_text, sparsity_lines
 from ecc.cli.text import percent, probability
 from ecc.core.budget import Budget
 from ecc.core.cost import CostModel
 from ecc.core.errors import InputError
-from ecc.core.factories import parse_value
 from ecc.core.problem import Checkpoint, Progress
 from ecc.core.verdict import BudgetCheck, joint_confidence
 from ecc.data.values import Data
@@ -189,29 +190,16 @@ def _recipe(arguments: argparse.Namespace, device: str | None) -> AnyRecipe:
         lr=arguments.lr,
         rounds=arguments.rounds,
         chance=arguments.chance,
-        options=_settings(arguments.settings),
+        options=settings_of_texts(arguments.settings, "train.optimizer=adamw"),
         seed=arguments.seed,
         device=current_device(device or "cpu").torch_name,
     )
 
 
-def _settings(texts: Sequence[str]) -> dict[str, Any]:
-    """PART.OPTION=VALUE texts as options of a recipe."""
-    found: dict[str, Any] = {}
-    for text in texts:
-        name, separator, value = text.partition("=")
-        if not separator or "." not in name:
-            raise InputError(f"--set {text!r} is not PART.OPTION=VALUE; write for example train.optimizer=adamw")
-        if name in found:
-            raise InputError(f"--set gives {name} more than once; give it once")
-        found[name] = None if value.lower() == "none" else parse_value(value)
-    return found
-
-
 def _places(out: str, labels: Sequence[str]) -> tuple[Path, list[Path], Path]:
     """The folder, where each artefact goes, and where the job's state is kept; refused where one cannot be written."""
     root, targets = _targets(out, labels)
-    return root, targets, _work_folder(root)
+    return root, targets, work_folder(root)
 
 
 def _targets(out: str, labels: Sequence[str]) -> tuple[Path, list[Path]]:
@@ -258,18 +246,6 @@ def _many(done: Sequence[tuple[Compression, Path]], out: Path) -> Outcome:
 def _exit_code(results: Sequence[Compression]) -> int:
     """1 if a budget is missed."""
     return int(any(result.met is False for result in results))
-
-
-def _work_folder(target: Path) -> Path:
-    """Where the job's state is kept, beside the artefact; refused at once where it cannot be written."""
-    work = target.with_name(f".{target.name}.work")
-    try:
-        if not work.exists():
-            work.mkdir(parents=True)
-            work.rmdir()  # a job that is refused leaves nothing behind
-    except OSError as error:
-        raise InputError(f"--out {str(target)!r} cannot be written: {error.strerror}; choose another folder") from error
-    return work
 
 
 def _origin(arguments: argparse.Namespace) -> str:

@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "compress": ("ecc.cli.compression", "Prune a trained network to its budgets and verify them on the device."),
         "verify": ("ecc.cli.compression", "Load an artefact, measure it, and say whether each budget holds."),
+        "stage": ("ecc.cli.stage", "Secondary stages: the weights of an artefact, or of any network, in fewer bytes."),
         "front": ("ecc.cli.results", "Compare finished compressions: table, plot, hypervolume."),
         "inspect": ("ecc.cli.results", "What is in a profile store, a cost model or an artefact."),
     }

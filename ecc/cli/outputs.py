@@ -1,4 +1,4 @@
-"""Options that name a file which a command writes at its end."""
+"""Options that name a file which a command writes at its end, and where its state is kept until then."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ecc.core.errors import InputError
 from ecc.report.files import FileKind, demand_target
 
-__all__ = ["add_output"]
+__all__ = ["add_output", "work_folder"]
 
 
 class _OutputFile(argparse.Action):
@@ -51,3 +51,19 @@ def add_output(
         kind: What will be written; only its like is replaced.
     """
     parser.add_argument(*names, action=_OutputFile, kind=kind, metavar=metavar, help=help, required=required)
+
+
+def work_folder(target: Path) -> Path:
+    """Where the state of a job is kept, beside the artefact that it will write; refused at once where it cannot be.
+
+    Raises:
+        InputError: If the place is not writable.
+    """
+    work = target.with_name(f".{target.name}.work")
+    try:
+        if not work.exists():
+            work.mkdir(parents=True)
+            work.rmdir()  # a job that is refused leaves nothing behind
+    except OSError as error:
+        raise InputError(f"--out {str(target)!r} cannot be written: {error.strerror}; choose another folder") from error
+    return work

@@ -9,6 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ecc.api.packing import Packing
 from ecc.api.sparsity import Sparsity
 from ecc.core.cost import METRICS
 from ecc.core.errors import InputError
@@ -18,6 +19,7 @@ from ecc.energy_models.judging import Fit
 from ecc.fronts import Front
 from ecc.report import figures, fit_figures
 from ecc.report.layers import layer_rows, layers_figure
+from ecc.report.packing import packing_figure, stage_rows, tensor_rows
 from ecc.report.style import quantity, to_png, to_svg
 from ecc.report.templates import fill
 
@@ -37,6 +39,7 @@ class Report:
         dense: Channels per prunable group of the dense network; empty hides the widths.
         widths: Channels kept per prunable group.
         sparsity: Weights and inputs that are zero, layer by layer.
+        packing: What secondary stages have made of the weights, tensor by tensor.
         history: One row per epoch.
         trials: One row per measurement and metric on the way, as in ``Compression.trials``.
         fits: The cost models, judged.
@@ -56,6 +59,7 @@ class Report:
     dense: Widths = field(default_factory=dict)
     widths: Widths = field(default_factory=dict)
     sparsity: Sparsity | None = None
+    packing: Packing | None = None
     history: pd.DataFrame | None = None
     trials: pd.DataFrame | None = None
     fits: tuple[Fit, ...] = ()
@@ -89,6 +93,8 @@ def render(report: Report) -> str:
         together=joint_confidence(report.budgets) if sum(map(_uncertain, report.budgets)) > 1 else None,
         trials=[] if report.trials is None else report.trials.to_dict("records"),
         layers=[] if report.sparsity is None else layer_rows(report.sparsity),
+        stages=[] if report.packing is None else stage_rows(report.packing),
+        tensors=[] if report.packing is None else tensor_rows(report.packing),
         figures=drawn,
         DENSE=figures.DENSE,
     )
@@ -108,6 +114,8 @@ def _draw(report: Report) -> dict[str, Figure]:
         drawn["widths"] = figures.widths(report.dense, report.widths)
     if report.sparsity is not None:
         drawn["layers"] = layers_figure(report.sparsity)
+    if report.packing is not None and len(report.packing.tensors):
+        drawn["bytes"] = packing_figure(report.packing)
     if report.history is not None and len(report.history):
         drawn["history"] = figures.history(report.history)
     for fit in report.fits:

@@ -11,8 +11,10 @@ import pandas as pd
 from ecc.api.compressing import Compression
 from ecc.api.describing import Source, manifest_of
 from ecc.api.keeping import save as save_plain
+from ecc.api.packing import Packing
 from ecc.api.sparsity import Sparsity
-from ecc.artefact import Artefact, Manifest, read
+from ecc.api.staged import Staged, manifest_of_staged
+from ecc.artefact import Artefact, Manifest, read, save_packed
 from ecc.core.errors import InputError
 from ecc.energy_models.judging import Fit
 from ecc.fronts import Front
@@ -32,12 +34,14 @@ def report_of(
     *,
     trials: pd.DataFrame | None = None,
     sparsity: Sparsity | None = None,
+    packing: Packing | None = None,
     fits: Sequence[Fit] = (),
     notes: tuple[str, ...] = (),
 ) -> Report:
     """The page of one compression.
 
     Args:
+        packing: What secondary stages have made of the weights.
         sparsity: What is zero, as in ``Compression.sparsity``.
         trials: What was measured on the way, as in ``Compression.trials``.
     """
@@ -57,7 +61,7 @@ def report_of(
         "Time": f"{manifest.seconds:.0f} s",
     }
     return Report(
-        title=f"{manifest.network}, compressed by {manifest.method}",
+        title=f"{manifest.network}, compressed by {manifest.made_by}",
         summary={key: text for key, text in summary.items() if text},
         budgets=manifest.budgets,
         accuracy_dense=manifest.accuracy_dense,
@@ -66,6 +70,7 @@ def report_of(
         # Groups that went with a block keep nothing.
         widths={} if whole else dict.fromkeys(manifest.dense, 0) | dict(manifest.widths),
         sparsity=sparsity,
+        packing=packing,
         history=history,
         trials=trials,
         fits=tuple(fits),
@@ -77,19 +82,31 @@ def report_of(
     )
 
 
-def save(result: Compression, path: str | Path, *, source: Source | None = None, fits: Sequence[Fit] = ()) -> Artefact:
-    """Write a compression as an artefact with its page and pictures.
+def save(
+    result: Compression | Staged, path: str | Path, *, source: Source | None = None, fits: Sequence[Fit] = ()
+) -> Artefact:
+    """Write a compression, or what secondary stages have made, as an artefact with its page and pictures.
 
     Of several processes that call this, the first one writes; the others wait for it and open what it wrote.
 
     Args:
-        source: Where the dense network came from, so that ``load`` can make it again.
+        source: Where the dense network came from, so that ``load`` can make it again; what is known when None.
         fits: The judged cost models, where they are at hand.
     Raises:
         InputError: If the folder cannot be written; nothing is then written.
     """
+    if isinstance(result, Staged):
+        return _write_staged(result, path, source, fits)
     written = present_ranks().once("save", lambda: _write(result, path, source, fits))
     return read(path) if written is None else written
+
+
+def _write_staged(result: Staged, path: str | Path, source: Source | None, fits: Sequence[Fit]) -> Artefact:
+    manifest = manifest_of_staged(result, source)
+    report = report_of(manifest, result.history, packing=Packing.of(manifest, result.code), fits=fits)
+    history = result.history.to_csv(index=False).encode()
+    files = {**result.start.files, "history.csv": history, "report.html": render(report).encode(), **pictures(report)}
+    return save_packed(path, manifest, result.code.to_bytes(), files=files)
 
 
 def _write(result: Compression, path: str | Path, source: Source | None, fits: Sequence[Fit]) -> Artefact:

@@ -1,0 +1,197 @@
+"""stage: the weights of an artefact, or of any network, in fewer bytes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ecc.api.describing import Source
+from ecc.api.keeping import load
+from ecc.api.stage_options import TRAINING, stage_options, stages_of
+from ecc.api.stage_start import Start, start_of_artefact, start_of_network
+from ecc.api.staged import Staged
+from ecc.api.staging import StageJob
+from ecc.api.workshop import Training
+from ecc.artefact import check_target
+from ecc.cli.arguments import (
+    add_data,
+    add_input,
+    add_model,
+    data_name,
+    example_inputs,
+    lasting,
+    pairs,
+    the_data,
+    the_model,
+)
+from ecc.cli.command import Command, Outcome
+from ecc.cli.outputs import work_folder
+from ecc.cli.progress import ProgressLine
+from ecc.cli.settings import settings_of_texts
+from ecc.cli.text import table
+from ecc.core.errors import EccError, InputError
+from ecc.data.values import Data
+from ecc.profiler.devices import current_device
+from ecc.report.saving import save
+from ecc.report.style import quantity
+from ecc.stages.methods import STAGES
+
+__all__ = ["COMMANDS", "staged_text"]
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser, what="DIR|MODEL", of="folder of an artefact; or, of a network that ecc has not compressed, ")
+    parser.add_argument(
+        "--apply",
+        metavar="STAGE",
+        action="append",
+        required=True,
+        help=f"in the order in which they are given, repeatable: {', '.join(STAGES)}",
+    )
+    known = "; ".join(f"{stage}: {', '.join(names)}" for stage, names in stage_options().items() if names)
+    parser.add_argument(
+        "--set",
+        metavar="STAGE.OPTION=VALUE",
+        action="append",
+        default=[],
+        dest="settings",
+        help="an option of a stage, or of the training of all (train.optimizer=adamw); repeatable. Lists are joined by "
+        f"commas: codebook.layers=fc1.weight,fc2.weight. Options of {known}",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="DIR2", help="folder of the new artefact; an older one is replaced at the end"
+    )
+    add_data(parser, required=False)
+    add_input(parser)
+    group = parser.add_argument_group("training")
+    group.add_argument("--effort", type=float, default=1.0, metavar="X", help="multiplies all epochs (default 1)")
+    group.add_argument(
+        "--distill", type=float, default=0.5, help="weight of the logits of the network as it came in (default 0.5)"
+    )
+    group.add_argument("--device", metavar="D", help="where to train (default: the CPU)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What the arguments name: what stages begin with, and the data, or why there are none."""
+
+    start: Start
+    data: Data | None
+    reason: str
+
+
+def _run(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
+    settings = settings_of_texts(arguments.settings, "codebook.bits=4")
+    stages = tuple(stages_of([name for text in arguments.apply for name in text.split(",")], settings))
+    own = {name: value for name, value in settings.items() if name.startswith(f"{TRAINING}.")}
+    device = current_device(arguments.device or "cpu").torch_name
+    training = Training(arguments.effort, arguments.distill, arguments.seed, device, own)
+    target = _target(arguments)
+    given = _given(arguments)
+    if given.start.manifest is None:
+        raise InputError(f"no artefact can be written of this network: {given.start.reason}")
+    if given.data is None:
+        progress.say(f"accuracy is not computed, and nothing is trained: {given.reason}")
+    work = work_folder(target)
+    job = StageJob(
+        given.start,
+        stages,
+        training,
+        None if given.data is None else given.data.task(),
+        None if given.data is None else given.data.test,
+        reason=given.reason,
+        folder=work,
+        progress=progress,
+    )
+    result = job.run()
+    artefact = save(result, target)
+    shutil.rmtree(work, ignore_errors=True)
+    value = result.to_json() | {"artefact": str(artefact.path), "report": str(artefact.path / "report.html")}
+    return Outcome(value, staged_text(result, artefact.path))
+
+
+def _target(arguments: argparse.Namespace) -> Path:
+    """The folder of the new artefact, refused at once where it cannot be written or is the one that is read."""
+    target = check_target(arguments.out)
+    if target == Path(os.path.abspath(Path(arguments.model).expanduser())):
+        raise InputError(f"--out {arguments.out!r} is the artefact that is read; choose another folder")
+    return target
+
+
+def _given(arguments: argparse.Namespace) -> _Given:
+    if ":" in arguments.model and not Path(arguments.model).exists():
+        return _of_network(arguments)
+    for name in ("options", "weights", "input"):
+        if getattr(arguments, name):
+            shown = "KEY=VALUE" if name == "options" else f"--{name}"
+            raise InputError(f"{shown} is of a MODEL, and {arguments.model!r} is an artefact, which knows its own")
+    loaded = load(arguments.model)
+    name = arguments.data or loaded.manifest.data
+    return _Given(start_of_artefact(loaded), *_data(arguments, name, "the artefact does not name its data"))
+
+
+def _of_network(arguments: argparse.Namespace) -> _Given:
+    loaded = the_model(arguments)
+    name = data_name(arguments, loaded) if arguments.data else ""
+    data, reason = _data(arguments, name, "no --data is given")
+    inputs = example_inputs(loaded, arguments.input) if arguments.input or data is None else data.example(1)
+    weights = arguments.weights or f"fresh, seed {arguments.seed}"
+    source = Source(lasting(arguments.model), pairs(arguments.options), str(weights), lasting(name), loaded.name)
+    return _Given(start_of_network(loaded.module, inputs, source=source, seed=arguments.seed), data, reason)
+
+
+def _data(arguments: argparse.Namespace, name: str, nameless: str) -> tuple[Data | None, str]:
+    """The data, or why there are none; those that the user has named must be there."""
+    if not name:
+        return None, nameless
+    try:
+        return the_data(arguments, name), ""
+    except EccError as error:
+        if arguments.data:
+            raise
+        return None, str(error)
+
+
+def staged_text(result: Staged, folder: Path) -> str:
+    """What was done, for a terminal."""
+    rows: list[Sequence[Any]] = [["as it was", result.bytes_before, "", _accuracy(result.accuracy_before), ""]]
+    rows += [
+        [
+            stage.name,
+            stage.bytes,
+            f"{result.bytes_before / stage.bytes:.1f}×",
+            _accuracy(stage.accuracy),
+            f"{stage.seconds:.1f} s",
+        ]
+        for stage in result.stages
+    ]
+    return "\n".join(
+        [
+            table(["stage", "bytes", "ratio", "accuracy", "time"], rows),
+            f"{quantity(result.nbytes, 'B')} on disk, {result.ratio:.1f} times less than before and "
+            f"{result.dense_bytes / result.nbytes:.1f} times less than the {quantity(result.dense_bytes, 'B')} of the "
+            "dense network's parameters as floats",
+            *map(str, result.budgets),
+            f"artefact: {folder}",
+            f"report:   {folder / 'report.html'}",
+        ]
+    )
+
+
+def _accuracy(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f} %"
+
+
+COMMANDS = (
+    Command(
+        "stage",
+        "ecc stage resnet20-half --apply deep-compression --apply entropy --out resnet20-packed",
+        _arguments,
+        _run,
+    ),
+)
