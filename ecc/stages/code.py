@@ -65,6 +65,10 @@ class PackedCode:
 
     def stored(self) -> dict[str, Stored]:
         """By name of a tensor, what it is stored in."""
+        return dict(self._stored)
+
+    @cached_property
+    def _stored(self) -> dict[str, Stored]:
         nbytes = section_bytes(self.nodes, self.aliases)
         return {name: _stored(node, nbytes[name]) for name, node in self.nodes.items()}
 

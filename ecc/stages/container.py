@@ -20,9 +20,11 @@ from ecc.stages.byte_layout import WORDS, ByteSink, ByteSource
 from ecc.stages.nodes import Node
 from ecc.stages.tree_layout import Allowance, memory_of, read_node, write_node
 
-__all__ = ["node_bytes", "read", "section_bytes", "stream", "to_bytes", "write"]
+__all__ = ["MAGIC", "node_bytes", "read", "section_bytes", "stream", "to_bytes", "write"]
 
-_MAGIC = b"\x89ECZ"
+MAGIC = b"\x89ECZ"
+"""What every file begins with."""
+
 _VERSION = 1
 _CHECKSUM_BYTES = 4
 _MORE_NAMES, _SAME_MODULE = 1, 2
@@ -45,7 +47,7 @@ def to_bytes(nodes: Mapping[str, Node], aliases: Mapping[str, str]) -> bytes:
     bodies = _bodies(nodes, aliases)
     sections = b"".join(bodies)
     head = ByteSink()
-    head.content += _MAGIC + bytes((_VERSION, 0))
+    head.content += MAGIC + bytes((_VERSION, 0))
     head.whole(sum(memory_of(node) for node in nodes.values()))
     head.whole(len(bodies))
     head.whole(len(sections) + _CHECKSUM_BYTES * len(bodies))
@@ -253,8 +255,8 @@ def _sections(take: _Take, length: int, limit_bytes: int | None) -> Iterator[tup
 
 def _read_header(take: _Take, length: int, limit_bytes: int | None) -> _Header:
     try:
-        start = bytes(take(len(_MAGIC) + 2))
-        if not start.startswith(_MAGIC):
+        start = bytes(take(len(MAGIC) + 2))
+        if not start.startswith(MAGIC):
             raise InputError("it is no container of ecc, which begins with the bytes 89 45 43 5A")
         if start[-2] != _VERSION:
             raise InputError(f"it has layout version {start[-2]}, this program reads {_VERSION}; update ecc")
