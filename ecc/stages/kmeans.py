@@ -134,7 +134,7 @@ def _cube_root(x: NDArray[np.floating], mass: Floats, k: int, draw: np.random.Ge
     """
     nodes = _at(x, mass, np.linspace(0, mass[-1], min(len(x), _NODES)))
     share = np.concatenate([[0.0], np.cumsum(np.diff(nodes) ** (2 / 3))])
-    return np.interp((np.arange(k) + 0.5) / k * share[-1], share, nodes)
+    return np.asarray(np.interp((np.arange(k) + 0.5) / k * share[-1], share, nodes))
 
 
 def _forgy(x: NDArray[np.floating], mass: Floats, k: int, draw: np.random.Generator) -> Floats:

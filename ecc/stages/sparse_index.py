@@ -105,17 +105,24 @@ def sparse_form(tensor: Tensor, kept: Tensor | None = None, *, gap_bits: int | N
     return Form("sparse", tuple(tensor.shape), tensor.dtype, {"order": order}, parts)
 
 
-def regapped(form: Form, *, packed: bool) -> Form:
-    """The same tensor with gaps of the size that takes the least bytes: packed, or behind an entropy coder.
+def regapped(node: Node, *, packed: bool) -> Node:
+    """The same tensor with the gaps of sparse forms in it of the size that takes the least bytes.
 
-    The places, the values and the name of the coder stay as they are.
+    The places, the values and the names of coders stay as they are.
+
+    Args:
+        node: Any tree.
+        packed: Whether gaps are going to be stored with equal length each, or behind an entropy coder.
     """
-    symbols = form.parts["gaps"]
-    if not isinstance(symbols, Symbols):
-        raise InputError("a sparse form has gaps that are symbols")
-    gaps = _gaps(entry_places(symbols))
-    size = _least_size(gaps, packed=packed)
-    return replace(form, parts={**form.parts, "gaps": Symbols(gap_symbols(gaps, size), size, symbols.coder)})
+    if not isinstance(node, Form):
+        return node
+    parts = {name: regapped(part, packed=packed) for name, part in node.parts.items()}
+    symbols = parts.get("gaps")
+    if node.kind == "sparse" and isinstance(symbols, Symbols):
+        gaps = _gaps(entry_places(symbols))
+        size = _least_size(gaps, packed=packed)
+        parts["gaps"] = Symbols(gap_symbols(gaps, size), size, symbols.coder)
+    return replace(node, parts=parts)
 
 
 def gap_symbols(gaps: Integers, size: int) -> NDArray[np.unsignedinteger]:

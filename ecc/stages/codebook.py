@@ -1,0 +1,167 @@
+"""The stage ``codebook``: weights share a few values, per tensor (Deep Compression, ICLR 2016)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ecc.core.code import Code, State, Workshop
+from ecc.core.errors import InputError
+from ecc.stages.code import PackedCode, decode_node, packed, weight_names
+from ecc.stages.kmeans import INITS, lloyd, nearest
+from ecc.stages.nodes import Form, Node, Numbers, Symbols, map_weights
+from ecc.stages.sparse_index import sparse_form
+from ecc.stages.tuning import tuned
+
+__all__ = ["Codebook", "CodebookSetting"]
+
+_CHOICES = (2, 3, 4, 5, 6, 8)
+_FEWEST_BITS = 3  # with fewer a small tensor is left as it is: it has few bytes and is often sensitive
+_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class CodebookSetting:
+    """Bits of a code."""
+
+    bits: int
+
+    @property
+    def label(self) -> str:
+        """For tables."""
+        return f"{self.bits} bits"
+
+
+@dataclass(frozen=True, slots=True)
+class Codebook:
+    """A codebook of at most 2^bits centroids for each tensor, by k-means in one dimension.
+
+    Zeros that pruning has left out are no values. A tensor that is stored whole, half of it zeros or more, becomes
+    sparse first.
+
+    Attributes:
+        bits: Of a code, from 1 to 12. A small tensor gets as many as make its codebook no larger than its codes.
+        init: Where centroids begin, a key of ``kmeans.INITS``.
+        steps: Of Lloyd's algorithm, at most.
+        centroids: ``float32`` or ``float16``.
+        epochs: Of tuning the centroids and what is not coded, with a workshop.
+        lr: Peak learning rate of tuning, in Adam, whose steps do not grow with a cluster as its summed gradient does.
+        reassign: How often the values then go to the nearest of the tuned centroids, which are tuned again.
+        layers: Names or patterns of the tensors; all weights when empty.
+    """
+
+    bits: int = 5
+    init: str = "linear"
+    steps: int = 100
+    centroids: str = "float32"
+    epochs: int = 2
+    lr: float = 1e-4
+    reassign: int = 0
+    layers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        rules = {
+            "bits": (1 <= self.bits <= 12, "must be from 1 to 12"),
+            "init": (self.init in INITS, f"must be {', '.join(INITS)}"),
+            "steps": (self.steps >= 0, "must be 0 or more"),
+            "centroids": (self.centroids in _DTYPES, f"must be {', '.join(_DTYPES)}"),
+            "epochs": (self.epochs >= 0, "must be 0 or more"),
+            "lr": (0 < self.lr < math.inf, "must be positive"),
+            "reassign": (self.reassign >= 0, "must be 0 or more"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise InputError(f"Codebook({name}=...) {rule}, got {getattr(self, name)!r}")
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+        return "codebook"
+
+    def choices(self, name: str, node: Node) -> Sequence[CodebookSetting]:
+        """The settings between which bits per tensor may be chosen, the fewest first."""
+        return [CodebookSetting(bits) for bits in _CHOICES]
+
+    def encode_node(self, name: str, node: Node, setting: CodebookSetting) -> Node:
+        """The tree with its weights shared; as it is where that does not pay."""
+        return map_weights(_without_zeros(node), lambda leaf: self._shared(leaf, setting.bits))
+
+    def encode(
+        self,
+        state: State | Code,
+        workshop: Workshop | None = None,
+        *,
+        chosen: Mapping[str, CodebookSetting] | None = None,
+    ) -> PackedCode:
+        """The code with shared values in the place of weights that are stored as floats.
+
+        Args:
+            chosen: Settings by name of a tensor, in the place of the stage's own options.
+
+        Raises:
+            InputError: If there are none, or one is not finite.
+        """
+        code = packed(state)
+        names = weight_names(code, self.layers)
+        whole = {name: _without_zeros(code.nodes[name]) for name in names}
+        own, given = CodebookSetting(self.bits), chosen or {}
+        fresh = {name: self.encode_node(name, node, given.get(name, own)) for name, node in whole.items()}
+        if not any(_is_shared(each) for each in fresh.values()):
+            raise InputError("codebook found no weights stored as floats that it would make smaller")
+        found = replace(code, nodes={**code.nodes, **fresh})
+        if workshop is None or not self.epochs:
+            return found
+        for turn in range(self.reassign + 1):
+            found = tuned(found, workshop, epochs=self.epochs, lr=self.lr, phase=f"codebook {turn + 1}")
+            if turn < self.reassign:
+                again = {name: _reassigned(whole[name], found.nodes[name]) for name in names}
+                found = replace(found, nodes={**found.nodes, **again})
+        return found
+
+    def _shared(self, leaf: Numbers, most: int) -> Node:
+        """The leaf with shared values, or itself where it is too small."""
+        values = leaf.values.detach().flatten().float().numpy()
+        width = _DTYPES[self.centroids]
+        fitting = [bits for bits in range(1, most + 1) if width.itemsize << bits <= len(values) * bits / 8]
+        if not fitting or fitting[-1] < min(most, _FEWEST_BITS):
+            return leaf
+        centroids = lloyd(values, 1 << fitting[-1], init=self.init, steps=self.steps)
+        return _assigned(leaf, torch.from_numpy(centroids).to(width))
+
+
+def _without_zeros(node: Node) -> Node:
+    """A tensor that is stored whole as a sparse form, where half of it is zeros."""
+    if isinstance(node, Numbers) and node.values.numel() and 2 * int((node.values == 0).sum()) >= node.values.numel():
+        return sparse_form(node.values)
+    return node
+
+
+def _assigned(leaf: Numbers, centroids: Tensor) -> Form:
+    """Each value by the nearest centroid, of which those that differ are kept."""
+    rising = np.unique(centroids.numpy())
+    codes = nearest(leaf.values.detach().flatten().float().numpy(), rising.astype(np.float64))
+    symbols = Symbols(codes.astype(np.min_scalar_type(len(rising) - 1)), len(rising))
+    parts: dict[str, Node] = {"codes": symbols, "centroids": Numbers(torch.from_numpy(rising))}
+    return Form("codebook", tuple(leaf.values.shape), leaf.values.dtype, {}, parts)
+
+
+def _reassigned(before: Node, shared: Node) -> Node:
+    """The values of the tree before, each by the nearest of the centroids in the tree of shared values."""
+    if not isinstance(shared, Form):
+        return shared
+    if shared.kind == "codebook":
+        return _assigned(before, decode_node(shared.parts["centroids"])) if isinstance(before, Numbers) else shared
+    parts = before.parts if isinstance(before, Form) else {}
+    return replace(
+        shared,
+        parts={name: _reassigned(parts[name], part) if name in parts else part for name, part in shared.parts.items()},
+    )
+
+
+def _is_shared(node: Node) -> bool:
+    return isinstance(node, Form) and (node.kind == "codebook" or any(map(_is_shared, node.parts.values())))
