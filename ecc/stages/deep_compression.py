@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ecc.core.code import Code, State, Workshop
@@ -13,7 +14,7 @@ from ecc.stages.prune import Prune
 
 __all__ = ["DeepCompression"]
 
-_CODERS = {"huffman": Huffman, "entropy": Entropy}
+_CODERS: Mapping[str, type[Huffman | Entropy]] = {"huffman": Huffman, "entropy": Entropy}
 
 
 @dataclass(frozen=True, slots=True)

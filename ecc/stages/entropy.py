@@ -1,6 +1,7 @@
 """The stages ``huffman`` and ``entropy``: the coder of every stream of codes, without loss.
 
-They change how codes are stored and not what they decode to, so they come last. Floats stay as they are.
+They change how codes are stored and not what they decode to, so they come last. Floats stay as they are. Gaps of sparse
+tensors are given the size that suits a coder first: without one, longer symbols cost more.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from ecc.core.errors import InputError
 from ecc.stages.code import PackedCode, map_code, packed
 from ecc.stages.coders.registry import CODERS
 from ecc.stages.nodes import Node, Numbers, Symbols, leaves, map_leaves
+from ecc.stages.sparse_index import regapped
 
 __all__ = ["Entropy", "Huffman", "least_bytes"]
 
@@ -42,7 +44,7 @@ class Huffman:
         code = packed(state)
         if not any(isinstance(leaf, Symbols) for node in code.nodes.values() for _, leaf in leaves(node)):
             raise InputError("stage huffman finds no codes in the state; prune or quantise it first")
-        return map_code(code, lambda node: map_leaves(node, _with_huffman), self.layers)
+        return map_code(code, lambda node: map_leaves(regapped(node, packed=False), _with_huffman), self.layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Entropy:
         Raises:
             InputError: If a pattern names nothing.
         """
-        return map_code(packed(state), lambda node: map_leaves(node, _shortest), self.layers)
+        return map_code(packed(state), lambda node: map_leaves(regapped(node, packed=False), _shortest), self.layers)
 
 
 def _with_huffman(_: str, leaf: Numbers | Symbols) -> Node:
