@@ -18,6 +18,7 @@ AXES: tuple[str, ...] = ("latency", "energy", "macs", "params", "memory", "bytes
 """What the x axis of a front can be."""
 
 _UNITS: Mapping[str, str] = {**METRICS, "bytes": "B"}
+_FLOAT_BYTES = 4  # of a parameter of the dense network
 
 
 def front_of(folders: Sequence[str | Path], *, x: str = "latency") -> Front:
@@ -56,15 +57,15 @@ def _point(artefact: Artefact, x: str, dense: float | None) -> Point:
         raise InputError(f"artefact {artefact.path} has no accuracy; compress with data to score it on")
     name = artefact.path.name
     if x == "bytes":
-        size = float(artefact.files["weights.safetensors"].bytes)
-        return Point(manifest.method, size, manifest.accuracy, manifest.seed, label=name)
+        size = float(artefact.weights.bytes)
+        return Point(manifest.made_by, size, manifest.accuracy, manifest.seed, label=name)
     if x in manifest.counts:
-        return Point(manifest.method, float(manifest.counts[x]), manifest.accuracy, manifest.seed, label=name)
+        return Point(manifest.made_by, float(manifest.counts[x]), manifest.accuracy, manifest.seed, label=name)
     for check in manifest.budgets:
         if check.metric == x and check.measured is not None and check.low is not None and check.high is not None:
             scale = 1.0 if dense is None else dense / check.dense
             value, low, high = (scale * each for each in (check.measured, check.low, check.high))
-            return Point(manifest.method, value, manifest.accuracy, manifest.seed, low, high, name)
+            return Point(manifest.made_by, value, manifest.accuracy, manifest.seed, low, high, name)
     measured = ", ".join(check.metric for check in manifest.budgets if check.measured is not None) or "nothing"
     raise InputError(
         f"artefact {artefact.path} has no measured {x} (measured: {measured}); "
@@ -78,6 +79,8 @@ def _dense(artefacts: Sequence[Artefact], x: str) -> dict[str, float]:
     for artefact in artefacts:
         manifest = artefact.manifest
         found = [check.dense for check in manifest.budgets if check.metric == x]
+        if x == "bytes" and "params_dense" in manifest.counts:
+            found = [float(_FLOAT_BYTES * manifest.counts["params_dense"])]
         if f"{x}_dense" in manifest.counts:
             found = [float(manifest.counts[f"{x}_dense"])]
         values.setdefault(_origin(artefact), []).extend(found)

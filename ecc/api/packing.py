@@ -19,11 +19,11 @@ from ecc.core.errors import InputError
 from ecc.network.copying import copy_sharing
 from ecc.network.input_masks import BUFFER
 from ecc.stages.code import PackedCode, decode_node, packed
-from ecc.stages.container import read, section_bytes
+from ecc.stages.container import MAGIC, read
 from ecc.stages.edits import apply_edits
 from ecc.stages.nodes import Form, Node, Numbers, Symbols, leaves, shape_of
 
-__all__ = ["Packing", "code_of", "inspect", "inspect_packed", "masks_in", "tensors_of", "with_code"]
+__all__ = ["Packing", "code_of", "inspect", "inspect_packed", "is_packed", "masks_in", "tensors_of", "with_code"]
 
 _FLOAT_BYTES = 4
 
@@ -98,7 +98,7 @@ def tensors_of(code: PackedCode) -> pd.DataFrame:
     ``shape``, ``dtype``, ``size`` (elements), ``entries`` (those that are stored), ``dense_bytes`` (without stages),
     ``bytes`` (of the file), ``bits`` (of the file per element).
     """
-    sizes, stored = section_bytes(code.nodes, code.aliases), code.stored()
+    stored = code.stored()
     rows = []
     for name, node in code.nodes.items():
         shape = shape_of(node)
@@ -113,8 +113,8 @@ def tensors_of(code: PackedCode) -> pd.DataFrame:
                 "size": size,
                 "entries": stored[name].entries,
                 "dense_bytes": size * _dtype(node).itemsize,
-                "bytes": sizes[name],
-                "bits": 8 * sizes[name] / size if size else 0.0,
+                "bytes": stored[name].nbytes,
+                "bits": 8 * stored[name].nbytes / size if size else 0.0,
             }
         )
     return pd.DataFrame(rows).set_index("name")
@@ -146,14 +146,24 @@ def inspect(path: str | Path) -> dict[str, Any]:
     return value | _tensors_json(code_of(read_artefact(path)))
 
 
-def inspect_packed(content: bytes) -> dict[str, Any]:
+def is_packed(path: Path) -> bool:
+    """Whether a file begins as packed weights do."""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def inspect_packed(path: str | Path) -> dict[str, Any]:
     """What is in a file ``weights.ecz``, as a JSON value.
 
     Raises:
         InputError: If it cannot be read.
     """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}; choose another file") from error
     code = PackedCode(*read(content))
-    return {"kind": "weights.ecz", "bytes": len(content), **_tensors_json(code)}
+    return {"path": str(path), "kind": PACKED, "bytes": len(content), **_tensors_json(code)}
 
 
 def _tensors_json(code: PackedCode) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ecc.core.code import Stage
 from ecc.core.errors import InputError
-from ecc.stages.code import PackedCode, weight_names
+from ecc.stages.code import PackedCode, map_code, weight_names
 from ecc.stages.nodes import Form, Node, Numbers, map_weights
 
 __all__ = ["FROM_NETWORK", "demand_order"]
@@ -16,7 +16,8 @@ FROM_NETWORK = ("fold",)
 
 _FIRST = ("fold",)  # they change weights that must not be encoded yet
 _LEAVE_FLOATS = ("prune",)  # what they encode can be quantised
-_LAST = ("huffman", "entropy")  # they take what is there
+_OF_ANY = ("half", "huffman", "entropy")  # they take tensors of every kind
+_OF_CODES = ("huffman",)  # they take what others have encoded
 _BEFORE = "an earlier call"
 
 
@@ -32,10 +33,15 @@ def demand_order(stages: Sequence[Stage], code: PackedCode) -> None:
     encoded = {name: _BEFORE for name, node in code.nodes.items() if isinstance(node, Form)}
     quantised = {name: by for name, by in encoded.items() if not _holds_floats(code.nodes[name])}
     for stage in stages:
-        names = weight_names(code, getattr(stage, "layers", ()))
+        layers = getattr(stage, "layers", ())
+        if stage.name in _OF_ANY:
+            map_code(code, _itself, layers)  # refuses patterns that name nothing
+            _demand_codes(stage.name, encoded)
+            continue
+        names = weight_names(code, layers)
         if stage.name in _FIRST:
             _demand_none(stage.name, encoded)
-        elif stage.name not in _LAST:
+        else:
             _demand_some(stage.name, names, quantised)
             encoded |= {name: stage.name for name in names if name not in encoded}
             if stage.name not in _LEAVE_FLOATS:
@@ -47,10 +53,21 @@ def _demand_none(stage: str, encoded: Mapping[str, str]) -> None:
         raise InputError(f"{stage} changes weights, and {by} has encoded {name}; apply {stage} before any other stage")
 
 
+def _demand_codes(stage: str, encoded: Mapping[str, str]) -> None:
+    if stage in _OF_CODES and not encoded:
+        raise InputError(
+            f"{stage} finds no codes, because no weights are quantised or pruned yet; apply it behind others"
+        )
+
+
 def _demand_some(stage: str, names: Sequence[str], quantised: Mapping[str, str]) -> None:
     if all(name in quantised for name in names):
         by = " and ".join(dict.fromkeys(quantised[name] for name in names))
         raise InputError(f"{stage} finds no float weights, because {by} has quantised them; apply one of them only")
+
+
+def _itself(node: Node) -> Node:
+    return node
 
 
 def _holds_floats(node: Node) -> bool:

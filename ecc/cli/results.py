@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ecc.api.fronts import AXES, front_of
+from ecc.api.packing import inspect as inspect_artefact
+from ecc.api.packing import inspect_packed, is_packed
 from ecc.api.sparsity import layers_in
-from ecc.artefact import inspect as inspect_artefact
 from ecc.artefact import read as read_artefact
 from ecc.cli.command import Command, Outcome
 from ecc.cli.costs import cost_text, inspect_cost
 from ecc.cli.outputs import add_output
+from ecc.cli.packing import tensors_text
 from ecc.cli.progress import ProgressLine
 from ecc.cli.stores import add_exports, exports_given, inspect_store, store_text
 from ecc.cli.text import percent, quantity, table
@@ -56,14 +58,16 @@ def _front(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="profile store, cost model or artefact folder")
+    parser.add_argument("file", metavar="FILE", help="profile store, cost model, artefact folder or weights.ecz")
     add_exports(parser)
 
 
 def _inspect(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     path = Path(arguments.file)
     if not path.exists():
-        raise InputError(f"there is no {str(path)!r}; give a profile store, a cost model or an artefact folder")
+        raise InputError(
+            f"there is no {str(path)!r}; give a profile store, a cost model, an artefact folder or weights.ecz"
+        )
     store = _is_database(path)
     if not store and (given := exports_given(arguments)):
         raise InputError(f"--{given[0]} is of a profile store, and {str(path)!r} is none")
@@ -75,7 +79,11 @@ def _inspect(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         layers = layers_in(read_artefact(path))
         if layers is not None:
             value["layers"] = layers.reset_index().to_dict("records")
-        return Outcome(value, _summary(value))
+        packed = [tensors_text(value)] if value.get("stages") else []
+        return Outcome(value, "\n\n".join([_summary(value), *packed]))
+    if is_packed(path):
+        value = inspect_packed(path)
+        return Outcome(value, tensors_text(value))
     _refuse_foreign(path)
     value = inspect_cost(path)
     return Outcome(value, cost_text(value))
