@@ -6,16 +6,22 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from ecc.core.code import Stage
+from ecc.stages.codebook import Codebook
+from ecc.stages.deep_compression import DeepCompression
 from ecc.stages.entropy import Entropy, Huffman
 from ecc.stages.fixed_point.stage import FixedPoint
 from ecc.stages.fold import Fold
 from ecc.stages.half import Half
+from ecc.stages.prune import Prune
 
 __all__ = ["STAGES"]
 
 STAGES: Mapping[str, type[Stage]] = MappingProxyType(
     {
         "fold": Fold,
+        "deep-compression": DeepCompression,
+        "prune": Prune,
+        "codebook": Codebook,
         "fixed-point": FixedPoint,
         "half": Half,
         "huffman": Huffman,
