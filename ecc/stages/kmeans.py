@@ -31,8 +31,8 @@ def lloyd(
 ) -> Floats:
     """At most ``k`` centroids, rising and distinct, each the mean of the values that are nearest to it.
 
-    A cluster that no value is nearest to keeps its centroid while others move, and is left out at the end. No more
-    centroids than there are distinct values come back.
+    A centroid that no value is nearest to stays until the others have come to rest, goes then to where mass is spread
+    widest, and is left out if it is still without values at the end.
 
     Args:
         values: Shape (n,), n ≥ 1, finite.
@@ -48,17 +48,32 @@ def lloyd(
     _demand(values, k, weights, init)
     x, mass, moment = _sorted(values, weights)
     centroids = np.unique(INITS[init](x, mass, k, np.random.default_rng(seed)))
-    borders = np.zeros(0, np.int64)
+    before = np.zeros(0, np.int64)
     for _ in range(steps):
         cuts = _cuts(x, centroids)
-        if np.array_equal(cuts, borders):
+        if np.array_equal(cuts, before):
+            centroids = _refilled(x, mass, centroids, cuts, k)
+            cuts = _cuts(x, centroids)
+        if np.array_equal(cuts, before):
             break
-        borders = cuts
+        before = cuts
         filled = np.diff(mass[cuts]) > 0
         means = np.divide(np.diff(moment[cuts]), np.diff(mass[cuts]), out=centroids.copy(), where=filled)
         centroids = np.unique(np.clip(means, float(x[0]), float(x[-1])))
     found: Floats = centroids[np.diff(mass[_cuts(x, centroids)]) > 0]
     return found
+
+
+def _refilled(x: NDArray[np.floating], mass: Floats, centroids: Floats, cuts: NDArray[np.int64], k: int) -> Floats:
+    """The centroids that have values, and those without in the clusters that spread most mass widest."""
+    filled = np.diff(mass[cuts]) > 0
+    low, high = x[cuts[:-1][filled]].astype(np.float64), x[cuts[1:][filled] - 1].astype(np.float64)
+    kept = centroids[filled]
+    spread = np.diff(mass[cuts])[filled] * (high - low) ** 2
+    chosen = np.argsort(-spread, kind="stable")[: k - len(kept)]
+    chosen = chosen[spread[chosen] > 0]
+    wider = np.where(high - kept > kept - low, (high + kept) / 2, (low + kept) / 2)[chosen]
+    return np.unique(np.concatenate([kept, wider]))
 
 
 def _sorted(
