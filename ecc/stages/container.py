@@ -90,7 +90,11 @@ def read(content: bytes, *, limit_bytes: int | None = None) -> tuple[dict[str, N
     """
     nodes: dict[str, Node] = {}
     aliases: dict[str, str] = {}
-    for names, node in _sections(ByteSource(content).take, len(content), limit_bytes):
+    source = ByteSource(content)
+    header = _read_header(source.take, len(content), limit_bytes)
+    for _ in _read_bodies(ByteSource(memoryview(content)[len(content) - header.length :]).take, header):
+        pass  # all checksums come first, since decoding takes longer
+    for names, node in _sections(source.take, header):
         nodes[names[0]] = node
         aliases |= dict.fromkeys(names[1:], names[0])
     return nodes, aliases
@@ -111,7 +115,9 @@ def stream(path: str | Path, *, limit_bytes: int | None = None) -> Iterator[tupl
     """
     try:
         with Path(path).open("rb") as file:
-            for names, node in _sections(_taking(file), os.fstat(file.fileno()).st_size, limit_bytes):
+            take = _taking(file)
+            header = _read_header(take, os.fstat(file.fileno()).st_size, limit_bytes)
+            for names, node in _sections(take, header):
                 for name in names:
                     yield name, node
     except OSError as error:
@@ -227,19 +233,12 @@ def _bodies(nodes: Mapping[str, Node], aliases: Mapping[str, str]) -> list[bytes
     return bodies
 
 
-def _sections(take: _Take, length: int, limit_bytes: int | None) -> Iterator[tuple[list[str], Node]]:
+def _sections(take: _Take, header: _Header) -> Iterator[tuple[list[str], Node]]:
     """The tensors with their names, one section in memory at a time."""
-    header = _read_header(take, length, limit_bytes)
-    allowance, names, link, left = Allowance(header.memory), _Names(list(WORDS)), header.link, header.length
-    for number in range(1, header.count + 1):
+    allowance, names = Allowance(header.memory), _Names(list(WORDS))
+    for number, body in enumerate(_read_bodies(take, header), 1):
         where = f"section {number} of {header.count}"
         try:
-            prefix, size = _read_whole(take)
-            left -= len(prefix) + size + _CHECKSUM_BYTES
-            if left < 0:
-                raise InputError(f"{size} bytes are announced, which go beyond the last section")
-            body = take(size)
-            link = _check(take, zlib.crc32(body, zlib.crc32(prefix, link)))
             source = ByteSource(body, names.words)
             found = names.read_all(source)
             where = repr(found[0])
@@ -249,7 +248,25 @@ def _sections(take: _Take, length: int, limit_bytes: int | None) -> Iterator[tup
         except InputError as error:
             raise InputError(f"weights.ecz is damaged in {where}: {error}") from error
         yield found, node
-    if left or allowance.left:
+    if allowance.left:
+        raise InputError("weights.ecz is damaged: it holds less than it declares")
+
+
+def _read_bodies(take: _Take, header: _Header) -> Iterator[bytes | memoryview]:
+    """The sections without their lengths and checksums, which are held against them."""
+    link, left = header.link, header.length
+    for number in range(1, header.count + 1):
+        try:
+            prefix, size = _read_whole(take)
+            left -= len(prefix) + size + _CHECKSUM_BYTES
+            if left < 0:
+                raise InputError(f"{size} bytes are announced, which go beyond the last section")
+            body = take(size)
+            link = _check(take, zlib.crc32(body, zlib.crc32(prefix, link)))
+        except InputError as error:
+            raise InputError(f"weights.ecz is damaged in section {number} of {header.count}: {error}") from error
+        yield body
+    if left:
         raise InputError("weights.ecz is damaged: it holds less than it declares")
 
 

@@ -15,11 +15,22 @@ from numpy.typing import NDArray
 from ecc.core.errors import InputError
 from ecc.stages.coders.bits import BitSink, BitSource
 
-__all__ = ["MOST_USED", "Ints", "Stream", "narrowest", "read_levels", "read_used", "write_levels", "write_used"]
+__all__ = [
+    "MOST_USED",
+    "Ints",
+    "Stream",
+    "count_symbols",
+    "narrowest",
+    "read_levels",
+    "read_used",
+    "write_levels",
+    "write_used",
+]
 
 MOST_USED = 1 << 16
 """Symbols that a table can hold."""
 
+_FULL_COUNT = 1 << 16  # alphabets up to which all symbols are counted in a table
 _WHOLE = 0  # instead of a Rice parameter: the symbols are 0, 1, … without a hole
 _PARAMETER_BITS, _LEVEL_BITS = 5, 5
 
@@ -30,6 +41,16 @@ Stream = NDArray[np.unsignedinteger[Any]]
 def narrowest(size: int) -> type[np.unsignedinteger[Any]]:
     """The type in which symbols of an alphabet of such size are decoded."""
     return np.uint8 if size <= 1 << 8 else np.uint16 if size <= 1 << 16 else np.uint32
+
+
+def count_symbols(values: Stream) -> tuple[Ints, Ints]:
+    """The symbols of a stream that is not empty, ascending, and how often each is there; both of shape (n_used,)."""
+    if int(values.max()) > _FULL_COUNT + 4 * len(values):
+        used, counts = np.unique(values, return_counts=True)
+        return used.astype(np.int64), counts.astype(np.int64)
+    counts = np.bincount(values)
+    used = np.flatnonzero(counts)
+    return used, counts[used]
 
 
 def write_used(sink: BitSink, used: Ints) -> None:

@@ -48,27 +48,25 @@ class Frequencies:
         return _shares(self.rounded, self.scale)
 
 
-def choose_frequencies(counts: Ints) -> tuple[Frequencies, int]:
+def choose_frequencies(used: Ints, counts: Ints) -> tuple[Frequencies, int]:
     """The frequencies with which table and stream are shortest, and about how many bits these take.
 
     The scale is chosen first and then the digits: the two hardly touch.
 
     Args:
-        counts: By symbol, shape (size,); at least one is not zero and at most 65,536 are.
+        used: The symbols that there are, ascending, shape (n_used,), at most 65,536.
+        counts: How often each is there.
     """
-    used = np.flatnonzero(counts)
-    own = counts[used].astype(np.int64)
     scales = [scale for scale in _SCALES if len(used) <= 1 << scale]
-    _, scale = min((_rounded(own, scale, _USUAL_DIGITS)[1], scale) for scale in scales)
-    tried = [(_rounded(own, scale, digits), digits) for digits in _TRIED_DIGITS]
+    _, scale = min((_rounded(counts, scale, _USUAL_DIGITS)[1], scale) for scale in scales)
+    tried = [(_rounded(counts, scale, digits), digits) for digits in _TRIED_DIGITS]
     (rounded, bits), digits = min(tried, key=lambda each: each[0][1])
     return Frequencies(used, scale, digits, rounded), bits
 
 
 def estimate_bits(counts: Ints) -> int:
     """About how many bits table and stream take; ``counts`` as for :func:`choose_frequencies`."""
-    own = counts[counts > 0].astype(np.int64)
-    return _rounded(own, _FINEST_SCALE if len(own) <= 1 << _FINEST_SCALE else _SCALES[-1], _USUAL_DIGITS)[1]
+    return _rounded(counts, _FINEST_SCALE if len(counts) <= 1 << _FINEST_SCALE else _SCALES[-1], _USUAL_DIGITS)[1]
 
 
 def _rounded(counts: Ints, scale: int, digits: int) -> tuple[Ints, int]:
@@ -112,6 +110,8 @@ def read_frequencies(source: BitSource, size: int) -> Frequencies:
     if scale > _SCALES[-1] or len(used) > 1 << scale:
         raise InputError(f"a table of {len(used)} frequencies has the scale {scale}")
     levels = read_levels(source, len(used), scale + 1)
+    if digits >= int(levels.max()):
+        raise InputError("a table of frequencies has more digits than they need")
     rounded = np.empty(len(used), np.int64)
     for place, level in enumerate(levels.tolist()):
         kept = min(level - 1, digits)

@@ -48,10 +48,9 @@ class Huffman:
             raise InputError(f"an alphabet of {size} symbols gets no Huffman code, at most {MOST_USED} do; use rans")
         if not len(values):
             return b""
-        counts = np.bincount(values)
-        used = np.flatnonzero(counts)
-        lengths = code_lengths(counts[used])
-        nbytes = int((counts[used] * lengths).sum()) + 7 >> 3
+        used, counts = count_symbols(values)
+        lengths = code_lengths(counts)
+        nbytes = int((counts * lengths).sum()) + 7 >> 3
         exponent = choose_lanes(len(values), nbytes)
         sink = BitSink()
         sink.field(exponent, _LANE_BITS)
@@ -97,14 +96,15 @@ class Huffman:
         return _decode_lanes(code, table, words, count, lanes)
 
 
-def code_lengths(counts: Ints) -> Ints:
-    """The lengths of the prefix code of at most 16 bits that is shortest for symbols of such counts.
+def code_lengths(counts: Ints, most: int = _MOST_BITS) -> Ints:
+    """The lengths of the prefix code of limited length that is shortest for symbols of such counts.
 
     Package-merge (Larmore and Hirschberg 1990): a symbol's length is the number of the lists whose cheapest items, as
     many as are needed, include it.
 
     Args:
-        counts: Positive, shape (n,), n ≤ 65,536.
+        counts: Positive, shape (n,), n ≤ 2^most.
+        most: Bits of a code.
 
     Returns:
         Shape (n,); 0 for a single symbol.
@@ -115,7 +115,7 @@ def code_lengths(counts: Ints) -> Ints:
     leaves = counts[order].astype(np.int64)
     merged, is_leaf = leaves, np.ones(len(leaves), bool)
     lists = [is_leaf]
-    for _ in range(_MOST_BITS - 1):
+    for _ in range(most - 1):
         packages = merged[: len(merged) // 2 * 2].reshape(-1, 2).sum(axis=1)
         both = np.concatenate((leaves, packages))
         place = np.argsort(both, kind="stable")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecc.core.errors import InputError
-from ecc.stages.coders.alphabets import MOST_USED, Stream, narrowest
+from ecc.stages.coders.alphabets import MOST_USED, Ints, Stream, count_symbols, narrowest
 from ecc.stages.coders.bits import BitSink, BitSource
 from ecc.stages.coders.frequencies import (
     Frequencies,
@@ -51,8 +51,8 @@ class Rans:
         """
         if not len(values):
             return b""
-        raw, counts = _choose_raw(np.bincount(values))
-        table, bits = choose_frequencies(counts)
+        raw, used, counts = _choose_raw(*count_symbols(values))
+        table, bits = choose_frequencies(used, counts)
         exponent = choose_lanes(len(values), bits >> 3)
         sink = BitSink()
         sink.field(exponent, _LANE_BITS)
@@ -94,27 +94,26 @@ class Rans:
         return values
 
 
-def _choose_raw(counts: NDArray[np.int64]) -> tuple[int, NDArray[np.int64]]:
-    """How many of the lowest bits are better stored as they are, and the counts of what is above them."""
+def _choose_raw(used: Ints, counts: Ints) -> tuple[int, Ints, Ints]:
+    """How many of the lowest bits are better stored as they are, and the symbols and counts above them."""
     total, raw = int(counts.sum()), 0
-    while np.count_nonzero(counts) > MOST_USED:
-        raw, counts = raw + 1, _halved(counts)
-    best = estimate_bits(counts) + raw * total, raw, counts
-    while len(counts) > 2:
-        raw, counts = raw + 1, _halved(counts)
+    while len(used) > MOST_USED:
+        raw, (used, counts) = raw + 1, _halved(used, counts)
+    best = estimate_bits(counts) + raw * total, raw, used, counts
+    while used[-1] > 1:
+        raw, (used, counts) = raw + 1, _halved(used, counts)
         bits = estimate_bits(counts) + raw * total
         if bits < best[0]:
-            best = bits, raw, counts
+            best = bits, raw, used, counts
         elif bits > best[0] + best[0] // 8:
             break
-    return best[1], best[2]
+    return best[1:]
 
 
-def _halved(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The counts of symbols without their lowest bits."""
-    even = np.append(counts, 0)[: len(counts) + 1 & ~1]
-    found: NDArray[np.int64] = even.reshape(-1, 2).sum(axis=1)
-    return found
+def _halved(used: Ints, counts: Ints) -> tuple[Ints, Ints]:
+    """The symbols without their lowest bit, and their counts."""
+    first = np.flatnonzero(np.diff(used >> 1, prepend=-1))
+    return (used >> 1)[first], np.add.reduceat(counts, first)
 
 
 @dataclass(frozen=True, slots=True)
