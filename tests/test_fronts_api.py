@@ -53,7 +53,9 @@ def test_points_are_what_the_artefacts_say_and_dense_is_there_once(folders, axis
 
 def test_bytes_are_those_of_the_weights_on_disk(folders):
     sizes = [(folder / "weights.safetensors").stat().st_size for folder in folders]
-    assert [point.x for point in front_of(folders, x="bytes").points] == sizes
+    dense, *points = front_of(folders, x="bytes").points
+    assert [point.x for point in points] == sizes
+    assert (dense.method, dense.x) == ("dense", 4 * read(folders[0]).manifest.counts["params_dense"])
 
 
 def test_order_of_the_artefacts_does_not_change_the_hypervolumes(folders):

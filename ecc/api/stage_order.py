@@ -63,7 +63,8 @@ def _demand_codes(stage: str, encoded: Mapping[str, str]) -> None:
 def _demand_some(stage: str, names: Sequence[str], quantised: Mapping[str, str]) -> None:
     if all(name in quantised for name in names):
         by = " and ".join(dict.fromkeys(quantised[name] for name in names))
-        raise InputError(f"{stage} finds no float weights, because {by} has quantised them; apply one of them only")
+        mend = f"apply {stage} before" if stage in _LEAVE_FLOATS else "apply one of them only"
+        raise InputError(f"{stage} finds no float weights, because {by} has quantised them; {mend}")
 
 
 def _itself(node: Node) -> Node:
