@@ -66,6 +66,27 @@ class OnnxRuntime:
             self.name, network, call, lambda model: _Session(model, call, self.device, threads), self._templates
         ).run
 
+    def export(self, module: nn.Module, inputs: Any) -> bytes:
+        """The network as an ONNX model that computes what eager does; inputs are named as ``input_names`` names them.
+
+        Raises:
+            InputError: As ``prepare``.
+            UnavailableError: As ``prepare``.
+        """
+        network, call, exported = module.to(self.device).eval(), Call.of(inputs, self.device), list[bytes]()
+
+        def load(model: bytes) -> _Session:
+            exported.append(model)
+            return _Session(model, call, self.device, 1)
+
+        sound_engine(self.name, network, call, load)
+        return exported[-1]
+
+    def load(self, model: bytes, inputs: Any) -> Runnable:
+        """What runs an ONNX model, such as one of ``export`` that was changed, with these inputs bound."""
+        threads = self.threads or torch.get_num_threads()
+        return _Session(model, Call.of(inputs, self.device), self.device, threads).run
+
     def synchronise(self) -> None:
         """Wait until the device has finished all work."""
         if torch.device(self.device).type == "cuda":
