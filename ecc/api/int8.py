@@ -126,10 +126,16 @@ def _pieces(call: tuple[Any, Any], size: int) -> Iterator[tuple[tuple[Any, Any],
     whole = _batch_of(call)
     for start in range(0, whole, size):
         places = torch.arange(start, start + size).clamp_max(whole - 1)
-        yield (
-            map_tensors(lambda tensor, at=places: tensor[at] if tensor.ndim else tensor, call),
-            min(size, whole - start),
-        )
+        yield _taken(call, places), min(size, whole - start)
+
+
+def _taken(call: tuple[Any, Any], places: Tensor) -> Any:
+    """The examples at some places of every tensor of a call."""
+
+    def take(tensor: Tensor) -> Tensor:
+        return tensor[places] if tensor.ndim else tensor
+
+    return map_tensors(take, call)
 
 
 def _batch_of(call: tuple[Any, Any]) -> int:
