@@ -174,9 +174,7 @@ def test_a_huffman_stream_is_read_bit_by_bit_as_the_page_says():
         code += 1
     bits = sum(count * length for count, length in zip(counts.tolist(), lengths, strict=True))
     last = lengths[symbols.tolist().index(values[-1])]
-    words = math.ceil(
-        (bits - last + max(lengths)) / 16
-    )  # a word is read where fewer bits are left than a code may have
+    words = math.ceil((bits - last + max(lengths)) / 16)  # read where fewer bits than those are left
     found, text = [], ""
     for word in np.frombuffer(content[-2 * words :], "<u2").tolist():
         for bit in range(16):

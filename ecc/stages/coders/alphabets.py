@@ -46,11 +46,11 @@ def narrowest(size: int) -> type[np.unsignedinteger[Any]]:
 def count_symbols(values: Stream) -> tuple[Ints, Ints]:
     """The symbols of a stream that is not empty, ascending, and how often each is there; both of shape (n_used,)."""
     if int(values.max()) > _FULL_COUNT + 4 * len(values):
-        used, counts = np.unique(values, return_counts=True)
-        return used.astype(np.int64), counts.astype(np.int64)
+        symbols, counts = np.unique(values, return_counts=True)
+        return symbols.astype(np.int64), counts.astype(np.int64)
     counts = np.bincount(values)
-    used = np.flatnonzero(counts)
-    return used, counts[used]
+    used: Ints = np.flatnonzero(counts)
+    return used, counts[used].astype(np.int64)
 
 
 def write_used(sink: BitSink, used: Ints) -> None:

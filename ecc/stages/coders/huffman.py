@@ -12,6 +12,7 @@ from ecc.stages.coders.alphabets import (
     MOST_USED,
     Ints,
     Stream,
+    count_symbols,
     narrowest,
     read_levels,
     read_used,
