@@ -2,8 +2,8 @@
 
 For every tensor all settings of the stages that have choices are encoded as they would be in the file. What a setting
 loses is found tensor by tensor (``ecc.stages.calibration``), taken to add up, and one setting per tensor is selected
-within all limits (``ecc.stages.multiple_choice``). Pruning is shared out in several rounds with training between them,
-each with tighter limits: what is lost at once says little of a tensor that most of the weights are to leave.
+within all limits (``ecc.stages.multiple_choice``). Behind each stage, with its training, the settings of those that
+follow are chosen anew from what there is then.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from ecc.stages.calibration import Calibration, Judging
 from ecc.stages.candidates import Candidate, Plan, Steps, TensorStage, applied, candidates
 from ecc.stages.code import PackedCode, decode_node, packed
 from ecc.stages.multiple_choice import Selection, select
-from ecc.stages.nodes import Node, Numbers
+from ecc.stages.nodes import Node
 
 __all__ = ["ByteExpense", "Expense", "Share", "Sharing"]
 
 Floats = NDArray[np.float64]
 
-_RESERVE = 0.01  # of what choices can change, while stages with choices are left that may use it
+_RESERVE = 0.01  # of what choices change
 _TRIES = 6  # at limits that are exact, when costs do not quite add up
 
 
@@ -132,23 +132,20 @@ class Sharing:
     Attributes:
         expenses: Their limits hold for the code behind the last stage.
         own: Names of stages that keep to their own options.
-        rounds: In which weights are pruned, with training between.
         examples: Of the training data, on which losses are found.
         judging: How.
     """
 
     expenses: tuple[Expense, ...]
     own: frozenset[str] = field(default_factory=frozenset)
-    rounds: int = 3
     examples: int = 512
     judging: Judging = "auto"
 
     def __post_init__(self) -> None:
         if not self.expenses:
             raise InputError("Sharing(expenses=...) needs a limit to share out")
-        for name in ("rounds", "examples"):
-            if getattr(self, name) < 1:
-                raise InputError(f"Sharing({name}=...) must be at least 1, got {getattr(self, name)}")
+        if self.examples < 1:
+            raise InputError(f"Sharing(examples=...) must be at least 1, got {self.examples}")
         if self.judging not in ("auto", "measured", "second-order"):
             raise InputError(f"Sharing(judging=...) must be auto, measured or second-order, got {self.judging!r}")
 
@@ -182,19 +179,7 @@ class Sharing:
             InputError: If the stage has nothing to choose, or the limits cannot be reached.
         """
         steps = self._steps((stage, *rest))
-        options = self._options(code, steps)
-        rounds = self.rounds if workshop is not None and _prunes(options) else 1
-        start = np.maximum(options.most, self._limits)
-        for turn in range(1, rounds + 1):
-            limits = start * (self._limits / start) ** (turn / rounds)
-            round_ = _Round(self, code, steps, options, workshop, last=turn == rounds)
-            coded, share = round_.run(limits)
-            if turn == rounds:
-                return coded, share
-            plain = {name: Numbers(decode_node(coded.nodes[name]).contiguous()) for name in options.candidates}
-            code = replace(coded, nodes={**coded.nodes, **plain})
-            options = self._options(code, steps)
-        raise InputError("Sharing(rounds=...) must be at least 1")
+        return _Choice(self, code, steps, self._options(code, steps), workshop).run()
 
     def _steps(self, stages: Sequence[Stage]) -> Steps:
         return [
@@ -231,42 +216,52 @@ class Sharing:
 
 
 @dataclass(frozen=True, eq=False)
-class _Round:
-    """One choice for all tensors, and the stage by it.
-
-    Attributes:
-        last: Whether the limits are final.
-    """
+class _Choice:
+    """One choice for all tensors, and the first of the stages by it."""
 
     sharing: Sharing
     code: PackedCode
     steps: Steps
     options: _Options
     workshop: Workshop | None
-    last: bool
 
-    def run(self, limits: Floats) -> tuple[PackedCode, Share]:
-        """The code behind the first of the stages."""
+    def run(self) -> tuple[PackedCode, Share]:
+        """The code behind the first of the stages.
+
+        Where the whole exceeds a limit, as costs do not quite add up or training changed them, it is chosen anew within
+        limits that are lower by as much.
+        """
         self.sharing._demand(self.options)
         calibration = Calibration.of(self.code, self.workshop, examples=self.sharing.examples)
         nodes = {name: [one.node for one in each] for name, each in self.options.candidates.items()}
         losses = calibration.losses(nodes, self.sharing.judging)
-        final = self.last and not any(choosing for _, choosing in self.steps[1:])
-        if not final:  # later choices get some room
-            limits = limits - _RESERVE * np.maximum(limits - self.options.constants, 0)
-        limits = np.maximum(limits, self.options.least * (1 + 1e-9))
+        limits, least = self.sharing._limits, self.options.least * (1 + 1e-9)
+        if self._later:  # room for what training does to the bytes of later stages; they use what is left of it
+            limits = np.maximum(limits - _RESERVE * np.maximum(limits - self.options.constants, 0), least)
         for _ in range(_TRIES):
             selection = self._selected(losses, limits)
             chosen = self._chosen(selection)
             plan = {name: one.settings for name, one in chosen.items()}
-            beyond = self._beyond(applied(self.code, self.steps, plan)) if final else np.zeros(1)
+            beyond = self._beyond(applied(self.code, self.steps, plan))
             if (beyond <= 0).all():
                 coded = self._encoded(plan)
-                beyond = self._beyond(applied(coded, self.steps[1:], {})) if final else beyond
+                beyond = self._beyond_after(coded)
                 if (beyond <= 0).all():
                     return coded, self._share(calibration, nodes, selection, chosen)
             limits = limits - np.maximum(beyond, 0) * (1 + 1e-9)
         raise InputError("no settings were found that keep the limits, though single ones would; give a larger limit")
+
+    @property
+    def _later(self) -> bool:
+        """Whether stages that follow have something to choose."""
+        return any(choosing for _, choosing in self.steps[1:])
+
+    def _beyond_after(self, code: PackedCode) -> Floats:
+        """What the expenses exceed their limits by at least, behind the first stage and its training."""
+        if not self._later:
+            return self._beyond(applied(code, self.steps[1:], {}))
+        least: Floats = self.sharing._options(code, self.steps[1:]).least - self.sharing._limits
+        return least
 
     def _selected(self, losses: Mapping[str, Floats], limits: Floats) -> Selection:
         options = self.options
@@ -309,8 +304,3 @@ class _Round:
             selection.gap,
             None if before is None or after is None else after - before,
         )
-
-
-def _prunes(options: _Options) -> bool:
-    """Whether some candidates leave out weights that others keep."""
-    return any(len({one.stored.entries for one in each}) > 1 for each in options.candidates.values())
