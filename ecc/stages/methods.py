@@ -12,6 +12,9 @@ from ecc.stages.entropy import Entropy, Huffman
 from ecc.stages.fixed_point.stage import FixedPoint
 from ecc.stages.fold import Fold
 from ecc.stages.half import Half
+from ecc.stages.log_quant import LogQuant
+from ecc.stages.multilevel import MultilevelProductQuant
+from ecc.stages.product_quant import ProductQuant
 from ecc.stages.prune import Prune
 
 __all__ = ["STAGES"]
@@ -22,6 +25,9 @@ STAGES: Mapping[str, type[Stage]] = MappingProxyType(
         "deep-compression": DeepCompression,
         "prune": Prune,
         "codebook": Codebook,
+        "multilevel-product-quant": MultilevelProductQuant,
+        "product-quant": ProductQuant,
+        "log-quant": LogQuant,
         "fixed-point": FixedPoint,
         "half": Half,
         "huffman": Huffman,
