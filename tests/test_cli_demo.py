@@ -10,7 +10,7 @@ from ecc.profiler.window import Window
 @pytest.mark.slow
 def test_demo_tells_the_whole_story_and_finds_it_finished_the_second_time(tmp_path, monkeypatch):
     window = Window(device_warm_up_s=0.1, pairs=4, burst=2, blocks=2, max_blocks=2, max_s=3.0)
-    monkeypatch.setattr(demo, "_QUICK", demo.Scale(4, 12, 16, 2, 0.5, window))
+    monkeypatch.setattr(demo, "_QUICK", demo.Scale(4, 12, 16, 2, 0.2, 0.5, window))
     line = f"demo --quick --device cpu --budget 0.7 --out {tmp_path / 'demo'} --json"
     said = run(line)
     value = said.value

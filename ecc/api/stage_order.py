@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from ecc.core.code import Stage
 from ecc.core.errors import InputError
 from ecc.stages.code import PackedCode, map_code, weight_names
-from ecc.stages.nodes import Form, Node, Numbers, map_weights
+from ecc.stages.nodes import Form, Node, Numbers, Symbols, map_weights
 
 __all__ = ["FROM_NETWORK", "demand_order"]
 
@@ -17,8 +19,10 @@ FROM_NETWORK = ("fold",)
 _FIRST = ("fold",)  # they change weights that must not be encoded yet
 _LEAVE_FLOATS = ("prune",)  # what they encode can be quantised
 _OF_ANY = ("half", "huffman", "entropy")  # they take tensors of every kind
-_OF_CODES = ("huffman",)  # they take what others have encoded
+_CODERS = ("huffman", "entropy")  # of these, those that leave floats alone
+_OF_CODES = ("huffman",)  # of these, those that need what others have encoded
 _BEFORE = "an earlier call"
+_NOTHING = np.zeros(0, np.uint8)
 
 
 def demand_order(stages: Sequence[Stage], code: PackedCode) -> None:
@@ -35,8 +39,10 @@ def demand_order(stages: Sequence[Stage], code: PackedCode) -> None:
     for stage in stages:
         layers = getattr(stage, "layers", ())
         if stage.name in _OF_ANY:
-            map_code(code, _itself, layers)  # refuses patterns that name nothing
+            meant = _tensors_of(code, layers)
             _demand_codes(stage.name, encoded)
+            if stage.name not in _CODERS:
+                encoded |= {name: stage.name for name in meant if name not in encoded}
             continue
         names = weight_names(code, layers)
         if stage.name in _FIRST:
@@ -67,8 +73,10 @@ def _demand_some(stage: str, names: Sequence[str], quantised: Mapping[str, str])
         raise InputError(f"{stage} finds no float weights, because {by} has quantised them; {mend}")
 
 
-def _itself(node: Node) -> Node:
-    return node
+def _tensors_of(code: PackedCode, layers: Sequence[str]) -> list[str]:
+    """The tensors of whatever type that patterns mean; all where there are none."""
+    marks = map_code(code, lambda node: Symbols(_NOTHING, 1), layers).nodes
+    return [name for name, node in marks.items() if node is not code.nodes[name]]
 
 
 def _holds_floats(node: Node) -> bool:

@@ -109,8 +109,6 @@ def manifest_of_staged(result: Staged, source: Source | None = None) -> Manifest
     sparse = any(stored.entries < stored.size for stored in result.code.stored().values())
     params = nonzeros_of(result.model) if sparse else sum(each.numel() for each in result.model.parameters())
     dense = base.counts.get("params_dense", 0)
-    training = result.training
-    settings = {"stages.effort": training.effort, "stages.distill": training.distill, "stages.seed": training.seed}
     origin: dict[str, Any] = {} if source is None else {name: value for name, value in asdict(source).items() if value}
     return replace(
         base,
@@ -123,7 +121,7 @@ def manifest_of_staged(result: Staged, source: Source | None = None) -> Manifest
         counts={**base.counts, "params": params},
         nonzero_fraction=params / dense if dense else base.nonzero_fraction,
         seconds=base.seconds + result.seconds,
-        settings={**base.settings, **settings},
+        settings={**base.settings, **result.training.settings},
         environment={**base.environment, **environment()},
         created="",
     )

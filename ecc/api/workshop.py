@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ecc.api.options import checked_options, part_of
+from ecc.api.options import as_scalar, checked_options, part_of
 from ecc.api.stage_options import TRAINING
 from ecc.core.code import Workshop
 from ecc.core.errors import InputError
+from ecc.core.fields import Scalar
 from ecc.core.problem import Progress, Task
 from ecc.solvers.checkpoints import FileCheckpoint
 from ecc.solvers.evaluation import device_of, eval_mode, forward, moved
@@ -53,6 +54,12 @@ class Training:
         if isinstance(self.effort, bool) or not isinstance(self.effort, int | float) or not 0 < self.effort <= 1e6:
             raise InputError(f"effort must be a positive number that multiplies epochs, got {self.effort!r}")
         self.config(1, 1e-3)
+
+    @property
+    def settings(self) -> dict[str, Scalar]:
+        """Of what the result depends on, for manifests; options by their names."""
+        options = {f"stages.{name}": as_scalar(value) for name, value in self.options.items()}
+        return {"stages.effort": self.effort, "stages.distill": self.distill, "stages.seed": self.seed, **options}
 
     def config(self, epochs: int, lr: float, l2: float = 0.0) -> TrainConfig:
         """The settings of one phase of so many epochs before the effort is taken into account."""

@@ -1,4 +1,4 @@
-"""demo: the whole story on embedded data: train, trace, profile, fit, compress by three methods, verify, compare."""
+"""demo: the whole story on embedded data: train, trace, profile, fit, compress by three methods, pack, compare."""
 
 from __future__ import annotations
 
@@ -19,12 +19,19 @@ from ecc.api.compressing import compress
 from ecc.api.describing import Source
 from ecc.api.fitting import judge
 from ecc.api.fronts import front_of
+from ecc.api.keeping import load
 from ecc.api.measuring import measure_widths
+from ecc.api.packing import Packing, code_of
 from ecc.api.recipe import Recipe
+from ecc.api.stage_options import stages_of
+from ecc.api.stage_start import start_of_artefact
+from ecc.api.staging import StageJob
+from ecc.api.workshop import Training
 from ecc.artefact import Artefact
 from ecc.artefact import read as read_artefact
 from ecc.cli.command import Command, Outcome
 from ecc.cli.fitting import fit_text
+from ecc.cli.packing import staged_text
 from ecc.cli.progress import ProgressLine
 from ecc.cli.text import percent
 from ecc.core.budget import Budget
@@ -39,6 +46,7 @@ from ecc.profiler.meters import METRICS, meter_for
 from ecc.profiler.window import Window
 from ecc.report.page import Report
 from ecc.report.saving import report_of, save, trials_of, write_page
+from ecc.report.style import quantity
 from ecc.solvers.checkpoints import FileCheckpoint
 from ecc.solvers.settings import TrainConfig
 from ecc.solvers.training import evaluate, train
@@ -47,6 +55,7 @@ from ecc.zoo.loading import load_model
 __all__ = ["COMMANDS", "COMPARED"]
 
 _METHODS = ("admm", "uniform", "magnitude")
+_STAGES = ("deep-compression", "entropy")
 COMPARED = ("admm", "uniform", "magnitude")
 """The methods of the demo."""
 
@@ -63,6 +72,7 @@ class Scale:
         samples: Width vectors that are profiled.
         batch: Examples per timed run; large enough that arithmetic, not the overhead per operator, is what is timed.
         epochs: Of each compression in all.
+        effort: Of the secondary stages: what multiplies their epochs.
         measure_s: Longest time of a measurement.
         window: How long to measure each configuration.
     """
@@ -71,12 +81,13 @@ class Scale:
     samples: int
     batch: int
     epochs: int
+    effort: float
     measure_s: float
     window: Window
 
 
-_FULL = Scale(20, 100, 32, 24, 10.0, Window(pairs=8, burst=3, max_blocks=4, max_s=60.0))
-_QUICK = Scale(6, 30, 32, 6, 3.0, Window(pairs=4, burst=3, max_blocks=3, max_s=15.0))
+_FULL = Scale(20, 100, 32, 24, 2.0, 10.0, Window(pairs=8, burst=3, max_blocks=4, max_s=60.0))
+_QUICK = Scale(6, 30, 32, 6, 0.5, 3.0, Window(pairs=4, burst=3, max_blocks=3, max_s=15.0))
 _GPU_BATCH = 4096  # a GPU needs that many of these small images before channels cost time
 
 
@@ -139,9 +150,10 @@ class _Demo:
         self.progress.say(repr(graph))
         fits, unmeasured = self._profile(model, graph, data)
         artefacts = [self._compress(method, model, graph, data, fits[0]) for method in _METHODS]
-        report = self._report(artefacts, graph, fits, unmeasured)
-        written = write_page(report, self.out.resolve() / "report.html")
-        return _outcome(artefacts[0], fits[0], validation, self.budget, written["page"], time.monotonic() - started)
+        packed = self._stage(artefacts[0], data)
+        report = self._report(artefacts, packed, graph, fits, unmeasured)
+        page = write_page(report, self.out.resolve() / "report.html")["page"]
+        return _outcome(artefacts[0], packed, fits[0], validation, self.budget, page, time.monotonic() - started)
 
     @property
     def _batch(self) -> int:
@@ -246,17 +258,66 @@ class _Demo:
         )
         return artefact if same else None
 
+    def _stage(self, artefact: Artefact, data: Data) -> Artefact:
+        """The network of an artefact in fewer bytes, by secondary stages."""
+        folder, work = self.out / "packed", self.out / "work" / "packed"
+        training = Training(effort=self.scale.effort, seed=self.seed, device=self.device)
+        done = self._packed_before(folder, artefact, training)
+        if done is not None:
+            self.progress.say(f"{' and '.join(_STAGES)}: finished before, in {folder}")
+            return done
+        start = start_of_artefact(load(artefact.path))
+        job = StageJob(
+            start, tuple(stages_of(_STAGES)), training, data.task(), data.test, folder=work, progress=self.progress
+        )
+        result = job.run()
+        self.progress.say(staged_text(result))
+        packed = save(result, folder)
+        shutil.rmtree(work, ignore_errors=True)
+        return packed
+
+    def _packed_before(self, folder: Path, source: Artefact, training: Training) -> Artefact | None:
+        """What an earlier run has made of the same artefact, if it has."""
+        if not folder.exists():
+            return None
+        try:
+            artefact = read_artefact(folder)
+        except EccError:
+            return None
+        manifest, before = artefact.manifest, source.manifest
+        same = (
+            manifest.settings == {**before.settings, **training.settings}
+            and [stage.name for stage in manifest.stages] == list(_STAGES)
+            and [check.to_json() for check in manifest.budgets] == [check.to_json() for check in before.budgets]
+        )
+        return artefact if same else None
+
     def _report(
-        self, artefacts: Sequence[Artefact], graph: WidthGraph, fits: Sequence[Fit], unmeasured: Mapping[str, str]
+        self,
+        artefacts: Sequence[Artefact],
+        packed: Artefact,
+        graph: WidthGraph,
+        fits: Sequence[Fit],
+        unmeasured: Mapping[str, str],
     ) -> Report:
         best = artefacts[0]
-        report = report_of(best.manifest, best.history(), trials=trials_of(best), fits=fits, notes=graph.notes)
+        report = report_of(
+            best.manifest,
+            packed.history(),
+            trials=trials_of(best),
+            packing=Packing.of(packed.manifest, code_of(packed)),
+            fits=fits,
+            notes=graph.notes,
+        )
         front = front_of([artefact.path for artefact in artefacts])
         return replace(report, title="ecc demo: digits-resnet on this device", front=front, unmeasured=unmeasured)
 
 
-def _outcome(artefact: Artefact, fit: Fit, validation: float, budget: Budget, page: Path, seconds: float) -> Outcome:
+def _outcome(
+    artefact: Artefact, packed: Artefact, fit: Fit, validation: float, budget: Budget, page: Path, seconds: float
+) -> Outcome:
     manifest = artefact.manifest
+    bytes_before, nbytes = artefact.weights.bytes, packed.weights.bytes
     (check,) = manifest.budgets
     value: dict[str, Any] = {
         "accuracy_dense": manifest.accuracy_dense,
@@ -271,13 +332,23 @@ def _outcome(artefact: Artefact, fit: Fit, validation: float, budget: Budget, pa
         "cost_model": {"mape": fit.holdout["mape"], "noise_floor": fit.to_json()["noise_floor"], "form": fit.form},
         "widths": dict(manifest.widths),
         "artefact": str(artefact.path),
+        "staged": {
+            "artefact": str(packed.path),
+            "bytes_before": bytes_before,
+            "bytes": nbytes,
+            "ratio": bytes_before / nbytes,
+            "accuracy": packed.manifest.accuracy,
+            "stages": [stage.to_json() for stage in packed.manifest.stages],
+        },
         "report": str(page),
         "seconds": seconds,
     }
     text = [
         f"accuracy {percent(manifest.accuracy_dense or 0.0)} → {percent(manifest.accuracy or 0.0)} on the test digits",
         str(check),
-        f"artefact: {artefact.path}",
+        f"{' and '.join(_STAGES)}: {quantity(bytes_before, 'B')} → {quantity(nbytes, 'B')} on disk "
+        f"({bytes_before / nbytes:.0f} times less), accuracy {percent(packed.manifest.accuracy or 0.0)}",
+        f"artefact: {artefact.path}, packed: {packed.path}",
         f"report:   {page}",
         f"{seconds:.0f} s",
     ]

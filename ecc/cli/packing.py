@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ecc.api.staged import Staged
 from ecc.cli.text import table
 from ecc.report.style import quantity
 
-__all__ = ["tensors_text"]
+__all__ = ["staged_text", "tensors_text"]
 
 _MOST_ROWS = 60
+
+
+def staged_text(result: Staged) -> str:
+    """What secondary stages did: a row each, the bytes beside those of the dense network, and the budgets."""
+    rows: list[Sequence[Any]] = [["as it was", result.bytes_before, "", _accuracy(result.accuracy_before), ""]]
+    for stage in result.stages:
+        ratio = f"{result.bytes_before / stage.bytes:.1f}×"
+        rows.append([stage.name, stage.bytes, ratio, _accuracy(stage.accuracy), f"{stage.seconds:.1f} s"])
+    dense = f"{result.dense_bytes / result.nbytes:.1f} times less than the {quantity(result.dense_bytes, 'B')}"
+    summary = (
+        f"{quantity(result.nbytes, 'B')} on disk, {result.ratio:.1f} times less than before and {dense} of the dense "
+        "network's parameters as floats"
+    )
+    return "\n".join([table(["stage", "bytes", "ratio", "accuracy", "time"], rows), summary, *map(str, result.budgets)])
+
+
+def _accuracy(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f} %"
 
 
 def tensors_text(value: Mapping[str, Any]) -> str:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ecc.api.describing import Source
 from ecc.api.keeping import load
 from ecc.api.stage_options import TRAINING, stage_options, stages_of
 from ecc.api.stage_start import Start, start_of_artefact, start_of_network
-from ecc.api.staged import Staged
 from ecc.api.staging import StageJob
 from ecc.api.workshop import Training
 from ecc.artefact import check_target
@@ -31,17 +28,16 @@ from ecc.cli.arguments import (
 )
 from ecc.cli.command import Command, Outcome
 from ecc.cli.outputs import work_folder
+from ecc.cli.packing import staged_text
 from ecc.cli.progress import ProgressLine
 from ecc.cli.settings import settings_of_texts
-from ecc.cli.text import table
 from ecc.core.errors import EccError, InputError
 from ecc.data.values import Data
 from ecc.profiler.devices import current_device
 from ecc.report.saving import save
-from ecc.report.style import quantity
 from ecc.stages.methods import STAGES
 
-__all__ = ["COMMANDS", "staged_text"]
+__all__ = ["COMMANDS"]
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +108,8 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     artefact = save(result, target)
     shutil.rmtree(work, ignore_errors=True)
     value = result.to_json() | {"artefact": str(artefact.path), "report": str(artefact.path / "report.html")}
-    return Outcome(value, staged_text(result, artefact.path))
+    text = [staged_text(result), f"artefact: {artefact.path}", f"report:   {artefact.path / 'report.html'}"]
+    return Outcome(value, "\n".join(text))
 
 
 def _target(arguments: argparse.Namespace) -> Path:
@@ -155,36 +152,6 @@ def _data(arguments: argparse.Namespace, name: str, nameless: str) -> tuple[Data
         if arguments.data:
             raise
         return None, str(error)
-
-
-def staged_text(result: Staged, folder: Path) -> str:
-    """What was done, for a terminal."""
-    rows: list[Sequence[Any]] = [["as it was", result.bytes_before, "", _accuracy(result.accuracy_before), ""]]
-    rows += [
-        [
-            stage.name,
-            stage.bytes,
-            f"{result.bytes_before / stage.bytes:.1f}×",
-            _accuracy(stage.accuracy),
-            f"{stage.seconds:.1f} s",
-        ]
-        for stage in result.stages
-    ]
-    return "\n".join(
-        [
-            table(["stage", "bytes", "ratio", "accuracy", "time"], rows),
-            f"{quantity(result.nbytes, 'B')} on disk, {result.ratio:.1f} times less than before and "
-            f"{result.dense_bytes / result.nbytes:.1f} times less than the {quantity(result.dense_bytes, 'B')} of the "
-            "dense network's parameters as floats",
-            *map(str, result.budgets),
-            f"artefact: {folder}",
-            f"report:   {folder / 'report.html'}",
-        ]
-    )
-
-
-def _accuracy(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f} %"
 
 
 COMMANDS = (
