@@ -144,7 +144,7 @@ def test_a_stream_gives_what_reading_gives_and_holds_one_section(tmp_path):
         assert sum(1 for _ in leaves(node)) == 1
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 8 << 17
+    assert peak < 10 << 17  # a section, its symbols and what decoding needs; the file has 20
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path):

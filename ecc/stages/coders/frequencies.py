@@ -22,6 +22,7 @@ _SCALE_BITS, _DIGIT_BITS = 3, 4
 _FINEST_SCALE = 14
 """Scales above it cost the coder itself up to 0.2 %, for its states are of 32 bits."""
 _FINE_LOSS = 400
+_COARSE_LOSS = 4096  # part of the bits that a smaller scale may cost
 _TRIED_DIGITS = range(9)
 _USUAL_DIGITS = 3
 _FRACTION_BITS = 16
@@ -51,14 +52,17 @@ class Frequencies:
 def choose_frequencies(used: Ints, counts: Ints) -> tuple[Frequencies, int]:
     """The frequencies with which table and stream are shortest, and about how many bits these take.
 
-    The scale is chosen first and then the digits: the two hardly touch.
+    The scale is chosen first, the smallest one that is about as good as the best, since its tables are small, and then
+    the digits: the two hardly touch.
 
     Args:
         used: The symbols that there are, ascending, shape (n_used,), at most 65,536.
         counts: How often each is there.
     """
     scales = [scale for scale in _SCALES if len(used) <= 1 << scale]
-    _, scale = min((_rounded(counts, scale, _USUAL_DIGITS)[1], scale) for scale in scales)
+    found = [_rounded(counts, scale, _USUAL_DIGITS)[1] for scale in scales]
+    enough = min(found) + min(found) // _COARSE_LOSS
+    scale = next(scale for scale, bits in zip(scales, found, strict=True) if bits <= enough)
     tried = [(_rounded(counts, scale, digits), digits) for digits in _TRIED_DIGITS]
     (rounded, bits), digits = min(tried, key=lambda each: each[0][1])
     return Frequencies(used, scale, digits, rounded), bits
