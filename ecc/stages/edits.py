@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from ecc.core.errors import InputError
-from ecc.network.copying import copy_sharing
+from ecc.network.copying import copied, copy_sharing
 
 __all__ = ["EDITS", "Edit", "apply_edits", "bias_edit", "identity_edit"]
 
@@ -36,14 +36,14 @@ def bias_edit(path: str) -> Edit:
 
 
 def apply_edits(model: nn.Module, edits: Sequence[Edit]) -> nn.Module:
-    """A copy of the network with the edits made, in order; it shares the parameters and buffers that it keeps.
+    """A copy of the network with tensors of its own and the edits made, in order.
 
     Raises:
         InputError: If a record is not one of EDITS, or names a module that is not there or not of its kind.
     """
     if len(edits) > _MOST:
         raise InputError(f"there are {len(edits)} edits of the network's structure, and at most {_MOST} are read")
-    copy = copy_sharing(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    copy = copy_sharing(model, {id(t): copied(t, t.detach().clone()) for t in (*model.parameters(), *model.buffers())})
     modules = dict(copy.named_modules(remove_duplicate=False))
     for change in [_change(record, modules) for record in edits]:
         change()

@@ -84,7 +84,7 @@ class Fold:
             )
         if coded := [name for name, node in code.nodes.items() if isinstance(node, Form)]:
             raise InputError(f"{coded[0]!r} is coded already, and folding would undo that; fold first")
-        model = _duplicate(apply_edits(workshop.model, code.edits))
+        model = apply_edits(workshop.model, code.edits)
         try:
             model.load_state_dict(code.decode())
         except RuntimeError as error:
@@ -237,7 +237,7 @@ def _apart(plans: Sequence[_Plan]) -> list[_Plan]:
 
 def _done(model: nn.Module, plans: Sequence[_Plan]) -> nn.Module:
     """A copy of a network with plans carried out."""
-    trial = _duplicate(apply_edits(model, [edit for plan in plans for edit in plan.edits]))
+    trial = apply_edits(model, [edit for plan in plans for edit in plan.edits])
     for plan in plans:
         for change in plan.changes:
             change.do(trial)
