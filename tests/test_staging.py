@@ -17,7 +17,7 @@ from ecc.core.errors import InputError, Interrupted
 from ecc.core.problem import Task
 from ecc.solvers.evaluation import evaluate
 from ecc.stages.code import packed
-from ecc.stages.codebook import Codebook, CodebookSetting
+from ecc.stages.codebook import Codebook
 from ecc.stages.fixed_point.stage import FixedPoint
 from ecc.stages.methods import STAGES
 from ecc.stages.prune import Prune
@@ -89,19 +89,6 @@ def test_the_same_seed_gives_the_same_bytes():
     assert stage(apply, seed=3).code.to_bytes() == stage(apply, seed=3).code.to_bytes()
 
 
-# -- a plan of settings by tensor
-
-
-def test_a_plan_takes_the_place_of_a_stages_own_options():
-    start = start_of_network(trained())
-    plan = {"5.weight": (CodebookSetting(2), None), "7.weight": (CodebookSetting(6), None)}
-    made = StageJob(start, tuple(stages_of([Codebook(bits=4), "entropy"])), Training(), plan=plan).run()
-    decoded = made.code.decode()
-    assert len(decoded["5.weight"].unique()) <= 4 < len(decoded["7.weight"].unique()) <= 64
-    assert torch.equal(decoded["0.weight"], trained()[0].weight)
-    assert made.stages[0].choices == {"5.weight": "2 bits", "7.weight": "6 bits"}
-
-
 # -- names and options
 
 
@@ -127,7 +114,11 @@ def test_options_are_of_the_types_of_the_fields():
         ("codebook", {"codebook.bit": 3}, "option codebook.bit is unknown; did you mean bits"),
         ("codebook", {"codebook.bits": 2.5}, "option codebook.bits must be a whole number, got 2.5"),
         ("codebook", {"codebook.bits": 40}, r"Codebook\(bits=...\) must be from 1 to 12, got 40"),
-        ("codebook", {"prune.density": 0.1}, "is of stage prune, which is not applied by name; write codebook or train"),
+        (
+            "codebook",
+            {"prune.density": 0.1},
+            "is of stage prune, which is not applied by name; write codebook or train",
+        ),
         ("codebook", {"bits": 3}, "option 'bits' is not STAGE.OPTION"),
         ([Codebook], {}, "is no stage; give a name or a stage"),
         ([None], {}, "a NoneType is no stage"),
@@ -158,7 +149,9 @@ def test_orders_that_cannot_work_are_refused_before_any_work(apply, said, monkey
 
 
 def test_stages_of_different_layers_go_in_any_order():
-    result = ecc.stage(trained(), [Codebook(layers=("7.weight",)), FixedPoint(layers=("5.weight",)), "prune", "entropy"])
+    result = ecc.stage(
+        trained(), [Codebook(layers=("7.weight",)), FixedPoint(layers=("5.weight",)), "prune", "entropy"]
+    )
     forms = {name: node.kind for name, node in result.code.nodes.items() if hasattr(node, "kind")}
     assert forms["5.weight"] == "fixed"
     assert forms["0.weight"] == "sparse"

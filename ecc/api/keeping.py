@@ -232,7 +232,8 @@ def verify(
     if isinstance(ruler, Ruler):
         (measured,) = ruler.measure([loaded.model], seconds=seconds, progress=progress, seed=seed)
     reason = ruler if isinstance(ruler, str) else ""
-    weighed = weight_verdicts(loaded.dense, loaded.model, loaded.graph, loaded.inputs, manifest, costs)
+    code = code_of(loaded.artefact) if loaded.artefact.packed else None
+    weighed = weight_verdicts(loaded.dense, loaded.model, loaded.graph, loaded.inputs, manifest, costs, code)
     checks = tuple(
         weighed.get(budget.metric)
         or _check(loaded, budget, costs.get(budget.metric), measured.get(budget.metric), reason)

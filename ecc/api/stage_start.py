@@ -62,14 +62,14 @@ class Start:
             return _FLOAT_BYTES * self.manifest.counts["params_dense"]
         return _FLOAT_BYTES * sum(parameter.numel() for parameter in self.model.parameters())
 
-    def budgets(self, model: nn.Module) -> tuple[BudgetCheck, ...]:
-        """The budgets of the artefact, those on single weights judged by the weights of ``model``; measured ones stay
-        what they were.
+    def budgets(self, model: nn.Module, code: PackedCode) -> tuple[BudgetCheck, ...]:
+        """The budgets of the artefact, those on single weights judged by the weights of ``model`` as they are, or as
+        ``code`` stores them; measured ones stay what they were.
         """
         if self.loaded is None or self.manifest is None:
             return ()
         kept = self.loaded
-        renewed = weight_verdicts(kept.dense, model, kept.graph, kept.inputs, self.manifest, kept.costs())
+        renewed = weight_verdicts(kept.dense, model, kept.graph, kept.inputs, self.manifest, kept.costs(), code)
         return tuple(renewed.get(check.metric, check) for check in self.manifest.budgets)
 
 

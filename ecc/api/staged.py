@@ -10,6 +10,7 @@ from torch import nn
 
 from ecc.api.describing import Source, environment
 from ecc.api.sparsity import nonzeros_of
+from ecc.api.stage_limits import StageLimits
 from ecc.api.stage_start import Start
 from ecc.api.workshop import Training
 from ecc.artefact import Manifest, StageRecord
@@ -37,6 +38,7 @@ class Staged:
         history: One row per epoch, with those of the artefact that came in.
         training: How stages trained.
         start: What came in.
+        limits: That were to be kept; None where there were none.
     """
 
     model: nn.Module
@@ -50,6 +52,7 @@ class Staged:
     history: pd.DataFrame
     training: Training
     start: Start
+    limits: StageLimits | None = None
 
     @property
     def nbytes(self) -> int:
@@ -78,6 +81,7 @@ class Staged:
             "bytes": self.nbytes,
             "ratio": self.ratio,
             "dense_bytes": self.dense_bytes,
+            "bytes_limit": None if self.limits is None else self.limits.nbytes,
             "ratio_dense": self.dense_bytes / self.nbytes,
             "accuracy_before": self.accuracy_before,
             "accuracy": self.accuracy,

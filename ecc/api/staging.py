@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,28 @@ from torch.nn import functional as F
 
 from ecc.api.keeping import Loaded, load
 from ecc.api.packing import with_code
+from ecc.api.stage_limits import StageLimits
 from ecc.api.stage_options import TRAINING, settings_of, stages_of
 from ecc.api.stage_order import FROM_NETWORK, demand_order
 from ecc.api.stage_start import Start, start_of_artefact, start_of_network
 from ecc.api.staged import Staged, manifest_of_staged
 from ecc.api.workshop import Shop, Training, bare_workshop
 from ecc.artefact import StageRecord
-from ecc.core.code import Stage, Workshop
+from ecc.core.budget import Budget
+from ecc.core.code import Stage
 from ecc.core.errors import InputError
 from ecc.core.factories import kind_of
 from ecc.core.problem import Batches, Progress, Task
+from ecc.core.verdict import BudgetCheck
 from ecc.data.values import accuracy, first_examples
+from ecc.energy_models.systolic.array import SystolicArray
 from ecc.network.copying import copy_sharing
 from ecc.profiler.devices import current_device
 from ecc.solvers.evaluation import demand_fitting, evaluate
-from ecc.stages.candidates import Plan, TensorStage
+from ecc.stages.bits import Sharing
 from ecc.stages.code import PackedCode, packed
-from ecc.stages.tuning import tuned
 
-__all__ = ["StageJob", "by_settings", "stage"]
+__all__ = ["StageJob", "stage"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +52,9 @@ class StageJob:
         reason: Why there are no data.
         folder: Keeps the states of training, so that the same call goes on after an interrupt.
         progress: Told of long work.
-        plan: Settings by name of a tensor, one per stage, which stages that have such take instead of their own
-            options; they leave tensors that are not named as they are. None for their own options.
+        limits: That what comes out keeps, by settings that are chosen tensor by tensor; None for none.
+        given: Options of the stages that the user has set, ``STAGE.OPTION``; these are not chosen.
+        examples: Of the training data, on which is judged what settings lose.
     """
 
     start: Start
@@ -60,7 +65,9 @@ class StageJob:
     reason: str = ""
     folder: Path | None = None
     progress: Progress | None = None
-    plan: Plan | None = None
+    limits: StageLimits | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+    examples: int = 512
 
     def __post_init__(self) -> None:
         if self.training.device is not None:
@@ -68,6 +75,14 @@ class StageJob:
         demand_order(self.stages, self.start.code)
         if self.task is not None:
             demand_fitting(self.start.model, self.task)
+        if self._sharing is not None:
+            self._sharing.demand_reachable(self.start.code, self.stages)
+
+    @cached_property
+    def _sharing(self) -> Sharing | None:
+        if self.limits is None:
+            return None
+        return self.limits.sharing(self.stages, self.start.code, self.given, self.examples)
 
     def run(self) -> Staged:
         """Apply the stages.
@@ -99,12 +114,18 @@ class StageJob:
             accuracy_before=before,
             accuracy=records[-1].accuracy,
             reason=self._why_not,
-            budgets=self.start.budgets(model),
+            budgets=self._budgets(model, code),
             seconds=time.monotonic() - started,
             history=_joined([self.start.history, *rows]),
             training=self.training,
             start=self.start,
+            limits=self.limits,
         )
+
+    def _budgets(self, model: nn.Module, code: PackedCode) -> tuple[BudgetCheck, ...]:
+        """Those that came in and those of this call, which stand in for older ones on the same metric."""
+        own = () if self.limits is None else self.limits.checks(code)
+        return (*(each for each in self.start.budgets(model, code) if each.metric not in {o.metric for o in own}), *own)
 
     @property
     def _why_not(self) -> str:
@@ -127,14 +148,14 @@ class StageJob:
     def _apply(
         self, place: int, code: PackedCode, model: nn.Module, shop: Shop | None
     ) -> tuple[PackedCode, dict[str, str]]:
-        """The code that a stage makes, and what the plan had for each tensor."""
+        """The code that a stage makes, and what was chosen for each tensor."""
         stage = self.stages[place]
         workshop = None if shop is None else shop.workshop(model, stage.name, place)
         if self.progress is not None:
             self.progress(stage.name, 0, 1)
-        chosen = {name: settings[place] for name, settings in (self.plan or {}).items() if settings[place] is not None}
-        if self.plan is not None and isinstance(stage, TensorStage):
-            return by_settings(stage, code, chosen, workshop), {name: each.label for name, each in chosen.items()}
+        if self._sharing is not None and self._sharing.chooses(stage):
+            code, share = self._sharing.encode(code, stage, self.stages[place + 1 :], workshop)
+            return code, dict(share.labels)
         if workshop is None and stage.name in FROM_NETWORK and self.start.inputs:
             workshop = bare_workshop(model, self.start.inputs, seed=self.training.seed)
         try:
@@ -143,22 +164,6 @@ class StageJob:
             if self.task is not None or not self.reason:
                 raise
             raise InputError(f"{error} ({self.reason})") from error
-
-
-def by_settings(
-    stage: TensorStage, code: PackedCode, settings: Mapping[str, Any], workshop: Workshop | None = None
-) -> PackedCode:
-    """The code with tensors as a stage encodes them by these settings, tuned where the stage would tune its own.
-
-    Args:
-        settings: By name of a tensor; others stay as they are.
-    """
-    nodes = {name: stage.encode_node(name, code.nodes[name], setting) for name, setting in settings.items()}
-    code = replace(code, nodes={**code.nodes, **nodes})
-    epochs, lr = getattr(stage, "epochs", 0), getattr(stage, "lr", None)
-    if workshop is None or not epochs or lr is None or not nodes:
-        return code
-    return tuned(code, workshop, epochs=epochs, lr=lr, phase="tune", l2=getattr(stage, "l2", 0.0))
 
 
 def stage(
@@ -171,6 +176,9 @@ def stage(
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     score: Callable[[Tensor, Tensor], float] = accuracy,
     options: Mapping[str, Any] | None = None,
+    nbytes: int | str | None = None,
+    budgets: Sequence[Budget | str] = (),
+    array: SystolicArray | str | Path | None = None,
     effort: float = 1.0,
     distill: float = 0.5,
     example_inputs: Any = None,
@@ -188,6 +196,10 @@ def stage(
         validation: For choosing; given where ``train`` is.
         test: Where accuracies are computed; ``validation`` when None.
         options: ``STAGE.OPTION`` → value for stages that are given by name, and ``train.OPTION`` for all training.
+        nbytes: Size of the file that must not be exceeded, in bytes or as ``50KB``, ``10x``, ``5%``: settings of the
+            stages are then chosen tensor by tensor, but for options that are given here or in objects.
+        budgets: ``energy=0.1`` of the dense network's, on ``array``, kept the same way by weights as they are stored.
+        array: The accelerator of a budget on energy: the name of a preset, or a TOML file.
         effort: Multiplies the epochs of every phase of training.
         distill: Weight of the logits of the network as it came in, in the loss of training.
         example_inputs: One batch to trace a network with, so that the result can be saved; the first validation example
@@ -207,7 +219,23 @@ def stage(
     inputs = first_examples(task.validation, 1) if example_inputs is None and task is not None else example_inputs
     start = _start(model, inputs, seed)
     where = None if folder is None else Path(folder)
-    return StageJob(start, stages, training, task, test, folder=where, progress=progress).run()
+    wanted = tuple(Budget.parse(each) if isinstance(each, str) else each for each in budgets)
+    limits = StageLimits.of(start, nbytes, wanted, array)
+    given = settings | _set_in_objects(apply)
+    job = StageJob(start, stages, training, task, test, folder=where, progress=progress, limits=limits, given=given)
+    return job.run()
+
+
+def _set_in_objects(apply: Sequence[str | Stage] | str | Stage) -> dict[str, Any]:
+    """Options of the stages that are given as objects, those that are not the defaults."""
+    several: Sequence[Any] = [apply] if isinstance(apply, str) or not isinstance(apply, Sequence) else apply
+    objects: list[Any] = [each for each in several if not isinstance(each, str) and is_dataclass(each)]
+    return {
+        f"{stage.name}.{option.name}": value
+        for stage in objects
+        for option in fields(stage)
+        if (value := getattr(stage, option.name)) != option.default
+    }
 
 
 def _start(model: nn.Module | Loaded | Staged | str | Path, inputs: Any, seed: int) -> Start:

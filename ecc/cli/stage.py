@@ -8,8 +8,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from ecc.api.analytic import SYSTOLIC_PREFIX
 from ecc.api.describing import Source
 from ecc.api.keeping import load
+from ecc.api.stage_limits import StageLimits
 from ecc.api.stage_options import TRAINING, stage_options, stages_of
 from ecc.api.stage_start import Start, start_of_artefact, start_of_network
 from ecc.api.staging import StageJob
@@ -31,6 +33,7 @@ from ecc.cli.outputs import work_folder
 from ecc.cli.packing import staged_text
 from ecc.cli.progress import ProgressLine
 from ecc.cli.settings import settings_of_texts
+from ecc.core.budget import Budget
 from ecc.core.errors import EccError, InputError
 from ecc.data.values import Data
 from ecc.profiler.devices import current_device
@@ -62,6 +65,20 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, metavar="DIR2", help="folder of the new artefact; an older one is replaced at the end"
     )
+    limits = parser.add_argument_group("limits, kept by settings that are chosen tensor by tensor")
+    limits.add_argument(
+        "--bytes",
+        metavar="SIZE",
+        help="size of the file of the weights: 50KB, 1.5MiB, 50000, or 10x or 5%% of the dense network's floats",
+    )
+    limits.add_argument(
+        "--budget",
+        metavar="energy=LIMIT",
+        action="append",
+        default=[],
+        help="energy of the weights as they are stored, as a fraction of the dense network's; needs --cost",
+    )
+    limits.add_argument("--cost", metavar="systolic:ARRAY", help="the accelerator of --budget: a preset or a TOML file")
     add_data(parser, required=False)
     add_input(parser)
     group = parser.add_argument_group("training")
@@ -94,6 +111,12 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     if given.data is None:
         progress.say(f"accuracy is not computed, and nothing is trained: {given.reason}")
     work = work_folder(target)
+    limits = StageLimits.of(
+        given.start,
+        arguments.bytes,
+        tuple(Budget.parse(text) for text in arguments.budget),
+        _array(arguments.cost),
+    )
     job = StageJob(
         given.start,
         stages,
@@ -103,13 +126,25 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         reason=given.reason,
         folder=work,
         progress=progress,
+        limits=limits,
+        given=settings,
     )
     result = job.run()
     artefact = save(result, target)
     shutil.rmtree(work, ignore_errors=True)
     value = result.to_json() | {"artefact": str(artefact.path), "report": str(artefact.path / "report.html")}
     text = [staged_text(result), f"artefact: {artefact.path}", f"report:   {artefact.path / 'report.html'}"]
-    return Outcome(value, "\n".join(text))
+    return Outcome(value, "\n".join(text), exit_code=int(any(check.met is False for check in result.budgets)))
+
+
+def _array(cost: str | None) -> str | None:
+    """The array that a cost names."""
+    if cost is None or cost.startswith(SYSTOLIC_PREFIX):
+        return None if cost is None else cost.removeprefix(SYSTOLIC_PREFIX)
+    raise InputError(
+        f"--cost {cost!r:.80} knows nothing of how weights are stored; give {SYSTOLIC_PREFIX}eyeriss, another preset, "
+        f"or {SYSTOLIC_PREFIX}FILE.toml"
+    )
 
 
 def _target(arguments: argparse.Namespace) -> Path:

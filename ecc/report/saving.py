@@ -105,7 +105,14 @@ def _write_staged(result: Staged, path: str | Path, source: Source | None, fits:
     manifest = manifest_of_staged(result, source)
     report = report_of(manifest, result.history, packing=Packing.of(manifest, result.code), fits=fits)
     history = result.history.to_csv(index=False).encode()
-    files = {**result.start.files, "history.csv": history, "report.html": render(report).encode(), **pictures(report)}
+    own = {} if result.limits is None else dict(result.limits.files)
+    files = {
+        **result.start.files,
+        **own,
+        "history.csv": history,
+        "report.html": render(report).encode(),
+        **pictures(report),
+    }
     return save_packed(path, manifest, result.code.to_bytes(), files=files)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -147,6 +147,30 @@ class WeightEnergy:
     def energy(self, model: nn.Module, masks: Masks, stored: Mapping[str, Stored] | None = None) -> SystolicEnergy:
         """The whole account of the weights as they are, or as they are stored."""
         return systolic_energy(model, self.graph, self.array, masks=masks, index=self.index, stored=stored)
+
+    def of_stored(
+        self, tensors: Mapping[str, Tensor], stored: Mapping[str, Stored], masks: Masks, only: Collection[str] = ()
+    ) -> float:
+        """The energy of weights as they are stored.
+
+        Args:
+            tensors: Values by name of a weight; layers of others, or of none, count as dense words of the array.
+            stored: What these weights are stored in.
+            masks: By layer.
+            only: Names of weights whose layers are counted; all layers where empty.
+        """
+        return math.fsum(
+            layer_energy(
+                layer,
+                self.array,
+                weight=tensors.get(layer.weight),
+                mask=masks.get(layer.name),
+                index=self.index,
+                stored=stored.get(layer.weight),
+            ).total
+            for layer in self.layers
+            if not only or layer.weight in only
+        )
 
     def _tensors(self, masks: Masks) -> Mapping[str, Price]:
         """A weight that several layers use has the sum of its prices; the cache holds as many of it for each."""
