@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -73,6 +74,7 @@ class IntegerNetwork(nn.Module):
     """A network that runs on whole numbers; what it gives is float again.
 
     Attributes:
+        ranges: Of activations: by the place of the operator that makes them, and of inputs, -1 the first, -2 the next.
         steps: Operators in the order in which they ran on the calibration data.
     """
 
@@ -81,7 +83,7 @@ class IntegerNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.network = model
-        self._places, self._names = dict(places), dict(names)
+        self.ranges, self._names = MappingProxyType(dict(places)), dict(names)
         self._weights = _Quantised(model, path)
         self.steps: tuple[Step, ...] = ()
 
@@ -99,7 +101,7 @@ class IntegerNetwork(nn.Module):
         return self._run(*bind(inputs))[1]
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Step, ...]]:
-        mode = _Integers(self._places, self._names, self._weights)
+        mode = _Integers(self.ranges, self._names, self._weights)
         with _paths(self.network, mode.path), whole_operators():
             own = map_tensors(lambda tensor: tensor.clone(), (args, kwargs))  # in-place operators change copies
             mode.take(own)
@@ -198,6 +200,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.names: dict[int, str] = {}
         self._at = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first operator imports PyTorch's compiler, which takes seconds
+
     @contextmanager
     def batch(self, inputs: Any) -> Iterator[None]:
         """While a batch runs."""
@@ -244,6 +250,10 @@ class _Integers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._wholes: Any = WeakIdKeyDictionary()
         self._made_at: Any = WeakIdKeyDictionary()
         self._at = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # as above
 
     @property
     def place(self) -> Range:
