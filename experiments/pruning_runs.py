@@ -41,6 +41,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "admm": {"method": "admm"},
         "knapsack": {"method": "knapsack"},
+        "halp": {"method": "knapsack", "options": {"knapsack.curves": "importance"}},
         "taylor": {"method": "taylor"},
         "fisher": {"method": "fisher"},
         "magnitude-l1": {"method": "magnitude", "options": {"magnitude.norm": "l1"}},

@@ -25,7 +25,7 @@ TASK, IMAGES = digits_task(), digits_task(flat=False)
 def test_what_is_dropped_is_worth_least_of_all_widths_within_the_budget(limit, first, second, criterion):
     network = mlp(first, second)
     posed = problem(network, TASK, max(limit, network[2]({"0": 1, "3": 1}).item() / network[2].dense))
-    found = Knapsack(importance=criterion, batches=2, min_fraction=0).solve(posed)
+    found = Knapsack(importance=criterion, curves="importance", batches=2, min_fraction=0).solve(posed)
     importance = rate(criterion, network[0], network[1], TASK, batches=2)
     curves = curves_of(importance)
     best = min(
@@ -86,8 +86,8 @@ def test_what_cannot_be_reached_is_refused():
 def test_measured_curves_lose_least_of_all_widths_within_the_budget():
     network = residual(6, 6, 6)
     posed = problem(network, IMAGES, 0.5)
-    found = Knapsack(curves="measured", min_fraction=0).solve(posed)
-    ranking = Ranking(rate("taylor", network[0], network[1], IMAGES))
+    found = Knapsack(min_fraction=0).solve(posed)
+    ranking = Ranking(rate("l2", network[0], network[1], IMAGES))
     curves = measure_curves(network[0], network[1], IMAGES.train, ranking, torch.ones(3, dtype=torch.float64))
     every = torch.tensor(list(itertools.product(range(1, 7), repeat=3)), dtype=torch.float64)
     inside = every[network[2](every) <= posed.constraints[0].limit].long()

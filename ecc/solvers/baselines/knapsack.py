@@ -26,15 +26,18 @@ _DEPTH_RULE = "needs importance taylor or fisher, since norms say nothing of the
 class Knapsack:
     """One rating of all units, then the widths that lose least of it, by ``allocate``; nothing is trained.
 
-    As HALP (Shen et al., NeurIPS 2022) poses it: importances add up, and what is dropped must be worth least among all
-    widths that the cost models allow. HALP takes the cost of a layer at the width that its input has at the moment;
-    here it follows both sides. With ``depth`` residual blocks may go too, as in MDP (arXiv 2406.12079): whatever
-    is lost inside a block is then lost no more, and its layers cost nothing.
+    What widths lose is measured. With ``curves="importance"`` it is as HALP (Shen et al., NeurIPS 2022) poses it:
+    importances add up, and what is dropped must be worth least among all widths that the cost models allow. HALP takes
+    the cost of a layer at the width that its input has at the moment; here it follows both sides. With ``depth``
+    residual blocks may go too, as in MDP (arXiv 2406.12079): whatever is lost inside a block is then lost no more, and
+    its layers cost nothing.
 
     Attributes:
-        importance: A name of CRITERIA. Norms of different groups are not alike, so what they lose means little.
-        curves: What widths lose: ``importance``, the sum of what is dropped, or ``measured``, how far the outputs move
-            when a group keeps its most important units only (``measure_curves``).
+        importance: A name of CRITERIA, by which units of a group are ranked; None for ``l2`` where curves are measured
+            and else ``taylor``. Norms of different groups are not alike, so their sums mean little.
+        curves: What widths lose: ``measured``, how far the outputs move when a group keeps its most important units
+            only (``measure_curves``), or ``importance``, the sum of what is dropped; None for the former, but with
+            ``depth``, which needs the latter.
         batches: Most training batches that gradients are taken of.
         seconds: When the search stops, with the best widths found.
         min_fraction: Least fraction of every group's units that is kept, as far as the budgets allow.
@@ -44,8 +47,8 @@ class Knapsack:
         InputError: If a value makes no sense.
     """
 
-    importance: Criterion = "taylor"
-    curves: Literal["importance", "measured"] = "importance"
+    importance: Criterion | None = None
+    curves: Literal["measured", "importance"] | None = None
     batches: int = 8
     seconds: float = 5.0
     min_fraction: float = 0.1
@@ -54,19 +57,29 @@ class Knapsack:
 
     def __post_init__(self) -> None:
         rules = {
-            "importance": (self.importance in CRITERIA, f"must be one of {', '.join(CRITERIA)}"),
+            "importance": (self.criterion in CRITERIA, f"must be one of {', '.join(CRITERIA)}"),
             "curves": (
-                self.curves == "importance" or (self.curves == "measured" and not self.depth),
+                self.curves in (None, "importance") or (self.curves == "measured" and not self.depth),
                 "must be importance or, without depth, measured",
             ),
             "batches": (self.batches >= 1, "must be at least 1"),
             "seconds": (0 < self.seconds < float("inf"), "must be positive"),
-            "depth": (not self.depth or self.importance in ("taylor", "fisher"), _DEPTH_RULE),
+            "depth": (not self.depth or self.criterion in ("taylor", "fisher"), _DEPTH_RULE),
         }
         for name, (holds, rule) in rules.items():
             if not holds:
                 raise InputError(f"Knapsack({name}=...) {rule}, got {getattr(self, name)!r}")
         demand_floor("Knapsack", self.min_fraction)
+
+    @property
+    def measures(self) -> bool:
+        """Whether what widths lose is measured."""
+        return self.curves == "measured" or (self.curves is None and not self.depth)
+
+    @property
+    def criterion(self) -> Criterion:
+        """By which units are ranked."""
+        return self.importance or ("l2" if self.measures else "taylor")
 
     def solve(
         self, problem: Problem, *, progress: Progress | None = None, checkpoint: Checkpoint | None = None
@@ -83,7 +96,7 @@ class Knapsack:
 
         def importance() -> list[Tensor]:
             model, groups, task = problem.model, problem.groups, problem.task
-            return rate(self.importance, model, groups, task, batches=self.batches, seed=problem.seed)
+            return rate(self.criterion, model, groups, task, batches=self.batches, seed=problem.seed)
 
         def choose(ranking: Ranking, limits: Limits) -> Tensor:
             return allocate(self._curves(problem, ranking, limits), limits, seconds=self.seconds).units
@@ -91,7 +104,7 @@ class Knapsack:
         return one_shot(problem, limits, self.name, importance, choose, progress)
 
     def _curves(self, problem: Problem, ranking: Ranking, limits: Limits) -> list[Tensor]:
-        if self.curves == "importance":
+        if not self.measures:
             return curves_of(ranking.importance)
         model, groups, batches = problem.model, problem.groups, problem.task.train
         return measure_curves(model, groups, batches, ranking, limits.lowest, seed=problem.seed)
@@ -103,9 +116,9 @@ class Knapsack:
         model, task = problem.model, problem.task
 
         def importance() -> tuple[list[Tensor], Tensor]:
-            units = rate(self.importance, model, problem.groups, task, batches=self.batches, seed=problem.seed)
+            units = rate(self.criterion, model, problem.groups, task, batches=self.batches, seed=problem.seed)
             blocks = rate_blocks(
-                self.importance, model, list(depth.blocks), task, batches=self.batches, seed=problem.seed
+                self.criterion, model, list(depth.blocks), task, batches=self.batches, seed=problem.seed
             )
             return units, blocks
 
