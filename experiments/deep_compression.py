@@ -6,7 +6,8 @@
 Rows go to experiments/measurements/stages/deep_compression.csv as they are made; what is there is not done again.
 
 ``lenet``: LeNet-300-100 and Caffe's LeNet-5 on MNIST, three seeds. A dense network is trained first, the
-reference and the teacher. The recipe was chosen by the validation images of seed 0; the test images are for the figures only.
+reference and the teacher. The recipe was chosen by the validation images of seed 0; the test images are for the
+figures only.
 ``resnet20``: a pretrained network, trained on 2,000 of the images that it was trained on, at several densities, beside
 weights of 8 and 4 bits without training. Tested on the 249 lossless test images and, for finer differences, on the
 10,000 of the JPEG pack, on which the dense network is worse.
@@ -76,7 +77,7 @@ LENETS = {
         15, Prune(density=0.07, epochs=25, lr=2e-3, ramp=0.6, regrow=True), Codebook(bits=4, epochs=3, lr=2e-4)
     ),
     "lenet5-caffe": Recipe(
-        12, Prune(density=0.03, epochs=20, lr=2e-3, ramp=0.6, regrow=True), Codebook(bits=4, epochs=3, lr=2e-4)
+        8, Prune(density=0.03, epochs=12, lr=2e-3, ramp=0.6, regrow=True), Codebook(bits=4, epochs=1, lr=2e-4)
     ),
 }
 DISTILL, TEMPERATURE = 0.7, 4.0
