@@ -38,6 +38,13 @@ def folder(staged, tmp_path_factory):
     return ecc.save(staged, tmp_path_factory.mktemp("packed") / "out", source=SOURCE).path
 
 
+@pytest.fixture(autouse=True)
+def unpainted(monkeypatch):
+    """Only the artefact of ``folder`` has its page and pictures, which take longer than all else."""
+    monkeypatch.setattr("ecc.report.saving.pictures", lambda report: {})
+    monkeypatch.setattr("ecc.report.saving.render", lambda report: "")
+
+
 @pytest.fixture
 def copied(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy")

@@ -2,10 +2,14 @@
 
 import contextlib
 import json
+import re
+from pathlib import Path
 
 import pytest
 from cli_toy import run, workplace
 
+from ecc.api.stage_options import stage_options, stages_of
+from ecc.report.page import pictures, render
 from ecc.stages.methods import STAGES
 
 TRAINED = "net.py:small --weights weights.safetensors --data digits"
@@ -32,6 +36,8 @@ def here(made, monkeypatch):
     monkeypatch.chdir(made)
     monkeypatch.delenv("ECC_DATA", raising=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("ecc.report.saving.pictures", lambda report: {})  # they take longer than a stage
+    monkeypatch.setattr("ecc.report.saving.render", lambda report: "")
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +113,9 @@ def test_inspect_shows_each_tensor_of_the_folder_and_of_the_file(packed):
         assert tensors["head.weight"]["bits"] == pytest.approx(float(row[-1]), abs=0.01)
 
 
-def test_fronts_over_bytes_hold_staged_artefacts(packed):
+def test_fronts_over_bytes_hold_staged_artefacts(packed, monkeypatch):
+    monkeypatch.setattr("ecc.report.saving.pictures", pictures)
+    monkeypatch.setattr("ecc.report.saving.render", render)
     value = run("front half packed --x bytes --out bytes.html --json").value
     assert [point["x"] for point in value["points"]][1:] == [packed["bytes_before"], packed["bytes"]]
     assert value["points"][0]["x"] == packed["dense_bytes"]
@@ -157,3 +165,17 @@ def test_help_names_the_stages_and_their_options():
     for name in STAGES:
         assert name in text
     assert "density" in text
+
+
+def test_the_page_on_stages_names_every_stage_and_options_that_there_are():
+    page = (Path(__file__).parents[1] / "docs" / "stages.md").read_text(encoding="utf-8")
+    options = stage_options()
+    for name in STAGES:
+        assert f"`{name}`" in page, name
+    for stage, option in re.findall(r"\b([a-z-]+)\.([a-z_]+)=", page):
+        assert stage == "train" or option in options[stage], (stage, option)
+
+
+def test_the_seed_of_the_command_is_that_of_the_stages():
+    assert [stage.seed for stage in stages_of(["product-quant"], {}, seed=7)] == [7]
+    assert [stage.seed for stage in stages_of(["product-quant"], {"product-quant.seed": 3}, seed=7)] == [3]

@@ -19,12 +19,15 @@ TRAINING = "train"
 """The part of options that are of the training of all stages."""
 
 
-def stages_of(apply: Sequence[str | Stage] | str | Stage, options: Mapping[str, Any] | None = None) -> list[Stage]:
+def stages_of(
+    apply: Sequence[str | Stage] | str | Stage, options: Mapping[str, Any] | None = None, *, seed: int = 0
+) -> list[Stage]:
     """Stages in the order in which they are applied.
 
     Args:
         apply: Names, or stages as objects (``Codebook(bits=4)``).
         options: ``STAGE.OPTION`` → value, for those that are given by name.
+        seed: Of those that have one among their options, where it is not given there.
     Raises:
         InputError: If a stage or an option is unknown, an option is of a wrong type, or of a stage that is not applied.
     """
@@ -39,7 +42,7 @@ def stages_of(apply: Sequence[str | Stage] | str | Stage, options: Mapping[str, 
             raise InputError(f"option {name!r} is not STAGE.OPTION; write for example codebook.bits=4")
         if part not in (*named, TRAINING):
             raise InputError(f"option {name!r} is of {_said(part)}; write {' or '.join([*named, TRAINING])}.OPTION")
-    return [_stage(each, settings) for each in given]
+    return [_stage(each, settings, seed) for each in given]
 
 
 def _said(part: str) -> str:
@@ -48,7 +51,7 @@ def _said(part: str) -> str:
     return f"no stage that is applied, and {part!r} is none{suggestion(part, list(STAGES))}"
 
 
-def _stage(given: str | Stage, options: Mapping[str, Any]) -> Stage:
+def _stage(given: str | Stage, options: Mapping[str, Any], seed: int) -> Stage:
     if not isinstance(given, str):
         if isinstance(given, type) or not callable(getattr(given, "encode", None)):
             raise InputError(f"{kind_of(given)} is no stage; give a name or a stage, such as Codebook(bits=4)")
@@ -56,7 +59,8 @@ def _stage(given: str | Stage, options: Mapping[str, Any]) -> Stage:
     kind: Any = STAGES.get(given)
     if kind is None:
         raise InputError(f"stage {given!r} is unknown{suggestion(given, list(STAGES))}")
-    stage: Stage = kind(**checked_options(kind, given, part_of(options, given)))
+    own = {"seed": seed} if "seed" in names_of(kind) else {}
+    stage: Stage = kind(**(own | checked_options(kind, given, part_of(options, given))))
     return stage
 
 

@@ -210,7 +210,7 @@ def stage(
         InputError: If a stage or an option is unknown, the order cannot work, or a stage needs data that are missing.
     """
     settings = dict(options or {})
-    stages = tuple(stages_of(apply, settings))
+    stages = tuple(stages_of(apply, settings, seed=seed))
     own = {name: value for name, value in settings.items() if name.startswith(f"{TRAINING}.")}
     training = Training(effort, distill, seed, device, own)
     if (train is None) != (validation is None):

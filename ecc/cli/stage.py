@@ -100,7 +100,8 @@ class _Given:
 
 def _run(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     settings = settings_of_texts(arguments.settings, "codebook.bits=4")
-    stages = tuple(stages_of([name for text in arguments.apply for name in text.split(",")], settings))
+    names = [name for text in arguments.apply for name in text.split(",")]
+    stages = tuple(stages_of(names, settings, seed=arguments.seed))
     own = {name: value for name, value in settings.items() if name.startswith(f"{TRAINING}.")}
     device = current_device(arguments.device or "cpu").torch_name
     training = Training(arguments.effort, arguments.distill, arguments.seed, device, own)
