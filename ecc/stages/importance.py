@@ -86,6 +86,10 @@ def _output_moves(known: Mapping[str, nn.Parameter], workshop: Workshop) -> dict
             if gradient is not None:
                 dense = gradient.to_dense() if gradient.is_sparse else gradient
                 sums[name] += dense.flatten(1).double().square().mean(1).cpu().numpy()
+    for path, module in workshop.model.named_modules():
+        name = f"{path}.weight" if path else "weight"
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None and name in sums:
+            sums[name][module.padding_idx] = sums[name].max()  # it has no gradient, but is read
     return sums
 
 

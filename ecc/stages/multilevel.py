@@ -30,15 +30,16 @@ from ecc.stages.row_allocation import Offer, allocate, at_price
 
 __all__ = ["LEVELS", "MultilevelProductQuant"]
 
-LEVELS = ("log8", "1x7", "1x6", "2x10", "2x8", "4x12", "4x8", "8x12", "8x8", "drop")
+LEVELS = ("log8", "1x8", "1x7", "1x6", "2x10", "2x8", "2x6", "4x10", "4x8", "4x6", "8x8", "drop")
 """Levels by default: from 8 bits per element down to 1, and rows of zeros."""
 
 Floats = NDArray[np.float64]
 Level = LogSetting | PartSetting | None
 
 _LEVEL = re.compile(r"(?P<part>\d+)x(?P<bits>\d+)|log(?P<log>\d+)(?P<rows>r?)|drop")
-_FITS = 5  # tries to end at the budget in bytes
+_FITS = 4  # tries to end at the budget in bytes
 _PRICES = 12  # that are tried for a loss
+_STEPS = 5  # of the k-means that levels are measured with
 _SAMPLE = 1 << 22  # elements of a tensor that levels are measured on
 
 
@@ -98,6 +99,8 @@ class MultilevelProductQuant:
         if self.max_loss and workshop is None:
             raise InputError("max_loss is kept to on validation data; give them, or a ratio or nbytes")
         importance = row_importance(self.importance, code, names, workshop)
+        if self.importance != "outputs":  # then errors relative to each tensor's own size are what compares
+            importance = {name: _relative(importance[name], code.nodes[name]) for name in names}
         levels = [_level(text) for text in dict.fromkeys(self.levels)]
         tensors = [_Tensor.measured(name, code.nodes[name], importance[name], levels, self) for name in names]
         if self.max_loss and workshop is not None:
@@ -118,7 +121,7 @@ class MultilevelProductQuant:
             size = sum(node_bytes(tensor.name, found.nodes[tensor.name]) for tensor in tensors)
             if size <= target and (best is None or size > best[0]):
                 best = size, found
-            if best is not None and best[0] > 0.995 * target:
+            if best is not None and best[0] > 0.99 * target:
                 break
             bits *= target / size * (1.0 if size <= target else 0.999)
         if best is None:
@@ -192,7 +195,7 @@ class _Tensor:
         distortion, bits = np.empty((buckets, len(levels))), np.empty((buckets, len(levels)))
         fixed = np.empty(len(levels))
         for i, level in enumerate(levels):
-            form = _form(values, level, None, stage.seed)
+            form = _form(values, level, None, stage.seed, _STEPS)
             decoded = torch.zeros_like(values) if form is None else decode_node(form)
             errors = (decoded.double() - values.double()).square().flatten(1).sum(1).numpy()
             distortion[:, i] = np.bincount(where, worth * errors, minlength=buckets) * share
@@ -210,7 +213,7 @@ class _Tensor:
         for number, i in enumerate(used, start=1):
             rows = level == i
             group[rows] = number
-            form = _form(self.values[torch.from_numpy(rows)], self.levels[i], self.importance[rows], seed)
+            form = _form(self.values[torch.from_numpy(rows)], self.levels[i], self.importance[rows], seed, 20)
             if form is not None:
                 parts[str(number)] = form
         if len(used) == 1 and group.all():
@@ -236,12 +239,12 @@ def _level(text: str) -> Level:
     return None
 
 
-def _form(values: Tensor, level: Level, weights: Floats | None, seed: int) -> Form | None:
+def _form(values: Tensor, level: Level, weights: Floats | None, seed: int, steps: int) -> Form | None:
     """Rows at a level; None for rows of zeros."""
     if isinstance(level, LogSetting):
         return encode_log(values, level)
     if isinstance(level, PartSetting):
-        return encode_product(values, level, weights=weights, seed=seed)
+        return encode_product(values, level, weights=weights, seed=seed, steps=steps)
     return None
 
 
@@ -252,6 +255,13 @@ def _code_bits(form: Form) -> int:
     if isinstance(peak, Numbers) and len(peak.values) > 1:
         bits += 8 * peak.values.numel() * peak.values.element_size()
     return bits
+
+
+def _relative(importance: Floats, node: Node) -> Floats:
+    """Importance of rows, shape (rows,), such that zeros in place of the tensor would count one."""
+    squares = node.values.double().square().flatten(1).sum(1).numpy() if isinstance(node, Numbers) else importance
+    total = float(importance @ squares)
+    return importance / total if 0 < total < math.inf else importance
 
 
 def _is_plain(node: Node) -> bool:

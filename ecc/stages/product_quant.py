@@ -150,6 +150,7 @@ def encode_product(
     weights: Floats | None = None,
     scaling: Literal["auto", "on", "off"] = "auto",
     seed: int = 0,
+    steps: int = 20,
 ) -> Form:
     """A matrix as codes of parts of its rows.
 
@@ -159,16 +160,17 @@ def encode_product(
         weights: Of the rows, shape (rows,); all equal when None.
         scaling: As in ``ProductQuant``.
         seed: Of the k-means.
+        steps: Of the k-means, where parts have more than one element.
     """
     matrix = values.detach().reshape(len(values), -1).double().numpy()
     deviations = matrix.std(0)
     unequal = deviations.std() > _UNEQUAL * deviations.mean()
     row_weights = np.ones(len(matrix)) if weights is None or not weights.any() else weights
-    plain = _product(values, matrix, setting, row_weights, None, seed)
+    plain = _product(values, matrix, setting, row_weights, None, (seed, steps))
     if scaling == "off" or (scaling == "auto" and not unequal):
         return plain
     scale = np.where(deviations > 0, deviations, 1.0)
-    scaled = _product(values, matrix, setting, row_weights, scale, seed)
+    scaled = _product(values, matrix, setting, row_weights, scale, (seed, steps))
     if scaling == "on" or _error(scaled, values, row_weights) < _error(plain, values, row_weights):
         return scaled
     return plain
@@ -186,7 +188,7 @@ def stored_bits(form: Form) -> int:
 
 
 def _product(
-    values: Tensor, matrix: Floats, setting: PartSetting, weights: Floats, scale: Floats | None, seed: int
+    values: Tensor, matrix: Floats, setting: PartSetting, weights: Floats, scale: Floats | None, search: tuple[int, int]
 ) -> Form:
     rows, columns = matrix.shape
     part = min(setting.part, columns)
@@ -200,10 +202,10 @@ def _product(
     whole = columns // part  # the last part may be cut off; a codebook is fitted to whole ones
     if shared:
         points = scaled[:, : whole * part].reshape(-1, part)
-        book = _codebook(points, entries, np.outer(weights, worth[:whole]).ravel(), seed)
+        book = _codebook(points, entries, np.outer(weights, worth[:whole]).ravel(), *search)
         books = [book] * positions
     else:
-        books = [_codebook(scaled[:, width], entries, weights, seed) for width in widths]
+        books = [_codebook(scaled[:, width], entries, weights, *search) for width in widths]
     codes = np.stack(
         [
             _nearest(scaled[:, width], book[:, : width.stop - width.start])
@@ -230,12 +232,22 @@ def _entries(bits: int, points: int, part: int, float_bits: int) -> int:
     return 1 << bits
 
 
-def _codebook(points: Floats, entries: int, weights: Floats, seed: int) -> Floats:
-    """Centroids (at most entries, part): exact Lloyd steps in one dimension, else k-means from D² samples."""
+def _codebook(points: Floats, entries: int, weights: Floats, seed: int, steps: int) -> Floats:
+    """Centroids (at most entries, part): exact Lloyd steps in one dimension, else k-means from D² samples.
+
+    Parts that are zero stay zero: padding of texts is read many times, and removed channels must not come back.
+    """
+    some = points.any(axis=1)
+    if not some.all():
+        zero = np.zeros((1, points.shape[1]))
+        if not some.any():
+            return zero
+        book = np.concatenate([_codebook(points[some], max(entries - 1, 1), weights[some], seed, steps), zero])
+        return np.sort(book, axis=0) if points.shape[1] == 1 else book
     if points.shape[1] == 1:
         weights = weights if weights.any() else np.ones(len(weights))
         return kmeans.lloyd(points[:, 0], entries, weights=weights, init="cube-root", seed=seed)[:, None]
-    return cluster(points, entries, weights=weights, seed=seed).astype(np.float64)
+    return cluster(points, entries, weights=weights, seed=seed, steps=steps).astype(np.float64)
 
 
 def _nearest(points: Floats, centroids: Floats) -> NDArray[np.int64]:
