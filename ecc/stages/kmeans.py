@@ -31,8 +31,8 @@ def lloyd(
 ) -> Floats:
     """At most ``k`` centroids, rising and distinct, each the mean of the values that are nearest to it.
 
-    A centroid that no value is nearest to stays until the others have come to rest, goes then to where mass is spread
-    widest, and is left out if it is still without values at the end.
+    A centroid that no value is nearest to goes to where mass is spread widest, and is left out if it is without values
+    at the end.
 
     Args:
         values: Shape (n,), n ≥ 1, finite.
@@ -50,10 +50,8 @@ def lloyd(
     centroids = np.unique(INITS[init](x, mass, k, np.random.default_rng(seed)))
     before = np.zeros(0, np.int64)
     for _ in range(steps):
+        centroids = _refilled(x, mass, centroids, k)
         cuts = _cuts(x, centroids)
-        if np.array_equal(cuts, before):
-            centroids = _refilled(x, mass, centroids, cuts, k)
-            cuts = _cuts(x, centroids)
         if np.array_equal(cuts, before):
             break
         before = cuts
@@ -64,8 +62,11 @@ def lloyd(
     return found
 
 
-def _refilled(x: NDArray[np.floating], mass: Floats, centroids: Floats, cuts: NDArray[np.int64], k: int) -> Floats:
+def _refilled(x: NDArray[np.floating], mass: Floats, centroids: Floats, k: int) -> Floats:
     """The centroids that have values, and those without in the clusters that spread most mass widest."""
+    cuts = _cuts(x, centroids)
+    if len(centroids) == k and (np.diff(mass[cuts]) > 0).all():
+        return centroids
     filled = np.diff(mass[cuts]) > 0
     low, high = x[cuts[:-1][filled]].astype(np.float64), x[cuts[1:][filled] - 1].astype(np.float64)
     kept = centroids[filled]
