@@ -29,8 +29,8 @@ def streams(code: PackedCode) -> list[Symbols]:
 def test_each_coder_is_without_loss_and_none_the_worse(density):
     coded = packed(Codebook(bits=5, epochs=0).encode(state(density)))
     huffman, entropy = Huffman().encode(coded), Entropy().encode(coded)
-    assert entropy.nbytes <= 1.002 * huffman.nbytes
-    assert huffman.nbytes < (1.0 if density < 0.1 else 0.97) * coded.nbytes
+    assert entropy.nbytes <= 1.002 * min(huffman.nbytes, coded.nbytes)
+    assert huffman.nbytes < (1.02 if density < 0.1 else 0.97) * coded.nbytes  # a table, for 360 entries
     for code in (huffman, entropy):
         assert sum(each.nbytes for each in code.stored().values()) < code.nbytes
         for name, tensor in PackedCode(*read(code.to_bytes())).decode().items():
