@@ -226,10 +226,13 @@ admissible widths are predicted at 31 and 46 %.
 
 Every method from the same trained networks, with the same training data, epochs in all, fine-tuning and floor of a
 tenth of every group. Methods that train while they choose spend a part of the epochs on it, admm its default of a
-quarter, netadapt and cooper half; the others fine-tune for all of them. `torch-pruning` is version 1.6.1, its
+quarter, netadapt and cooper half; the others fine-tune for all of them. `halp` is this package's allocation of HALP's
+sums of first-order importance (`knapsack.curves=importance`). `torch-pruning` is version 1.6.1, its
 importance and its pruner over all layers at the smallest pruning ratio that meets the budget; `cooper` is an augmented
 Lagrangian on hard-concrete gates with that library. The hypervolume is the accuracy averaged over budgets from 0 to
-dense, the mean over the seeds that were run with every budget. Only seeds that every method was run with count.
+dense, the mean over the seeds that were run with every budget. Only seeds that every method was run with count;
+Torch-Pruning by Taylor importance finds no ratio that meets 0.04 of digits-resnet with seed 4. The test set of the
+digits has 540 images: an image is 0.19 points, and down to 0.15 most methods are as good as the dense network.
 
 {fronts}
 
