@@ -137,6 +137,14 @@ def test_the_declared_memory_has_to_be_that_of_the_content(memory):
         opened(sealed(memory, [section("x", FLOAT, 0, b"\0\0\0\0")]))
 
 
+def test_no_bytes_follow_the_last_section():
+    body = section("x", FLOAT, 0, b"\0\0\0\0")
+    with pytest.raises(InputError, match="it holds less than it declares"):
+        opened(sealed(4, [body, section("y", FLOAT, 0, b"\0\0\0\0")], count=1))
+    with pytest.raises(InputError, match=r"it has \d+ bytes and declares \d+"):
+        opened(sealed(4, [body]) + b"\0")
+
+
 def test_a_file_that_declares_more_than_the_limit_is_refused_before_it_is_read():
     with pytest.raises(
         InputError, match=r"decodes to 67,108,865 bytes and 67,108,864 are allowed; give a larger limit"
