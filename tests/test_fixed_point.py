@@ -235,6 +235,7 @@ SCALES = Numbers(torch.ones(4))
         {"parameters": {"offset": 0.5}},
         {"parameters": {"offset": -1}},
         {"shape": (4, 31)},
+        {"shape": (), "parts": {"codes": Symbols(np.zeros(1, np.uint8), 255), "scales": Numbers(torch.tensor(1.0))}},
         {"shape": (1 << 40, 1 << 40)},
         {"dtype": torch.int32},
     ],

@@ -40,7 +40,7 @@ class Fixed:
             raise InputError("the scales of a fixed-point form must be numbers in float32 or int8")
         if scales.values.dtype == torch.int8 and scales.values.numel() and int(scales.values.min()) < EXPONENTS[0]:
             raise InputError(f"the exponents of a fixed-point form must be {EXPONENTS[0]} or more")
-        if tuple(scales.values.shape) not in {(1,), tuple(form.shape[:1])}:
+        if tuple(scales.values.shape) not in {(1,), (*form.shape, 1)[:1]}:
             raise InputError(f"the scales of a fixed-point form must be one, or one per row of {form.shape}")
         _check_codes(codes, form)
 
