@@ -87,18 +87,7 @@ class Overridden(nn.Module):
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the network gives."""
-        try:
-            return functional_call(self.network, self.tensors(), inputs, named, tie_weights=False)
-        finally:
-            _reconnect(self.network)
-
-
-def _reconnect(network: nn.Module) -> None:
-    """Recurrent layers keep a list of the weights of the last call; with parameters in it they can be copied."""
-    for module in network.modules():
-        if isinstance(module, nn.RNNBase):
-            for name, parameter in list(module.named_parameters(recurse=False)):
-                setattr(module, name, parameter)
+        return functional_call(self.network, self.tensors(), inputs, named, tie_weights=False)
 
 
 class TunedNetwork(Overridden):
