@@ -261,3 +261,15 @@ def test_a_state_is_packed_as_it_is():
     assert packed(start.model.state_dict()).nbytes == start.code.nbytes
     assert start.manifest is not None
     assert start.manifest.made_by == ""
+
+
+def test_training_under_other_options_is_not_resumed(tmp_path):
+    data = digits()
+    task = Task(data.train, data.validation, data.loss, data.score)
+
+    def made(density, folder):
+        job = StageJob(start_of_network(trained()), (Prune(density=density, epochs=1),), Training(), task, folder=folder)
+        return job.run().code.to_bytes()
+
+    made(0.5, tmp_path)
+    assert made(0.2, tmp_path) == made(0.2, None)

@@ -137,6 +137,12 @@ class StageJob:
             return None
         return evaluate(model, self.task.validation if self.test is None else self.test, self.task.score)
 
+    def _settings(self, stage: Stage) -> str:
+        """What a stage's training depends on beside the network that it begins with."""
+        limits = self.limits
+        energy = None if limits is None or limits.energy is None else limits.energy.limit
+        return repr((settings_of(stage), None if limits is None else limits.nbytes, energy))
+
     def _shop(self, model: nn.Module) -> Shop | None:
         if self.task is None:
             return None
@@ -150,7 +156,7 @@ class StageJob:
     ) -> tuple[PackedCode, dict[str, str]]:
         """The code that a stage makes, and what was chosen for each tensor."""
         stage = self.stages[place]
-        workshop = None if shop is None else shop.workshop(model, stage.name, place)
+        workshop = None if shop is None else shop.workshop(model, stage.name, place, self._settings(stage))
         if self.progress is not None:
             self.progress(stage.name, 0, 1)
         if self._sharing is not None and self._sharing.chooses(stage):

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -97,14 +98,16 @@ class Shop:
     progress: Progress | None = None
     rows: list[pd.DataFrame] = field(default_factory=list)
 
-    def workshop(self, model: nn.Module, stage: str, place: int = 0) -> Workshop:
+    def workshop(self, model: nn.Module, stage: str, place: int = 0, settings: str = "") -> Workshop:
         """That of a stage.
 
         Args:
             model: The network whose state it encodes.
             stage: Its name.
             place: Among the stages of the call.
+            settings: What else its training depends on; a state that was kept under others is not resumed.
         """
+        phases = count(1)
 
         def train_phase(
             model: nn.Module,
@@ -115,9 +118,12 @@ class Shop:
             l2: float = 0.0,
             each_step: Callable[[float], None] | None = None,
         ) -> None:
-            hook = None if each_step is None else _EachStep(each_step)
+            hook = _EachStep(each_step, f"each step of {settings}")
             shown = phase if phase.startswith(stage) else f"{stage}: {phase}"
-            self._train(model, shown, f"{place + 1}-{shown}", self.training.config(epochs, lr, l2), hook)
+            key = (
+                f"{place + 1}-{next(phases)}-{shown}"  # a stage may train several times, and does so again on resuming
+            )
+            self._train(model, shown, key, self.training.config(epochs, lr, l2), hook)
 
         inputs = tuple(moved(self.inputs, device_of(model)))
         return Workshop(model, self.task, train_phase, self.judge, inputs, self.training.seed, self.progress)
@@ -126,7 +132,7 @@ class Shop:
         """Mean loss and score of a network on the validation data."""
         return judge(model, self.task)
 
-    def _train(self, model: nn.Module, phase: str, key: str, config: TrainConfig, hook: Hook | None) -> None:
+    def _train(self, model: nn.Module, phase: str, key: str, config: TrainConfig, hook: Hook) -> None:
         teacher = self.teacher if config.distill > 0 else None
         file = re.sub(r"[^A-Za-z0-9_.-]+", "-", key)
         checkpoint = None if self.folder is None else FileCheckpoint(self.folder / f"{file}.safetensors")
@@ -147,12 +153,12 @@ class Shop:
 class _EachStep:
     """A hook that tells how much of the training is done; all state is the network's."""
 
-    tell: Callable[[float], None]
-
-    key = "each step"
+    tell: Callable[[float], None] | None
+    key: str
 
     def after_step(self, step: Step) -> bool:
-        self.tell((step.index + 1) / step.total)
+        if self.tell is not None:
+            self.tell((step.index + 1) / step.total)
         return False
 
     def figures(self) -> dict[str, float]:
