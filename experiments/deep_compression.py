@@ -74,7 +74,7 @@ class Recipe:
 
 LENETS = {
     "lenet-300-100": Recipe(
-        15, Prune(density=0.07, epochs=25, lr=2e-3, ramp=0.6, regrow=True), Codebook(bits=4, epochs=3, lr=2e-4)
+        15, Prune(density=0.06, epochs=25, lr=2e-3, ramp=0.6, regrow=True), Codebook(bits=4, epochs=3, lr=2e-4)
     ),
     "lenet5-caffe": Recipe(
         8, Prune(density=0.03, epochs=12, lr=2e-3, ramp=0.6, regrow=True), Codebook(bits=4, epochs=1, lr=2e-4)
