@@ -2,8 +2,9 @@ r"""What coding one tensor costs in loss: measured, or by second order where tha
 
 Measured is the increase of the mean loss on calibration batches with only that tensor coded. The second order takes
 :math:`\tfrac12 \sum_i F_i (\Delta w_i)^2` with the diagonal of the empirical Fisher information, the mean square of the
-gradients; by itself right for small changes only, it is scaled to a few measured candidates of each tensor. Without
-data, errors count relative to the squares of the tensor's weights.
+gradients; by itself right for small changes only, it is scaled to a few measured candidates of each tensor. Gains are
+chance and count as no loss; of candidates that lose nothing the one of the least squared error is preferred. Without
+data, squared errors relative to those of the tensor's weights are all that counts.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ Judging = Literal["auto", "measured", "second-order"]
 """How losses are found; ``auto`` measures where that takes at most 2000 forwards of a batch."""
 
 _MOST_FORWARDS = 2000
+_TIE = 1e-3  # of the loss, that an error as large as the weights counts beside what is measured
 _POINTS = 4  # candidates of each tensor that are measured where second order goes between
 _CHUNK = 16  # examples whose gradients are squared together
 
@@ -87,13 +89,26 @@ class Calibration:
     def losses(self, nodes: Mapping[str, Sequence[Node]], judging: Judging) -> dict[str, Floats]:
         """Increase of the loss with each candidate in the place of its tensor; by name, shape (candidates,)."""
         method = self.method(sum(map(len, nodes.values())), judging)
-        if method == "measured":
-            base = self._loss()
-            return {name: np.array([self._changed(name, node) - base for node in each]) for name, each in nodes.items()}
         weights = {name: decode_node(self.code.nodes[name]) for name in nodes}
+        errors = {name: _relative_errors(weights[name], each) for name, each in nodes.items()}
         if method == "squared error":
-            return {name: _relative_errors(weights[name], each) for name, each in nodes.items()}
-        base, curvature = self._loss(), self._fisher(list(nodes))
+            return errors
+        base = self._loss()
+        if not np.isfinite(base):
+            raise InputError("the loss of the network on its training data is not finite; mend the network or the data")
+        if method == "measured":
+            found = {
+                name: np.array([self._changed(name, node) - base for node in each]) for name, each in nodes.items()
+            }
+        else:
+            found = self._by_second_order(nodes, weights, base)
+        return {name: np.maximum(each, 0) + _TIE * abs(base) * errors[name] for name, each in found.items()}
+
+    def _by_second_order(
+        self, nodes: Mapping[str, Sequence[Node]], weights: Mapping[str, Tensor], base: float
+    ) -> dict[str, Floats]:
+        """The increases of the loss by curvature, scaled to a few that are measured."""
+        curvature = self._fisher(list(nodes))
         found = {}
         for name, each in nodes.items():
             proxies = np.array(
