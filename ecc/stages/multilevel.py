@@ -26,7 +26,7 @@ from ecc.stages.importance import IMPORTANCES, row_importance
 from ecc.stages.log_quant import LogSetting, encode_log
 from ecc.stages.nodes import Form, Node, Numbers, Symbols
 from ecc.stages.product_quant import PartSetting, encode_product, stored_bits
-from ecc.stages.row_allocation import Offer, allocate, at_price
+from ecc.stages.row_allocation import Offer, allocate, at_price, spent
 
 __all__ = ["LEVELS", "MultilevelProductQuant"]
 
@@ -37,9 +37,10 @@ Floats = NDArray[np.float64]
 Level = LogSetting | PartSetting | None
 
 _LEVEL = re.compile(r"(?P<part>\d+)x(?P<bits>\d+)|log(?P<log>\d+)(?P<rows>r?)|drop")
-_FITS = 4  # tries to end at the budget in bytes
+_GROUP_BITS = 3  # about, of a row's group
+_FITS = 5  # tries to end at the budget in bytes
 _PRICES = 12  # that are tried for a loss
-_STEPS = 5  # of the k-means that levels are measured with
+_STEPS, _FINAL_STEPS = 5, 30  # of the k-means, when levels are measured and when groups are encoded
 _SAMPLE = 1 << 22  # elements of a tensor that levels are measured on
 
 
@@ -114,16 +115,19 @@ class MultilevelProductQuant:
         if self.nbytes:
             target = self.nbytes - (code.nbytes - sum(node_bytes(each.name, code.nodes[each.name]) for each in tensors))
         offers = [tensor.offer for tensor in tensors]
-        best: tuple[int, PackedCode] | None = None
-        bits = 8.0 * target
+        best: tuple[float, PackedCode] | None = None
+        bits = 8.0 * target - sum(_GROUP_BITS * len(tensor.values) for tensor in tensors)
         for _ in range(_FITS):
-            found = self._encoded(code, tensors, allocate(offers, bits))
+            chosen = allocate(offers, bits)
+            found = self._encoded(code, tensors, chosen)
             size = sum(node_bytes(tensor.name, found.nodes[tensor.name]) for tensor in tensors)
-            if size <= target and (best is None or size > best[0]):
-                best = size, found
-            if best is not None and best[0] > 0.99 * target:
-                break
-            bits *= target / size * (1.0 if size <= target else 0.999)
+            if size <= target:
+                distortion = sum(tensor.distortion(found.nodes[tensor.name]) for tensor in tensors)
+                if best is None or distortion < best[0]:
+                    best = distortion, found
+                if size > 0.99 * target:
+                    break
+            bits = (bits if size <= target else spent(offers, chosen)) + 8 * (target - size)
         if best is None:
             raise InputError(f"multilevel-product-quant finds no levels within {target:,.0f} bytes; allow more")
         return best[1]
@@ -194,15 +198,17 @@ class _Tensor:
         share = np.bincount(bucket, minlength=buckets) / np.bincount(where, minlength=buckets)
         distortion, bits = np.empty((buckets, len(levels))), np.empty((buckets, len(levels)))
         fixed = np.empty(len(levels))
+        taken: list[Level] = []
         for i, level in enumerate(levels):
             form = _form(values, level, None, stage.seed, _STEPS)
+            taken.append(_as_fitted(level, form))
             decoded = torch.zeros_like(values) if form is None else decode_node(form)
             errors = (decoded.double() - values.double()).square().flatten(1).sum(1).numpy()
             distortion[:, i] = np.bincount(where, worth * errors, minlength=buckets) * share
             of_codes = 0 if form is None else _code_bits(form)
             bits[:, i] = of_codes / len(sample) * np.bincount(bucket, minlength=buckets)
             fixed[i] = 0 if form is None else stored_bits(form) - of_codes
-        return cls(name, node.values, importance, bucket, levels, Offer(distortion, bits, fixed))
+        return cls(name, node.values, importance, bucket, taken, Offer(distortion, bits, fixed))
 
     def encoded(self, chosen: NDArray[np.int64], seed: int) -> Node:
         """The tensor with a level for each bucket; codebooks are fitted to the rows that share a level."""
@@ -213,7 +219,7 @@ class _Tensor:
         for number, i in enumerate(used, start=1):
             rows = level == i
             group[rows] = number
-            form = _form(self.values[torch.from_numpy(rows)], self.levels[i], self.importance[rows], seed, 20)
+            form = _form(self.values[torch.from_numpy(rows)], self.levels[i], self.importance[rows], seed, _FINAL_STEPS)
             if form is not None:
                 parts[str(number)] = form
         if len(used) == 1 and group.all():
@@ -221,6 +227,11 @@ class _Tensor:
         symbols = Symbols(group, len(used) + 1)
         shape = tuple(self.values.shape)
         return Form("rows", shape, self.values.dtype, {}, {"group": symbols, **parts})
+
+    def distortion(self, node: Node) -> float:
+        """What a code of the tensor costs: squared errors of its rows, times their importance."""
+        errors = (decode_node(node).double() - self.values.double()).square().flatten(1).sum(1).numpy()
+        return float(errors @ self.importance)
 
 
 def _level(text: str) -> Level:
@@ -244,8 +255,17 @@ def _form(values: Tensor, level: Level, weights: Floats | None, seed: int, steps
     if isinstance(level, LogSetting):
         return encode_log(values, level)
     if isinstance(level, PartSetting):
-        return encode_product(values, level, weights=weights, seed=seed, steps=steps)
+        capped = weights is None  # of a group: the allocation has paid for its whole codebook
+        return encode_product(values, level, weights=weights, seed=seed, steps=steps, capped=capped)
     return None
+
+
+def _as_fitted(level: Level, form: Form | None) -> Level:
+    """The level with the bits that its codes have: small tensors have smaller codebooks."""
+    if isinstance(level, PartSetting) and form is not None:
+        codes = form.parts["codes"]
+        return replace(level, bits=max((codes.size - 1).bit_length(), 1) if isinstance(codes, Symbols) else level.bits)
+    return level
 
 
 def _code_bits(form: Form) -> int:

@@ -150,7 +150,8 @@ def encode_product(
     weights: Floats | None = None,
     scaling: Literal["auto", "on", "off"] = "auto",
     seed: int = 0,
-    steps: int = 20,
+    steps: int = 30,
+    capped: bool = True,
 ) -> Form:
     """A matrix as codes of parts of its rows.
 
@@ -161,16 +162,18 @@ def encode_product(
         scaling: As in ``ProductQuant``.
         seed: Of the k-means.
         steps: Of the k-means, where parts have more than one element.
+        capped: Whether the codebook may be no larger than its codes.
     """
     matrix = values.detach().reshape(len(values), -1).double().numpy()
     deviations = matrix.std(0)
     unequal = deviations.std() > _UNEQUAL * deviations.mean()
     row_weights = np.ones(len(matrix)) if weights is None or not weights.any() else weights
-    plain = _product(values, matrix, setting, row_weights, None, (seed, steps))
+    search = _Search(seed, steps, capped)
+    plain = _product(values, matrix, setting, row_weights, None, search)
     if scaling == "off" or (scaling == "auto" and not unequal):
         return plain
     scale = np.where(deviations > 0, deviations, 1.0)
-    scaled = _product(values, matrix, setting, row_weights, scale, (seed, steps))
+    scaled = _product(values, matrix, setting, row_weights, scale, search)
     if scaling == "on" or _error(scaled, values, row_weights) < _error(plain, values, row_weights):
         return scaled
     return plain
@@ -187,8 +190,17 @@ def stored_bits(form: Form) -> int:
     return bits
 
 
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """How codebooks are looked for; see ``encode_product``."""
+
+    seed: int
+    steps: int
+    capped: bool
+
+
 def _product(
-    values: Tensor, matrix: Floats, setting: PartSetting, weights: Floats, scale: Floats | None, search: tuple[int, int]
+    values: Tensor, matrix: Floats, setting: PartSetting, weights: Floats, scale: Floats | None, search: _Search
 ) -> Form:
     rows, columns = matrix.shape
     part = min(setting.part, columns)
@@ -198,14 +210,16 @@ def _product(
     widths = [slice(i * part, min((i + 1) * part, columns)) for i in range(positions)]
     worth = np.array([1.0 if scale is None else float(np.square(scale[width]).mean()) for width in widths])
     shared = setting.codebooks == "shared"
-    entries = _entries(setting.bits, rows * positions if shared else rows, part, 8 * values.element_size())
+    entries = 1 << setting.bits
+    if search.capped:
+        entries = _entries(setting.bits, rows * positions if shared else rows, part, 8 * values.element_size())
     whole = columns // part  # the last part may be cut off; a codebook is fitted to whole ones
     if shared:
         points = scaled[:, : whole * part].reshape(-1, part)
-        book = _codebook(points, entries, np.outer(weights, worth[:whole]).ravel(), *search)
+        book = _codebook(points, entries, np.outer(weights, worth[:whole]).ravel(), search)
         books = [book] * positions
     else:
-        books = [_codebook(scaled[:, width], entries, weights, *search) for width in widths]
+        books = [_codebook(scaled[:, width], entries, weights, search) for width in widths]
     codes = np.stack(
         [
             _nearest(scaled[:, width], book[:, : width.stop - width.start])
@@ -232,7 +246,7 @@ def _entries(bits: int, points: int, part: int, float_bits: int) -> int:
     return 1 << bits
 
 
-def _codebook(points: Floats, entries: int, weights: Floats, seed: int, steps: int) -> Floats:
+def _codebook(points: Floats, entries: int, weights: Floats, search: _Search) -> Floats:
     """Centroids (at most entries, part): exact Lloyd steps in one dimension, else k-means from D² samples.
 
     Parts that are zero stay zero: padding of texts is read many times, and removed channels must not come back.
@@ -242,12 +256,12 @@ def _codebook(points: Floats, entries: int, weights: Floats, seed: int, steps: i
         zero = np.zeros((1, points.shape[1]))
         if not some.any():
             return zero
-        book = np.concatenate([_codebook(points[some], max(entries - 1, 1), weights[some], seed, steps), zero])
+        book = np.concatenate([_codebook(points[some], max(entries - 1, 1), weights[some], search), zero])
         return np.sort(book, axis=0) if points.shape[1] == 1 else book
     if points.shape[1] == 1:
         weights = weights if weights.any() else np.ones(len(weights))
-        return kmeans.lloyd(points[:, 0], entries, weights=weights, init="cube-root", seed=seed)[:, None]
-    return cluster(points, entries, weights=weights, seed=seed, steps=steps).astype(np.float64)
+        return kmeans.lloyd(points[:, 0], entries, weights=weights, init="cube-root", seed=search.seed)[:, None]
+    return cluster(points, entries, weights=weights, seed=search.seed, steps=search.steps).astype(np.float64)
 
 
 def _nearest(points: Floats, centroids: Floats) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ _ROUNDS = 32  # in which the first centroids are drawn
 
 
 def cluster(
-    points: Floats, size: int, *, weights: Floats | None = None, steps: int = 20, seed: int = 0
+    points: Floats, size: int, *, weights: Floats | None = None, steps: int = 30, seed: int = 0
 ) -> NDArray[np.float32]:
     """Centroids that make the weighted squared distance of the points to the nearest one small.
 
@@ -35,7 +35,7 @@ def cluster(
         points: Shape (n, d).
         size: Of the codebook; where there are fewer different points, they are the codebook.
         weights: Of the points, shape (n,), not negative; all equal when None.
-        steps: Lloyd's steps at most; they end once the error falls by less than 0.1 %.
+        steps: Lloyd's steps at most; they end once the error falls by less than 0.03 %.
         seed: Of the sampling.
 
     Returns:
@@ -59,7 +59,7 @@ def cluster(
         codes = nearest(x, centroids)
         errors = w * _squares(x, centroids[codes])
         total = float(errors.sum())
-        if total >= 0.999 * last:
+        if total >= 0.9997 * last:
             break
         last = total
         centroids = _means(x, w, codes, errors, centroids)
