@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import safetensors.torch
-from torch import Tensor, nn
+from torch import nn
 
 from ecc.api.describing import Source, manifest_of_network
 from ecc.api.keeping import CUT, Loaded
@@ -106,7 +106,8 @@ def start_of_network(model: nn.Module, inputs: Any = None, *, source: Source | N
     """
     own = copy_sharing(model, {}).eval()
     code = packed(own.state_dict())
-    nbytes = len(safetensors.torch.save({name: _values(node) for name, node in code.nodes.items()}))
+    tensors = {name: node.values for name, node in code.nodes.items() if isinstance(node, Numbers)}  # all of them
+    nbytes = len(safetensors.torch.save(tensors))
     if inputs is None:
         reason = "nothing is known of its inputs; give data, or example_inputs"
         return Start(own, code, nbytes, reason=reason)
@@ -124,8 +125,3 @@ def _tuple_of(inputs: Any) -> tuple[Any, ...]:
     if isinstance(inputs, tuple | list):
         return tuple(inputs)
     return () if inputs is None or isinstance(inputs, Mapping) else (inputs,)
-
-
-def _values(node: Any) -> Tensor:
-    values: Tensor = node.values if isinstance(node, Numbers) else node
-    return values
