@@ -268,7 +268,9 @@ def test_training_under_other_options_is_not_resumed(tmp_path):
     task = Task(data.train, data.validation, data.loss, data.score)
 
     def made(density, folder):
-        job = StageJob(start_of_network(trained()), (Prune(density=density, epochs=1),), Training(), task, folder=folder)
+        job = StageJob(
+            start_of_network(trained()), (Prune(density=density, epochs=1),), Training(), task, folder=folder
+        )
         return job.run().code.to_bytes()
 
     made(0.5, tmp_path)
