@@ -13,6 +13,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from ecc.stages.factors import Factors, RelaidFactors
 from ecc.stages.fixed_point.fixed import Fixed
 from ecc.stages.fixed_point.split import Sum
 from ecc.stages.half_precision import HalfPrecision
@@ -71,6 +72,8 @@ _ALL: tuple[Kind, ...] = (
     RowLevels(),
     Fixed(),
     Sum(),
+    Factors(),
+    RelaidFactors(),
 )
 
 KINDS: Mapping[str, Kind] = MappingProxyType({kind.name: kind for kind in _ALL})
