@@ -2,14 +2,15 @@
 
     python experiments/shared_energy.py [--fresh] [--quick]
 
-A network of 64-300-100-10 on scikit-learn's digits, trained here; energy of the systolic array ``eyeriss`` as fractions of
-dense. Settings are chosen tensor by tensor on training data; the accuracy is of test data that nothing else sees.
+A network of 64-300-100-10 on scikit-learn's digits, trained here; energy of the systolic array ``eyeriss`` as fractions
+of dense. Settings are chosen tensor by tensor on training data; the accuracy is of test data that nothing else sees.
 Writes measurements/stages/shared_energy.csv.
 """
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,7 +99,7 @@ def main() -> None:
         for budget in BUDGETS[-1:] if arguments.quick else BUDGETS:
             for apply in PIPELINES:
                 key = {"seed": seed, "stages": " + ".join(apply), "budget": budget}
-                records.add(key, lambda apply=apply, budget=budget: measured(model, parts, apply, budget, seed))
+                records.add(key, partial(measured, model, parts, apply, budget, seed))
     for row in records.rows:
         print(row["seed"], row["budget"], row["stages"], row["accuracy"], row.get("energy"), row.get("bytes"))
     if arguments.quick:
