@@ -77,7 +77,12 @@ WEIGHTS = {
     "int8 weights, one power of two": FixedPoint(power_of_two=True, per_channel=False, clip="max"),
     "split, one power of two": FixedPoint(power_of_two=True, per_channel=False, split=True),
 }
-INTEGERS = {"integer path": IntegerPath(), "integer path, whole ranges": IntegerPath(calibration="max", clip="max")}
+INTEGERS = {
+    "integer path": IntegerPath(),
+    "integer path, whole ranges": IntegerPath(calibration="max"),
+    "integer path, fitted weights": IntegerPath(clip="mse"),
+}
+RUNTIME = {f"ONNX Runtime int8, {each}": Int8(calibration=each) for each in ("max", "percentile")}
 
 TIMED: dict[str, tuple[str, dict[str, str], tuple[int, ...]]] = {
     "lenet5-caffe": ("lenet5-caffe", {}, (1, 28, 28)),
@@ -151,7 +156,8 @@ def variants(case: Case) -> Iterator[tuple[str, int, Callable[[], tuple[Callable
     for seed in SEEDS:
         for name, path in INTEGERS.items():
             yield name, seed, lambda path=path, seed=seed: on_integers(path, seed)
-        yield "ONNX Runtime int8", seed, lambda seed=seed: by_onnx_runtime(Int8(), seed)
+        for name, settings in RUNTIME.items():
+            yield name, seed, lambda settings=settings, seed=seed: by_onnx_runtime(settings, seed)
 
 
 def accuracy(fresh: bool, quick: bool) -> None:

@@ -65,6 +65,13 @@ def test_speed_is_a_ratio_with_an_interval(made):
     assert found.reference > 0
 
 
+@pytest.mark.parametrize("calibration", ["percentile", "entropy"])
+def test_other_ranges_of_activations_print_nothing(calibration, capsys):
+    found = int8_session(network(), X[:4], [X], settings=Int8(calibration=calibration))
+    assert found.agreement > 0.8
+    assert capsys.readouterr() == ("", "")
+
+
 def test_weights_get_seven_bits_where_sums_would_saturate():
     import onnx
     from onnx import numpy_helper

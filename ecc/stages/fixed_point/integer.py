@@ -41,12 +41,12 @@ class IntegerPath:
 
     Attributes:
         calibration: How ranges of activations are found: ``mse``, ``max`` or ``percentile``.
-        clip: How ranges of weights are found: ``mse`` or ``max``.
+        clip: How ranges of weights are found: ``max`` or ``mse``.
         split: Whether large weights take 16 bits in a sparse matrix of their own.
     """
 
     calibration: str = "mse"
-    clip: str = "mse"
+    clip: str = "max"
     split: bool = False
 
     def __post_init__(self) -> None:
