@@ -17,7 +17,7 @@ FROM_NETWORK = ("fold",)
 """Stages that look at the network and not at data."""
 
 _FIRST = ("fold",)  # they change weights that must not be encoded yet
-_LEAVE_FLOATS = ("prune",)  # what they encode can be quantised
+_LEAVE_FLOATS = ("prune", "svd", "deepthin")  # what they encode can be quantised
 _OF_ANY = ("half", "huffman", "entropy")  # they take tensors of every kind
 _CODERS = ("huffman", "entropy")  # of these, those that leave floats alone
 _OF_CODES = ("huffman",)  # of these, those that need what others have encoded

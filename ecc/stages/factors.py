@@ -1,9 +1,9 @@
 """The kinds ``factors`` and ``deepthin``: tensors that are the product of two thin matrices, as it is or laid anew.
 
-Both have the parts ``left`` and ``right``, floats, and no parameters. In ``factors`` the product is the tensor as a matrix
-of its first axis and the others. In ``deepthin`` (Sotoudeh and Baghsorkhi, 2018) the product's elements, in row-major
-order, are the tensor's in row-major order: with rows of another length their copies are broken up, and the tensor has a
-rank far above that of the factors.
+Both have the parts ``left`` and ``right``, floats, and no parameters. In ``factors`` the product is the tensor as a
+matrix of its first axis and the others. In ``deepthin`` (Sotoudeh and Baghsorkhi, 2018) the product's elements, in
+row-major order, are the tensor's in row-major order: with rows of another length their copies are broken up, and the
+tensor has a rank far above that of the factors.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from ecc.core.code import Stage
 from ecc.stages.codebook import Codebook
 from ecc.stages.deep_compression import DeepCompression
+from ecc.stages.deepthin import DeepThin
 from ecc.stages.entropy import Entropy, Huffman
 from ecc.stages.fixed_point.stage import FixedPoint
 from ecc.stages.fold import Fold
@@ -16,12 +17,15 @@ from ecc.stages.log_quant import LogQuant
 from ecc.stages.multilevel import MultilevelProductQuant
 from ecc.stages.product_quant import ProductQuant
 from ecc.stages.prune import Prune
+from ecc.stages.svd import Svd
 
 __all__ = ["STAGES"]
 
 STAGES: Mapping[str, type[Stage]] = MappingProxyType(
     {
         "fold": Fold,
+        "svd": Svd,
+        "deepthin": DeepThin,
         "deep-compression": DeepCompression,
         "prune": Prune,
         "codebook": Codebook,
