@@ -78,6 +78,20 @@ def test_with_few_states_the_bound_stays_below_the_optimum_and_the_gap_above_zer
     assert max(gaps) > 0
 
 
+def test_the_search_finds_what_single_changes_do_not():
+    """Costs and gains nearly alike, so that only the right combination fills the limit."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        sizes = rng.integers(20, 60, (6, 2)).cumsum(1)
+        costs = [np.append(0, each)[:, None].astype(float) for each in sizes]
+        losses = [-(each[:, 0] + np.where(each[:, 0] > 0, rng.random(3), 0)) for each in costs]
+        limit = 0.55 * sum(each.max() for each in costs)
+        found = select(losses, costs, [limit])
+        assert found is not None
+        assert found.loss == pytest.approx(_brute_force(losses, costs, np.array([limit])), rel=1e-12)
+        assert found.gap == 0
+
+
 def test_a_hundred_groups_are_solved_to_the_optimum():
     rng = np.random.default_rng(0)
     losses, costs = [], []
