@@ -137,7 +137,7 @@ def resnet20(records: Records, seed: int, folder: Path, *, quick: bool) -> None:
     case = CASES["resnet20"]
     data = case.load()
     model = case.start(data, seed, folder)
-    jpeg = load_data("cifar10", batch_size=512).test
+    jpeg = load_data("cifar10-jpeg", batch_size=512).test
     for density in DENSITIES[:1] if quick else DENSITIES:
         prune = Prune(density=density, epochs=1 if quick else 6, lr=1e-3, regrow=True)
         steps: list[tuple[str, Stage]] = [
