@@ -105,7 +105,7 @@ DEEP = (CODEBOOK, 2, 0, 0, 1, 10 << 0)
         (section("x", SYMBOLS, 0, 1 << 60, 0), "needs 9223372036854775808 bytes"),
         (section("x", SYMBOLS, 1 << 24, 1, 3, b"123"), "an alphabet of 16777217"),
         (section("x", SYMBOLS | 9 << 2, 1, 1, 1, b"1"), "coder 9"),
-        (section("x", 3), "node of sort 3"),
+        (section("x", 3), "shared part 0 is named of 0"),
         (section("x", 99 << 2), "number format 99"),
         (section("x", CODEBOOK, 250, 0, 0, 0), "kind 250"),
         (section("x", CODEBOOK, 2, 0, 65), "65 parts or parameters"),

@@ -17,7 +17,8 @@ FROM_NETWORK = ("fold",)
 """Stages that look at the network and not at data."""
 
 _FIRST = ("fold",)  # they change weights that must not be encoded yet
-_LEAVE_FLOATS = ("prune", "svd", "deepthin")  # what they encode can be quantised
+_LEAVE_FLOATS = ("prune", "svd", "deepthin", "hashed", "multi-hash")  # what they encode can be quantised
+_OF_WHOLE = ("hashed", "multi-hash")  # they take tensors that no other stage has encoded
 _OF_ANY = ("half", "huffman", "entropy")  # they take tensors of every kind
 _CODERS = ("huffman", "entropy")  # of these, those that leave floats alone
 _OF_CODES = ("huffman",)  # of these, those that need what others have encoded
@@ -49,6 +50,8 @@ def demand_order(stages: Sequence[Stage], code: PackedCode) -> None:
             _demand_none(stage.name, encoded)
         else:
             _demand_some(stage.name, names, quantised)
+            if stage.name in _OF_WHOLE:
+                _demand_whole(stage.name, names, encoded)
             encoded |= {name: stage.name for name in names if name not in encoded}
             if stage.name not in _LEAVE_FLOATS:
                 quantised |= {name: stage.name for name in names if name not in quantised}
@@ -71,6 +74,12 @@ def _demand_some(stage: str, names: Sequence[str], quantised: Mapping[str, str])
         by = " and ".join(dict.fromkeys(quantised[name] for name in names))
         mend = f"apply {stage} before" if stage in _LEAVE_FLOATS else "apply one of them only"
         raise InputError(f"{stage} finds no float weights, because {by} has quantised them; {mend}")
+
+
+def _demand_whole(stage: str, names: Sequence[str], encoded: Mapping[str, str]) -> None:
+    if all(name in encoded for name in names):
+        by = " and ".join(dict.fromkeys(encoded[name] for name in names))
+        raise InputError(f"{stage} takes weights that are stored as they are, and {by} has encoded them; leave one out")
 
 
 def _tensors_of(code: PackedCode, layers: Sequence[str]) -> list[str]:

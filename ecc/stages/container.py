@@ -18,7 +18,7 @@ from typing import BinaryIO
 from ecc.core.errors import InputError, StorageError
 from ecc.stages.byte_layout import WORDS, ByteSink, ByteSource
 from ecc.stages.nodes import Node
-from ecc.stages.tree_layout import Allowance, memory_of, read_node, write_node
+from ecc.stages.tree_layout import Allowance, SharedForms, memory_of, read_node, write_node
 
 __all__ = ["MAGIC", "node_bytes", "read", "section_bytes", "stream", "to_bytes", "write"]
 
@@ -101,7 +101,7 @@ def read(content: bytes, *, limit_bytes: int | None = None) -> tuple[dict[str, N
 
 
 def stream(path: str | Path, *, limit_bytes: int | None = None) -> Iterator[tuple[str, Node]]:
-    """The tensors of a file one after the other, while only one section is in memory.
+    """The tensors of a file one after the other, while only one section and what several share is in memory.
 
     Tied names follow one another with one and the same node.
 
@@ -219,14 +219,14 @@ def _shared(one: str, other: str) -> int:
 
 def _bodies(nodes: Mapping[str, Node], aliases: Mapping[str, str]) -> list[bytes]:
     """The sections with their lengths, without checksums."""
-    names = _Names(list(WORDS))
+    names, shared = _Names(list(WORDS)), SharedForms()
     bodies = []
     for name, node in nodes.items():
         sink = ByteSink(names.words)
         group = [name, *(alias for alias, target in aliases.items() if target == name)]
         for each in group:
             names.write(sink, each, each is not group[-1])
-        write_node(sink, node)
+        write_node(sink, node, shared)
         length = ByteSink()
         length.whole(len(sink.content))
         bodies.append(bytes(length.content + sink.content))
@@ -235,14 +235,14 @@ def _bodies(nodes: Mapping[str, Node], aliases: Mapping[str, str]) -> list[bytes
 
 def _sections(take: _Take, header: _Header) -> Iterator[tuple[list[str], Node]]:
     """The tensors with their names, one section in memory at a time."""
-    allowance, names = Allowance(header.memory), _Names(list(WORDS))
+    allowance, names, shared = Allowance(header.memory), _Names(list(WORDS)), SharedForms()
     for number, body in enumerate(_read_bodies(take, header), 1):
         where = f"section {number} of {header.count}"
         try:
             source = ByteSource(body, names.words)
             found = names.read_all(source)
             where = repr(found[0])
-            node = read_node(source, allowance)
+            node = read_node(source, allowance, shared)
             if source.left:
                 raise InputError(f"{source.left} bytes are left over")
         except InputError as error:

@@ -17,10 +17,13 @@ from ecc.stages.factors import Factors, RelaidFactors
 from ecc.stages.fixed_point.fixed import Fixed
 from ecc.stages.fixed_point.split import Sum
 from ecc.stages.half_precision import HalfPrecision
+from ecc.stages.hashed_values import HashedValues
 from ecc.stages.log_levels import LogLevels
 from ecc.stages.nodes import Form
 from ecc.stages.product_codes import ProductCodes
+from ecc.stages.reconstructed_values import ReconstructedValues
 from ecc.stages.row_levels import RowLevels
+from ecc.stages.shared_parts import SharedPart
 from ecc.stages.shared_values import SharedValues
 from ecc.stages.sparse_index import SparseIndex
 
@@ -64,6 +67,7 @@ class Kind(Protocol):
 
 
 _ALL: tuple[Kind, ...] = (
+    SharedPart(),
     SparseIndex(),
     SharedValues(),
     HalfPrecision(),
@@ -72,6 +76,8 @@ _ALL: tuple[Kind, ...] = (
     RowLevels(),
     Fixed(),
     Sum(),
+    HashedValues(),
+    ReconstructedValues(),
     Factors(),
     RelaidFactors(),
 )

@@ -13,7 +13,9 @@ from ecc.stages.entropy import Entropy, Huffman
 from ecc.stages.fixed_point.stage import FixedPoint
 from ecc.stages.fold import Fold
 from ecc.stages.half import Half
+from ecc.stages.hashed import Hashed
 from ecc.stages.log_quant import LogQuant
+from ecc.stages.multi_hash import MultiHash
 from ecc.stages.multilevel import MultilevelProductQuant
 from ecc.stages.product_quant import ProductQuant
 from ecc.stages.prune import Prune
@@ -26,6 +28,8 @@ STAGES: Mapping[str, type[Stage]] = MappingProxyType(
         "fold": Fold,
         "svd": Svd,
         "deepthin": DeepThin,
+        "hashed": Hashed,
+        "multi-hash": MultiHash,
         "deep-compression": DeepCompression,
         "prune": Prune,
         "codebook": Codebook,

@@ -17,10 +17,13 @@ from torch import Tensor
 
 from ecc.core.errors import InputError
 
-__all__ = ["Form", "Node", "Numbers", "Symbols", "is_floating", "leaves", "map_leaves", "map_weights", "shape_of"]
+__all__ = [
+    "Form", "Node", "Numbers", "Symbols", "is_floating", "is_same", "leaves", "map_leaves", "map_weights", "shape_of",
+]  # fmt: skip
 
 _MOST_SYMBOLS = 1 << 24
 _QUANTISED = frozenset({"codebook", "fixed", "log", "product", "sum"})  # kinds whose floats are scales and codebooks
+_WEIGHTS = {"multi-hash": ("space",)}  # parts that carry weights, of kinds with others beside them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +112,9 @@ def map_weights(node: Node, change: Callable[[Numbers], Node]) -> Node:
     if isinstance(node, Form):
         if node.kind in _QUANTISED:
             return node
-        return replace(node, parts={name: map_weights(part, change) for name, part in node.parts.items()})
+        weights = _WEIGHTS.get(node.kind, tuple(node.parts))
+        parts = {name: map_weights(part, change) if name in weights else part for name, part in node.parts.items()}
+        return replace(node, parts=parts)
     return change(node) if isinstance(node, Numbers) and node.values.is_floating_point() else node
 
 
@@ -118,6 +123,28 @@ def shape_of(node: Node) -> tuple[int, ...]:
     if isinstance(node, Form):
         return node.shape
     return tuple(node.values.shape)
+
+
+def is_same(one: Node, other: Node) -> bool:
+    """Whether two trees are stored in the same way and hold the same, bit for bit."""
+    if one is other:
+        return True
+    if isinstance(one, Form) and isinstance(other, Form):
+        return (
+            (one.kind, one.shape, one.dtype, one.parameters) == (other.kind, other.shape, other.dtype, other.parameters)
+            and list(one.parts) == list(other.parts)
+            and all(map(is_same, one.parts.values(), other.parts.values()))
+        )
+    if isinstance(one, Symbols) and isinstance(other, Symbols):
+        return (one.size, one.coder) == (other.size, other.coder) and np.array_equal(one.values, other.values)
+    if isinstance(one, Numbers) and isinstance(other, Numbers):
+        a, b = one.values.detach(), other.values.detach()
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(_bytes_of(a), _bytes_of(b))
+    return False
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1).view(torch.uint8)
 
 
 def is_floating(node: Node | None) -> bool:

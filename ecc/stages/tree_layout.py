@@ -14,16 +14,17 @@ from ecc.core.errors import InputError
 from ecc.stages.byte_layout import ByteSink, ByteSource
 from ecc.stages.coders.registry import CODERS
 from ecc.stages.kinds import KINDS
-from ecc.stages.nodes import Form, Node, Numbers, Symbols
+from ecc.stages.nodes import Form, Node, Numbers, Symbols, is_same
+from ecc.stages.shared_parts import SharedPart
 
-__all__ = ["Allowance", "memory_of", "read_node", "write_node"]
+__all__ = ["Allowance", "SharedForms", "memory_of", "read_node", "write_node"]
 
 _DTYPES = (
     torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.bfloat16,
     torch.float32, torch.float64, torch.complex64, torch.complex128, torch.uint16, torch.uint32, torch.uint64,
     torch.float8_e4m3fn, torch.float8_e5m2,
 )  # fmt: skip
-_NUMBERS, _SYMBOLS, _FORM = 0, 1, 2  # the lowest two bits of a node's first byte
+_NUMBERS, _SYMBOLS, _FORM, _AGAIN = range(4)  # the lowest two bits of a node's first byte
 _NATURAL, _NEGATIVE, _DOUBLE, _SINGLE = range(4)  # how a parameter is stored
 _MOST_AXES, _MOST_DEPTH, _MOST_PARTS = 16, 8, 64
 _SYMBOL_BYTES = 8  # in memory when it is decoded: symbols become int64
@@ -50,6 +51,35 @@ class Allowance:
         self.left -= nbytes
 
 
+class SharedForms:
+    """The forms of kind ``shared`` that a file has told so far, in order: each is told once and then by its number."""
+
+    def __init__(self) -> None:
+        self._told: list[Form] = []
+
+    def number(self, form: Form) -> int | None:
+        """Of a form that is the same; None if it is a new one, which is the next from now on."""
+        for number, known in enumerate(self._told):
+            if is_same(known, form):
+                return number
+        self._told.append(form)
+        return None
+
+    def add(self, form: Form) -> None:
+        """The next one, as it was read."""
+        self._told.append(form)
+
+    def form(self, number: int) -> Form:
+        """The one of a number.
+
+        Raises:
+            InputError: If there is none.
+        """
+        if number >= len(self._told):
+            raise InputError(f"shared part {number} is named of {len(self._told)}")
+        return self._told[number]
+
+
 def memory_of(node: Node) -> int:
     """Bytes of a tree's tensors, all its nodes decoded; what a file declares of it."""
     if isinstance(node, Numbers):
@@ -60,8 +90,11 @@ def memory_of(node: Node) -> int:
     return own + sum(memory_of(part) for part in node.parts.values())
 
 
-def write_node(sink: ByteSink, node: Node, depth: int = 0) -> None:
+def write_node(sink: ByteSink, node: Node, shared: SharedForms, depth: int = 0) -> None:
     """Append a tree.
+
+    Args:
+        shared: Of the file.
 
     Raises:
         InputError: If the container has no way to store it.
@@ -75,15 +108,20 @@ def write_node(sink: ByteSink, node: Node, depth: int = 0) -> None:
         _write_shape(sink, tuple(node.values.shape))
         sink.content += _tensor_bytes(node.values)
     else:
-        _write_form(sink, node, depth)
+        number = shared.number(node) if node.kind == SharedPart.name else None
+        if number is None:
+            _write_form(sink, node, shared, depth)
+        else:
+            sink.whole(number << 2 | _AGAIN)
 
 
-def read_node(source: ByteSource, allowance: Allowance, depth: int = 0) -> Node:
+def read_node(source: ByteSource, allowance: Allowance, shared: SharedForms, depth: int = 0) -> Node:
     """The tree that comes next, its forms checked by their kinds.
 
     Args:
         source: Of the bytes.
         allowance: What the tree may take of memory; asked before anything is allocated.
+        shared: Of the file.
         depth: Of the node in its tree.
 
     Raises:
@@ -98,8 +136,10 @@ def read_node(source: ByteSource, allowance: Allowance, depth: int = 0) -> Node:
     if sort == _SYMBOLS:
         return _read_symbols(source, detail, allowance)
     if sort == _FORM:
-        return _read_form(source, _dtype(detail), allowance, depth)
-    raise InputError(f"a node of sort {sort} is not known to this version of ecc")
+        return _read_form(source, _dtype(detail), allowance, shared, depth)
+    form = shared.form(detail)
+    allowance.take(memory_of(form))
+    return form
 
 
 def _write_symbols(sink: ByteSink, node: Symbols) -> None:
@@ -126,7 +166,7 @@ def _read_symbols(source: ByteSource, number: int, allowance: Allowance) -> Symb
     return Symbols(coder.decode(content, size, count), size, coder.name)
 
 
-def _write_form(sink: ByteSink, node: Form, depth: int) -> None:
+def _write_form(sink: ByteSink, node: Form, shared: SharedForms, depth: int) -> None:
     if node.kind not in KINDS:
         raise InputError(f"Form(kind=...) must be one of {', '.join(KINDS)}, got {node.kind!r}")
     if len(node.parts) > _MOST_PARTS or len(node.parameters) > _MOST_PARTS:
@@ -140,10 +180,10 @@ def _write_form(sink: ByteSink, node: Form, depth: int) -> None:
     sink.whole(len(node.parts))
     for name, part in node.parts.items():
         sink.word(name)
-        write_node(sink, part, depth + 1)
+        write_node(sink, part, shared, depth + 1)
 
 
-def _read_form(source: ByteSource, dtype: torch.dtype, allowance: Allowance, depth: int) -> Form:
+def _read_form(source: ByteSource, dtype: torch.dtype, allowance: Allowance, shared: SharedForms, depth: int) -> Form:
     number = source.whole()
     kind = next((kind for kind in KINDS.values() if kind.number == number), None)
     if kind is None:
@@ -161,9 +201,11 @@ def _read_form(source: ByteSource, dtype: torch.dtype, allowance: Allowance, dep
         name, _ = source.word()
         if name in parts:
             raise InputError(f"part {name!r} is there twice")
-        parts[name] = read_node(source, allowance, depth + 1)
+        parts[name] = read_node(source, allowance, shared, depth + 1)
     form = Form(kind.name, shape, dtype, parameters, parts)
     kind.check(form)
+    if kind.name == SharedPart.name:
+        shared.add(form)
     return form
 
 

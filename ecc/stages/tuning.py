@@ -19,12 +19,16 @@ from ecc.core.code import Workshop
 from ecc.core.errors import InputError
 from ecc.stages.code import PackedCode, decode_node
 from ecc.stages.kinds import KINDS
-from ecc.stages.nodes import Form, Node, Numbers, Symbols, leaves, map_leaves
+from ecc.stages.nodes import Form, Node, Numbers, Symbols, is_same, leaves, map_leaves
+from ecc.stages.shared_parts import shared_parts
 
 __all__ = ["Chosen", "Overridden", "TunedNetwork", "fitted", "tuned"]
 
 Chosen = Callable[[str, str], bool]
-"""(name of a tensor, path of a leaf in its tree, empty for a tensor that is not coded) → whether it is trained."""
+"""(name of a tensor, path of a leaf in its tree, empty for a tensor that is not coded) → whether it is trained.
+
+A leaf of a part that tensors share is trained as the first of them says.
+"""
 
 
 def tuned(
@@ -116,7 +120,8 @@ class TunedNetwork(Overridden):
         def chosen(name: str, path: str) -> bool:
             return own.get(name, False) and (trained is None or trained(name, path))
 
-        self.trees = nn.ModuleList(_Tree(form, _bound(chosen, name)) for name, form in forms.items())
+        common = _Common()
+        self.trees = nn.ModuleList(_Tree(form, _bound(chosen, name), common) for name, form in forms.items())
         coded = {alias for name in forms for alias in names[name]}
         main = {alias: name for name, every in names.items() for alias in every}
         for name, parameter in self.network.named_parameters(remove_duplicate=False):
@@ -143,8 +148,9 @@ class TunedNetwork(Overridden):
             name: node if isinstance(node, Form | Symbols) else _numbers(state[name])
             for name, node in self._code.nodes.items()
         }
+        told: dict[int, Numbers] = {}
         for names, tree in zip(self._names, self._each_tree(), strict=True):
-            nodes[names[0]] = tree.form()
+            nodes[names[0]] = tree.form(told)
         return replace(self._code, nodes=nodes)
 
     def _each_tree(self) -> Iterator[_Tree]:
@@ -159,18 +165,37 @@ def _bound(chosen: Chosen, name: str) -> Callable[[str], bool]:
     return lambda path: chosen(name, path)
 
 
+class _Common:
+    """The parameters of parts that tensors share."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[Form, dict[str, nn.Parameter]]] = []
+
+    def of(self, form: Form) -> dict[str, nn.Parameter]:
+        """Those of a shared part by the paths in it; empty, and to be filled, for the first that is like this."""
+        for known, parameters in self._known:
+            if is_same(known, form):
+                return parameters
+        self._known.append((form, {}))
+        return self._known[-1][1]
+
+
 class _Tree(nn.Module):
     """A form whose floats are parameters; the rest is decoded once."""
 
-    def __init__(self, form: Form, trained: Callable[[str], bool]) -> None:
+    def __init__(self, form: Form, trained: Callable[[str], bool], common: _Common) -> None:
         super().__init__()
         self._form = form
+        known = [(f"{path}/", common.of(part)) for path, part in shared_parts(form)]
         self._slots = {path: f"leaf_{number}" for number, (path, _) in enumerate(leaves(form))}
         for path, leaf in leaves(form):
             values = decode_node(leaf)
             if isinstance(leaf, Numbers) and values.is_floating_point():
                 wide = torch.promote_types(values.dtype, torch.float32)
                 parameter = nn.Parameter(values.to(wide, copy=True), requires_grad=trained(path))
+                for start, parameters in known:
+                    if path.startswith(start):
+                        parameter = parameters.setdefault(path.removeprefix(start), parameter)
                 self.register_parameter(self._slots[path], parameter)
             else:
                 self.register_buffer(self._slots[path], values, persistent=False)
@@ -189,13 +214,20 @@ class _Tree(nn.Module):
         slot = self._slots[path]
         return self.get_parameter(slot) if slot in self._parameters else self.get_buffer(slot)
 
-    def form(self) -> Form:
-        """With the floats as they are now."""
+    def form(self, told: dict[int, Numbers]) -> Form:
+        """With the floats as they are now.
+
+        Args:
+            told: Leaves by the identity of their parameters, so that what tensors share is copied once.
+        """
 
         def current(path: str, leaf: Numbers | Symbols) -> Node:
             if isinstance(leaf, Symbols):
                 return leaf
-            return _numbers(self._values(path).to(leaf.values.dtype))
+            values = self._values(path)
+            if id(values) not in told:
+                told[id(values)] = _numbers(values.to(leaf.values.dtype))
+            return told[id(values)]
 
         found = map_leaves(self._form, current)
         assert isinstance(found, Form)
