@@ -1,0 +1,90 @@
+"""Swapping: layers that run from what a code stores, in the place of those of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from torch import Tensor, nn
+
+from ecc.core.errors import InputError
+from ecc.stages.code import PackedCode, decode_node
+from ecc.stages.layers.modules import ProductConv2d, ProductEmbedding, ProductLinear
+from ecc.stages.layers.products import FactorProduct, Product
+from ecc.stages.layers.recurrent import ProductRecurrent, suits
+from ecc.stages.layers.relaid_products import RelaidProduct
+from ecc.stages.nodes import Form
+from ecc.stages.tuning import fitted
+
+__all__ = ["PRODUCTS", "swap_layers"]
+
+
+def _factored(form: Form) -> Product:
+    left, right = _parts(form)
+    return FactorProduct(left, right, form.shape)
+
+
+def _relaid(form: Form) -> Product:
+    left, right = _parts(form)
+    return RelaidProduct(left, right, form.shape)
+
+
+PRODUCTS: Mapping[str, Callable[[Form], Product]] = MappingProxyType({"factors": _factored, "deepthin": _relaid})
+"""By kind of a form, what runs from it."""
+
+
+def swap_layers(model: nn.Module, code: PackedCode) -> nn.Module:
+    """A copy of the network, in eval mode, that runs from the parts of the weights that a code stores in such.
+
+    Linear layers, embeddings, convolutions in two dimensions, and LSTMs and GRUs of one layer are replaced where a
+    form of their weight is of a kind in PRODUCTS; parts that are coded themselves are decoded. All other tensors are
+    those that the code decodes to, so that the outputs are those of the decoded network up to rounding.
+
+    Raises:
+        InputError: If the code is not of the network, or no layer can be replaced.
+    """
+    network = fitted(model, code)
+    made: dict[str, Product] = {}
+
+    def product_of(name: str) -> Product | None:
+        name = code.aliases.get(name, name)
+        node = code.nodes.get(name)
+        if not isinstance(node, Form) or node.kind not in PRODUCTS:
+            return None
+        if name not in made:  # tied weights stay tied
+            made[name] = PRODUCTS[node.kind](node).to(network.state_dict()[name].device)
+        return made[name]
+
+    for path, layer in list(network.named_modules(remove_duplicate=False)):
+        swapped = _swapped(layer, f"{path}." if path else "", product_of)
+        if swapped is None:
+            continue
+        if not path:
+            return swapped.eval()
+        parent, _, own = path.rpartition(".")
+        network.get_submodule(parent).register_module(own, swapped.eval())
+    if not made:
+        raise InputError("swap_layers finds no layer whose weight is stored as factors; apply svd or deepthin first")
+    return network
+
+
+def _swapped(layer: nn.Module, prefix: str, product_of: Callable[[str], Product | None]) -> nn.Module | None:
+    """The layer that takes its place; None where it stays."""
+    if suits(layer) and isinstance(layer, nn.RNNBase):
+        found = {name: product_of(prefix + name) for name in ("weight_ih_l0", "weight_hh_l0")}
+        products = {name: each for name, each in found.items() if each is not None}
+        return ProductRecurrent(layer, products) if products else None
+    plain = type(layer) in (nn.Linear, nn.Conv2d) or (type(layer) is nn.Embedding and layer.max_norm is None)
+    product = product_of(prefix + "weight") if plain else None
+    if product is None:
+        return None
+    if isinstance(layer, nn.Conv2d):
+        return ProductConv2d(product, layer)
+    if isinstance(layer, nn.Linear):
+        return ProductLinear(product, None if layer.bias is None else layer.bias.detach().clone())
+    return ProductEmbedding(product)
+
+
+def _parts(form: Form) -> tuple[Tensor, Tensor]:
+    left, right = (decode_node(form.parts[name]).to(form.dtype).clone() for name in ("left", "right"))
+    return left, right
