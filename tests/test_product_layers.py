@@ -1,0 +1,194 @@
+"""Layers that run from factors: equal to the layers of the decoded weights, trainable, put into networks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from ecc.core.errors import InputError
+from ecc.stages.code import packed
+from ecc.stages.deepthin import DeepThin
+from ecc.stages.half import Half
+from ecc.stages.layers.modules import ProductConv2d, ProductEmbedding, ProductLinear, deepthin_linear, factored_linear
+from ecc.stages.layers.products import FactorProduct
+from ecc.stages.layers.recurrent import ProductRecurrent
+from ecc.stages.layers.relaid_products import RelaidProduct
+from ecc.stages.layers.swapping import swap_layers
+from ecc.stages.relayout import Relayout
+from ecc.stages.svd import Svd, SvdSetting
+from ecc.stages.tuning import fitted
+from ecc.zoo.acoustic import gru_acoustic, lstm_acoustic
+
+SIDES = st.integers(1, 40)
+
+
+@given(
+    SIDES, SIDES, st.integers(1, 60), st.integers(1, 3), st.integers(1, 5), st.sampled_from(["blocks", "correlation"])
+)
+@settings(deadline=None, max_examples=200)
+@torch.no_grad()
+def test_products_laid_anew_are_those_of_the_whole_weight(outputs, inputs, columns, rank, batch, way):
+    columns = min(columns, outputs * inputs)
+    layout = Relayout(outputs, inputs, columns, rank)
+    torch.manual_seed(columns)
+    left, right = torch.randn(layout.rows, rank).double(), torch.randn(rank, columns).double()
+    product = RelaidProduct(left, right, (outputs, inputs), way=way)
+    x = torch.randn(batch, inputs).double()
+    assert torch.allclose(product(x), x @ product.weight().T, atol=1e-10)
+    index = torch.randint(outputs, (2, 3))
+    assert torch.allclose(product.rows(index), product.weight()[index], atol=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", ["blocks", "correlation", "auto"])
+def test_several_blocks_and_parts_of_a_batch_fit_together(way, monkeypatch):
+    monkeypatch.setattr("ecc.stages.layers.relaid_products._BLOCK", 700)
+    monkeypatch.setattr("ecc.stages.layers.relaid_products._MOST_CORRELATIONS", 900)
+    product = RelaidProduct.drawn(150, 130, 1500, generator=torch.Generator().manual_seed(0))
+    product.way = way
+    x = torch.randn(2, 5, 130)
+    wanted = F.linear(x, product.weight())
+    assert float((product(x) - wanted).abs().max()) < 2e-6 * float(wanted.abs().max()) * 10
+    assert product(x[:0]).shape == (0, 5, 150)
+
+
+@torch.no_grad()
+def test_a_change_of_the_factors_is_seen():
+    product = RelaidProduct.drawn(30, 40, 150, generator=torch.Generator().manual_seed(0))
+    product.way = "correlation"
+    x = torch.randn(1, 40)
+    before = product(x)
+    product.left.mul_(2)
+    assert torch.allclose(product(x), 2 * before, rtol=1e-4, atol=1e-6)
+    product.load_state_dict({"left": product.left / 2, "right": product.right * 3})
+    assert torch.allclose(product(x), 3 * before, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_products_of_factors_are_those_of_the_whole_weight(blocks):
+    lead = (blocks,) if blocks > 1 else ()
+    product = FactorProduct(torch.randn(*lead, 4, 2), torch.randn(*lead, 2, 7))
+    x = torch.randn(2, 5, 7)
+    assert torch.allclose(product(x), F.linear(x, product.weight()), atol=1e-5)
+    index = torch.randint(4 * blocks, (6,))
+    assert torch.allclose(product.rows(index), product.weight()[index], atol=1e-6)
+
+
+@pytest.mark.parametrize("made", [lambda g: factored_linear(20, 30, 4, generator=g),
+                                  lambda g: deepthin_linear(20, 30, 200, generator=g)])  # fmt: skip
+def test_layers_from_scratch_have_the_variance_of_a_linear_layer_and_learn(made):
+    layer = made(torch.Generator().manual_seed(0))
+    assert isinstance(layer, ProductLinear)
+    assert float(layer.weight.detach().var()) == pytest.approx(1 / 60, rel=0.4)
+    optimiser = torch.optim.Adam(layer.parameters(), lr=0.02)
+    x, target = torch.randn(64, 20), made(torch.Generator().manual_seed(7))(torch.zeros(1, 20)).detach() + 1
+    losses = []
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss = (layer(x) - target).square().mean()
+        loss.backward()
+        losses.append(loss.item())
+        optimiser.step()
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_gradients_are_those_through_the_whole_weight():
+    product = RelaidProduct.drawn(9, 14, 60, generator=torch.Generator().manual_seed(0)).double()
+    x = torch.randn(3, 14).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, left, right: torch.func.functional_call(
+        product, {"left": left, "right": right}, (x,)), (x, product.left, product.right))  # fmt: skip
+
+
+class Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 24, padding_idx=0)
+        self.conv = nn.Conv2d(1, 20, (3, 24), padding=(1, 0), padding_mode="circular")
+        self.grouped = nn.Conv2d(20, 40, (3, 1), groups=2, stride=(2, 1))
+        self.lstm = nn.LSTM(40, 36, batch_first=True)
+        self.stacked = nn.GRU(36, 20, num_layers=2)
+        self.decoder = nn.Linear(20, 24)
+        self.head = nn.Linear(24, 50, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(ids)[:, None]
+        x = self.grouped(self.conv(x).relu())[..., 0].mT
+        x, _ = self.lstm(x)
+        x, _ = self.stacked(x.transpose(0, 1))
+        return self.head(self.decoder(x).tanh())
+
+
+@pytest.mark.parametrize("stage", [Svd(ratio=2), Svd(ratio=2, gates="each"), DeepThin(ratio=4)],
+                         ids=["svd", "gates", "deepthin"])  # fmt: skip
+@torch.no_grad()
+def test_a_network_with_swapped_layers_is_the_decoded_one(stage):
+    torch.manual_seed(0)
+    model, ids = Mixed().eval(), torch.randint(50, (3, 17))
+    code = stage.encode(model.state_dict())
+    if stage.name == "svd":
+        plain = {
+            name: SvdSetting(4) for name in ("embedding.weight", "conv.weight", "grouped.weight", "lstm.weight_hh_l0")
+        }
+        code = stage.encode(model.state_dict(), chosen=plain)
+    for each in (code, Half().encode(code)):
+        swapped, decoded = swap_layers(model, each), fitted(model, each)
+        assert torch.allclose(swapped(ids), decoded(ids), atol=2e-5)
+        assert isinstance(swapped.embedding, ProductEmbedding)
+        assert isinstance(swapped.conv, ProductConv2d)
+        assert isinstance(swapped.lstm, ProductRecurrent)
+        assert swapped.head.product is swapped.embedding.product
+    assert isinstance(model.embedding, nn.Embedding)
+    weight = swapped.conv.weight
+    assert torch.allclose(weight, decoded.conv.weight, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", [gru_acoustic, lstm_acoustic])
+def test_recurrent_layers_agree_in_every_form_of_input_and_in_training(network):
+    torch.manual_seed(0)
+    model = network(features=12, width=24, layers=1)
+    code = Svd(ratio=2).encode(model.state_dict())
+    layer, wanted = swap_layers(model, code).layers[0], fitted(model, code).layers[0]
+    assert isinstance(layer, ProductRecurrent)
+    x = torch.randn(2, 6, 12)
+    with torch.no_grad():
+        first, state = wanted(x)
+        for given, hx in ((x, None), (x, state), (x[0], None), (x[0], _first(state))):
+            (outputs, last), (expected, after) = layer(given, hx), wanted(given, hx)
+            assert torch.allclose(outputs, expected, atol=1e-5)
+            pairs = zip(last, after, strict=True) if isinstance(last, tuple) else [(last, after)]
+            assert all(torch.allclose(a, b, atol=1e-5) and a.shape == b.shape for a, b in pairs)
+    outputs, _ = layer(x)
+    assert torch.allclose(outputs, first, atol=1e-5)
+    outputs.sum().backward()
+    assert all(each.grad is not None for each in layer.products.parameters())
+    with pytest.raises(InputError, match=r"takes a tensor, not a packed sequence$"):
+        layer(nn.utils.rnn.pack_sequence([x[0]]))
+
+
+def _first(state):
+    return tuple(each[:, 0] for each in state) if isinstance(state, tuple) else state[:, 0]
+
+
+def test_what_cannot_be_swapped_is_refused():
+    model = nn.Sequential(nn.Linear(30, 30))
+    with pytest.raises(InputError, match=r"^swap_layers finds no layer whose weight is stored as factors"):
+        swap_layers(model, packed(model.state_dict()))
+    code = Svd(ratio=2).encode(model.state_dict())
+    with pytest.raises(InputError, match=r"^the code is not that of the network"):
+        swap_layers(nn.Sequential(nn.Linear(30, 31)), code)
+    with pytest.raises(InputError, match=r"do not fill shape"):
+        RelaidProduct(torch.zeros(4, 1), torch.zeros(1, 5), (6, 6))
+    with pytest.raises(InputError, match=r"from 1 to 3 here, got 4$"):
+        factored_linear(3, 5, 4)
+    with pytest.raises(InputError, match=r"one layer and direction"):
+        ProductRecurrent(nn.LSTM(3, 4, num_layers=2), {"weight_hh_l0": FactorProduct.drawn(16, 4, 1)})
+    alone = replace(code, nodes={name.removeprefix("0."): node for name, node in code.nodes.items()})
+    assert isinstance(swap_layers(nn.Linear(30, 30), alone), ProductLinear)
