@@ -29,9 +29,9 @@ from ecc.stages.tuning import fitted
 __all__ = ["Calibration", "Judging", "scaled"]
 
 Judging = Literal["auto", "measured", "second-order"]
-"""How losses are found; ``auto`` measures where that takes at most 2000 forwards of a batch."""
+"""How losses are found; ``auto`` measures where that takes at most 500 forwards of a batch."""
 
-_MOST_FORWARDS = 2000
+_MOST_FORWARDS = 500
 _TIE = 1e-3  # of the loss, that an error as large as the weights counts beside what is measured
 _POINTS = 4  # candidates of each tensor that are measured where second order goes between
 _CHUNK = 16  # examples whose gradients are squared together
