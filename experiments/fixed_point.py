@@ -71,10 +71,10 @@ CASES = (
 
 WEIGHTS = {
     **{f"int{bits} weights": FixedPoint(bits=bits) for bits in (8, 6, 5, 4, 3, 2)},
-    "int4 weights, whole range": FixedPoint(bits=4, clip="max"),
-    "int8 weights, one scale": FixedPoint(per_channel=False, clip="max"),
-    "int8 weights, powers of two": FixedPoint(power_of_two=True, clip="max"),
-    "int8 weights, one power of two": FixedPoint(power_of_two=True, per_channel=False, clip="max"),
+    **{f"int{bits} weights, fitted clipping": FixedPoint(bits=bits, clip="mse") for bits in (8, 6, 5, 4, 3, 2)},
+    "int8 weights, one scale": FixedPoint(per_channel=False),
+    "int8 weights, powers of two": FixedPoint(power_of_two=True),
+    "int8 weights, one power of two": FixedPoint(power_of_two=True, per_channel=False),
     "split, one power of two": FixedPoint(power_of_two=True, per_channel=False, split=True),
 }
 INTEGERS = {

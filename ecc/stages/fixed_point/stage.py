@@ -47,7 +47,8 @@ class FixedPoint:
         bits: Of a code, from 2 to 16, the sign included.
         per_channel: Whether each row of a tensor (output channel) has a step of its own.
         power_of_two: Whether steps are powers of two, so that scaling is a shift.
-        clip: ``mse`` for the range of least squared error, ``max`` for the largest magnitude.
+        clip: ``max`` for steps that reach the largest magnitude, ``mse`` for those of least squared error of the
+            weights. The latter clips: its errors all point inwards and add up, so that outputs are mostly farther off.
         split: Whether rare large weights take 16 bits in a sparse matrix of their own and set no step; 8 bits only.
         fit: Share of the weights that must fit 8 bits where split.
         layers: Names or shell patterns of the tensors that are encoded; all weights where empty.
@@ -56,7 +57,7 @@ class FixedPoint:
     bits: int = 8
     per_channel: bool = True
     power_of_two: bool = False
-    clip: str = "mse"
+    clip: str = "max"
     split: bool = False
     fit: float = 0.98
     layers: tuple[str, ...] = ()
