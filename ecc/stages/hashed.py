@@ -2,7 +2,7 @@ r"""The stage ``hashed``: each tensor's elements share the values of a short vec
 
 Only the vector and the key are stored. An element is :math:`V_{ij} = \xi(i, j)\, w_{h(i, j)}`, and the gradient of a
 value is the signed sum of those of its elements. It is a way to train: a trained network cannot be converted without
-loss, and the nearest values (``start="fit"``, the mean of :math:`\xi V` over a bucket) keep 1/ratio of the weights' variance.
+loss: the nearest values (``start="fit"``, the mean of :math:`\xi V` over a bucket) keep 1/ratio of the variance.
 """
 
 from __future__ import annotations

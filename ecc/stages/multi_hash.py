@@ -158,7 +158,7 @@ class MultiHash:
         return kept, max(sizes[_WHOLE], least)
 
 
-def random_net(hashes: int, hidden: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def random_net(hashes: int, hidden: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """A layer's network for values of variance 1: parts ``net`` and ``gains`` of kind ``multi-hash``, of float32."""
     net = torch.randn(hidden, hashes + 2, generator=generator)
     net[:, :hashes] /= math.sqrt(hashes)

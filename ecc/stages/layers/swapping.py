@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ecc.core.errors import InputError
 from ecc.stages.code import PackedCode, decode_node
+from ecc.stages.layers.hashed_layers import Spaces, hashed_product, multi_hash_product
 from ecc.stages.layers.modules import ProductConv2d, ProductEmbedding, ProductLinear
 from ecc.stages.layers.products import FactorProduct, Product
 from ecc.stages.layers.recurrent import ProductRecurrent, suits
@@ -19,18 +20,24 @@ from ecc.stages.tuning import fitted
 __all__ = ["PRODUCTS", "swap_layers"]
 
 
-def _factored(form: Form) -> Product:
+def _factored(form: Form, spaces: Spaces) -> Product:
     left, right = _parts(form)
     return FactorProduct(left, right, form.shape)
 
 
-def _relaid(form: Form) -> Product:
+def _relaid(form: Form, spaces: Spaces) -> Product:
     left, right = _parts(form)
     return RelaidProduct(left, right, form.shape)
 
 
-PRODUCTS: Mapping[str, Callable[[Form], Product]] = MappingProxyType({"factors": _factored, "deepthin": _relaid})
-"""By kind of a form, what runs from it."""
+def _hashed(form: Form, spaces: Spaces) -> Product:
+    return hashed_product(form)
+
+
+PRODUCTS: Mapping[str, Callable[[Form, Spaces], Product]] = MappingProxyType(
+    {"factors": _factored, "deepthin": _relaid, "hashed": _hashed, "multi-hash": multi_hash_product}
+)
+"""By kind of a form, what runs from it; spaces are those of multi-hash weights that are there already."""
 
 
 def swap_layers(model: nn.Module, code: PackedCode) -> nn.Module:
@@ -45,6 +52,7 @@ def swap_layers(model: nn.Module, code: PackedCode) -> nn.Module:
     """
     network = fitted(model, code)
     made: dict[str, Product] = {}
+    spaces: Spaces = []
 
     def product_of(name: str) -> Product | None:
         name = code.aliases.get(name, name)
@@ -52,7 +60,7 @@ def swap_layers(model: nn.Module, code: PackedCode) -> nn.Module:
         if not isinstance(node, Form) or node.kind not in PRODUCTS:
             return None
         if name not in made:  # tied weights stay tied
-            made[name] = PRODUCTS[node.kind](node).to(network.state_dict()[name].device)
+            made[name] = PRODUCTS[node.kind](node, spaces).to(network.state_dict()[name].device)
         return made[name]
 
     for path, layer in list(network.named_modules(remove_duplicate=False)):
@@ -64,7 +72,10 @@ def swap_layers(model: nn.Module, code: PackedCode) -> nn.Module:
         parent, _, own = path.rpartition(".")
         network.get_submodule(parent).register_module(own, swapped.eval())
     if not made:
-        raise InputError("swap_layers finds no layer whose weight is stored as factors; apply svd or deepthin first")
+        raise InputError(
+            "swap_layers finds no layer whose weight is stored as factors or hashed; apply svd, deepthin, hashed or "
+            "multi-hash first"
+        )
     return network
 
 

@@ -1,0 +1,121 @@
+"""Layers with hashed weights: the same as with the weight itself, forward and backward, without ever holding it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from stage_workshop import BlobShop, blob_net
+from torch import nn
+from torch.nn import functional as F
+
+from ecc.core.errors import InputError
+from ecc.stages.hashed import Hashed
+from ecc.stages.hashing import HashKey
+from ecc.stages.layers import hashed_layers
+from ecc.stages.layers.hashed_layers import HashedProduct, MultiHashProduct, Space, hashed_linear
+from ecc.stages.layers.modules import ProductEmbedding
+from ecc.stages.layers.swapping import swap_layers
+from ecc.stages.multi_hash import MultiHash
+from ecc.stages.tuning import fitted
+
+
+def products():
+    torch.manual_seed(0)
+    yield HashedProduct(torch.randn(31), (20, 15), HashKey(1, 15, 31), empty=torch.tensor([0, 7]))
+    yield MultiHashProduct.drawn(Space(torch.randn(31)), (20, 15), 0.2, hashes=3, run=4, salt=2)
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["hashed", "multi-hash"])
+def test_a_product_some_rows_at_a_time_is_that_with_the_weight(number, monkeypatch):
+    monkeypatch.setattr(hashed_layers, "_BLOCK", 40)
+    product, whole = list(products())[number], list(products())[number]
+    whole.whole = True
+    results = []
+    for each in (product, whole):
+        x = torch.linspace(-1, 1, 45).reshape(3, 15).requires_grad_()
+        y = each(x)
+        (y * torch.arange(20.0)).sum().backward()
+        results.append([y, x.grad, *(parameter.grad for parameter in each.parameters())])
+    assert torch.allclose(results[0][0], F.linear(x, whole.weight()), atol=1e-6)
+    for one, other in zip(*results, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(product(x), y, atol=1e-6)
+
+
+def test_training_in_blocks_keeps_no_weight_for_the_backward_pass(monkeypatch):
+    monkeypatch.setattr(hashed_layers, "_BLOCK", 1000)
+    product = HashedProduct(torch.randn(50), (400, 100), HashKey(1, 100, 50))
+    kept: list[int] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        product(torch.randn(2, 100, requires_grad=True))
+    assert sum(kept) < 400 * 100 / 2
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["hashed", "multi-hash"])
+def test_an_embedding_makes_the_rows_that_are_asked_for(number, monkeypatch):
+    product = list(products())[number]
+    table = product.weight().detach()
+    asked: list[int] = []
+    made = product.made
+    monkeypatch.setattr(product, "made", lambda index: asked.append(len(index)) or made(index))
+    index = torch.tensor([[3, 3, 19], [0, 7, 3]])
+    assert torch.equal(ProductEmbedding(product)(index), F.embedding(index, table))
+    assert asked == [4 * 15]
+    with pytest.raises(InputError, match=r"rows 3 to 20 are asked for of a weight of 20"):
+        product.rows(torch.tensor([3, 20]))
+
+
+def test_rows_that_are_empty_are_zero():
+    table = next(products()).weight()
+    assert table.any(1).tolist() == [row not in (0, 7) for row in range(20)]
+
+
+def test_a_network_swapped_runs_as_the_decoded_one_and_its_layers_read_one_space():
+    shop = BlobShop()
+    model = blob_net()
+    for stage in (Hashed(ratio=4), MultiHash(ratio=4, epochs=1)):
+        code = stage.encode(model.state_dict(), shop.workshop(model))
+        swapped, decoded = swap_layers(model, code), fitted(model, code)
+        x = torch.randn(7, 12)
+        assert torch.allclose(swapped(x), decoded(x), atol=1e-5)
+    assert swapped[0].product.space is swapped[3].product.space
+    assert sum(each.numel() for each in swapped.parameters()) < sum(each.numel() for each in model.parameters()) / 2
+
+
+def test_recurrent_layers_run_from_hashed_matrices():
+    model = nn.GRU(12, 20)
+    code = Hashed(ratio=4).encode(model.state_dict())
+    x = torch.randn(5, 2, 12)
+    assert torch.allclose(swap_layers(model, code)(x)[0], fitted(model, code)(x)[0], atol=1e-5)
+
+
+def test_a_layer_is_trained_from_scratch_to_what_a_dense_one_reaches():
+    shop = BlobShop()
+    torch.manual_seed(0)
+    model = nn.Sequential(hashed_linear(12, 40, 60, salt=0), nn.ReLU(), hashed_linear(40, 5, 30, salt=1))
+    shop.train(model, epochs=6, lr=1e-2, phase="hashed")
+    assert shop.judge(model)[1] > 0.9
+
+
+def test_a_drawn_weight_has_the_deviation_that_was_asked_for():
+    product = MultiHashProduct.drawn(
+        Space(torch.randn(5000)), (300, 200), 0.3, generator=torch.Generator().manual_seed(0)
+    )
+    assert float(product.weight().detach().std()) == pytest.approx(0.3, rel=0.05)
+
+
+def test_parts_that_do_not_agree_are_refused():
+    with pytest.raises(InputError, match="make no hashed weight of shape"):
+        HashedProduct(torch.randn(30), (20, 15), HashKey(1, 15, 31))
+    with pytest.raises(InputError, match="make no weight of shape"):
+        MultiHashProduct(
+            Space(torch.zeros(9)), torch.zeros(4, 4), torch.zeros(3), (2, 3), HashKey(1, 3, 8, 2), unit=1.0, scale=1.0
+        )
+    with pytest.raises(InputError, match=r"must be a vector with elements, got shape \(0,\)"):
+        Space(torch.zeros(0))
