@@ -15,7 +15,11 @@ from ecc.stages.relayout import Relayout, drawn_factors, fitted_factors, fitting
 
 
 def poured(layout: Relayout, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    return (left.double() @ right.double()).flatten()[: layout.outputs * layout.inputs].reshape(layout.outputs, layout.inputs)
+    return (
+        (left.double() @ right.double())
+        .flatten()[: layout.outputs * layout.inputs]
+        .reshape(layout.outputs, layout.inputs)
+    )
 
 
 SIDES = st.integers(1, 24)

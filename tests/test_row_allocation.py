@@ -16,7 +16,8 @@ def random_offer(random: np.random.Generator, buckets: int, levels: int) -> Offe
     """Levels of which the dearer ones distort less, as quantisers do."""
     bits = np.sort(random.integers(1, 40, levels)).astype(float)
     distortion = random.random((buckets, 1)) * 4.0 ** -np.arange(levels) * random.uniform(0.8, 1.2, (buckets, levels))
-    return Offer(distortion, np.outer(random.integers(1, 5, buckets), bits), random.integers(0, 30, levels).astype(float))
+    sizes = np.outer(random.integers(1, 5, buckets), bits)
+    return Offer(distortion, sizes, random.integers(0, 30, levels).astype(float))
 
 
 def distortion(offers: list[Offer], chosen: list[np.ndarray]) -> float:
