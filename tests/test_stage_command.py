@@ -16,6 +16,8 @@ TRAINED = "net.py:small --weights weights.safetensors --data digits"
 FIELDS = {"bytes_before", "bytes", "ratio", "accuracy_before", "accuracy", "stages", "artefact", "dense_bytes"}
 FAST = {  # options with which stages that train are done in a second or two
     "prune": "--set prune.epochs=1",
+    "svd": "--set svd.epochs=1",
+    "deepthin": "--set deepthin.epochs=1 --set deepthin.ratio=4",
     "codebook": "--set codebook.epochs=1",
     "deep-compression": "--set deep-compression.epochs=1 --set deep-compression.tune_epochs=1",
 }
