@@ -31,6 +31,7 @@ __all__ = ["MultiHash", "random_net"]
 
 _SEEDS = 1 << 40
 _SAMPLE = 1 << 16  # elements by which the start gets its variance
+_CURVATURE = 0.1  # share of the hidden units in the start, which is nearly a plain sum: large ones train more slowly
 _GROWTH = 8  # bytes by which lengths in the file may grow with the space
 _WHOLE = "space"  # what the floats are shared out to: one for all
 
@@ -163,7 +164,7 @@ def random_net(hashes: int, hidden: int, generator: torch.Generator | None) -> t
     net = torch.randn(hidden, hashes + 2, generator=generator)
     net[:, :hashes] /= math.sqrt(hashes)
     net[:, hashes] /= 2
-    net[:, hashes + 1] /= math.sqrt(max(hidden, 1))
+    net[:, hashes + 1] *= _CURVATURE / math.sqrt(max(hidden, 1))
     gains = torch.full((hashes + 1,), 1 / math.sqrt(hashes))
     gains[hashes] = 1.0
     return net, gains
