@@ -126,7 +126,8 @@ def embeddings(every: pd.DataFrame) -> str:
 def fixed_point(rows: pd.DataFrame) -> str:
     """Accuracy on few bits."""
     lines = []
-    for (network, data, variant), part in rows.groupby(["network", "data", "variant"], sort=False):
+    ordered = rows.assign(few=~rows.variant.str.contains("float32")).sort_values(["network", "data", "few", "variant"])
+    for (network, data, variant), part in ordered.groupby(["network", "data", "variant"], sort=False):
         size = part.bytes.mean()
         lines.append(
             [
