@@ -180,7 +180,9 @@ def test_averages_are_exact_to_the_reciprocal_of_the_window(pool):
 
 
 @pytest.mark.parametrize(
-    "curve", [torch.tanh, torch.sigmoid, F.gelu, F.silu, F.hardswish, F.relu6, F.leaky_relu], ids=str
+    "curve",
+    [torch.tanh, torch.sigmoid, F.gelu, F.silu, F.hardswish, F.relu6, F.leaky_relu],
+    ids=lambda curve: curve.__name__,
 )
 def test_curves_are_tables_that_round_to_the_nearest_byte(curve):
     model, x = Residual(curve).eval(), torch.randn(8, 3, 6, 6)
