@@ -53,7 +53,9 @@ def test_idx_of_another_form_is_refused(tmp_path, name, content, message):
         read_idx(path, (3, 4))
 
 
-@pytest.mark.parametrize("content", [GOOD, gzip.compress(GOOD, mtime=0)[:-9], b"", gzip.compress(GOOD)[:20] + b"garbage" * 9])
+@pytest.mark.parametrize(
+    "content", [GOOD, gzip.compress(GOOD, mtime=0)[:-9], b"", gzip.compress(GOOD, mtime=0)[:20] + b"garbage" * 9]
+)
 def test_gzip_that_is_none_or_cut_is_refused(tmp_path, content):
     (tmp_path / "a.gz").write_bytes(content)
     with pytest.raises(InputError, match=r"a\.gz (cannot be read|is damaged).*; get the file again$"):
@@ -99,7 +101,7 @@ def test_npz_that_unpacks_without_end_is_refused_before_it_does(tmp_path, monkey
 def test_no_damage_gives_another_error(tmp_path, position, byte, cut):
     stream = io.BytesIO()
     np.savez_compressed(stream, a=VALUES)
-    packed = {"a.npz": stream.getvalue(), "a.gz": gzip.compress(GOOD, mtime=0, mtime=0), "a.csv": b'a,b\n"x y",2\n3,4\n'}
+    packed = {"a.npz": stream.getvalue(), "a.gz": gzip.compress(GOOD, mtime=0), "a.csv": b'a,b\n"x y",2\n3,4\n'}
     for name, content in packed.items():
         hurt = bytearray(content)
         hurt[position % len(hurt)] = byte
