@@ -9,9 +9,10 @@ import pytest
 import torch
 from stage_workshop import BlobShop
 
-from ecc.core.errors import InputError
+from ecc.core.errors import InputError, NothingToDo
 from ecc.stages.code import decode_node, packed
 from ecc.stages.codebook import Codebook, CodebookSetting
+from ecc.stages.container import node_bytes
 from ecc.stages.deep_compression import DeepCompression
 from ecc.stages.entropy import Huffman
 from ecc.stages.kinds import KINDS
@@ -82,10 +83,33 @@ def test_settings_by_tensor():
 
 
 def test_what_cannot_be_shared_is_refused():
-    with pytest.raises(InputError, match="no weights stored as floats that it would make smaller"):
+    with pytest.raises(NothingToDo, match="would make none of the weights smaller: weight have too few values"):
         Codebook().encode({"weight": torch.randn(2, 2)})
-    with pytest.raises(InputError, match="finite values"):
+    with pytest.raises(InputError, match="the weights 'weight' hold values that are not finite"):
         Codebook().encode({"weight": torch.full((40, 40), torch.nan)})
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("centroids", ["float32", "float16"])
+def test_what_is_shared_takes_fewer_bytes_than_before_and_64_floats_do(bits, centroids):
+    stage = Codebook(bits=bits, centroids=centroids)
+    for count in range(2, 70):
+        node = packed({"weight": torch.randn(count, 1)}).nodes["weight"]
+        found = stage.encode_node("weight", node, CodebookSetting(bits))
+        assert found is node or node_bytes("weight", found) < node_bytes("weight", node)
+        assert count < 64 or found is not node
+
+
+def test_half_the_range_of_the_weights_is_no_reason_for_a_larger_file():
+    node = packed({"weight": torch.randn(110, 110).half()}).nodes["weight"]
+    found = Codebook(bits=12, steps=2).encode_node("weight", node, CodebookSetting(12))
+    assert node_bytes("weight", found) < node_bytes("weight", node)
+
+
+def test_deep_compression_of_weights_too_few_to_share_is_pruning_and_coding():
+    state = {"weight": torch.randn(6, 5)}
+    code = DeepCompression(density=0.4).encode(state)
+    assert torch.equal(code.decode()["weight"], Prune(density=0.4).encode(state).decode()["weight"])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ecc.core.code import Workshop
-from ecc.core.errors import InputError
+from ecc.core.errors import InputError, NothingToDo
 from ecc.core.problem import Task
 from ecc.stages.code import packed
 from ecc.stages.edits import apply_edits
@@ -290,7 +290,7 @@ def test_folding_what_is_coded_already_is_refused():
 
 def test_nothing_to_fold_is_said_with_the_reasons():
     model = settled(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.BatchNorm1d(4)))
-    with pytest.raises(InputError, match=r"nothing to fold in Sequential .2 stays: relu is before it"):
+    with pytest.raises(NothingToDo, match=r"nothing to fold in Sequential .2 stays: relu is before it"):
         Fold().encode(model.state_dict(), workshop(model, torch.randn(6, 4)))
     with pytest.raises(InputError, match="give a workshop"):
         Fold().encode(model.state_dict())

@@ -12,6 +12,7 @@ from torch import nn
 
 from ecc.core.errors import InputError
 from ecc.stages.code import packed
+from ecc.stages.deep_compression import DeepCompression
 from ecc.stages.densities import RULES
 from ecc.stages.masked_training import Closing, MaskedNetwork
 from ecc.stages.nodes import Form, Numbers
@@ -94,6 +95,19 @@ def test_sensitivity_spares_the_tensor_that_matters():
     assert left["3.weight"] / 200 > left["0.weight"] / 480
     with pytest.raises(InputError, match="measures losses and needs data"):
         Prune(density=0.5, rule="sensitivity").encode(model.state_dict())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["3.weight", "3.bias"])
+def test_weights_that_are_not_finite_are_named_before_training(name, value):
+    shop = BlobShop()
+    model = blob_net()
+    with torch.no_grad():
+        model.get_parameter(name).view(-1)[3] = value
+    for stage in (Prune(density=0.3), DeepCompression(), Prune(density=0.3, rule="uniform", ramp=0.0)):
+        with pytest.raises(InputError, match=f"the weights '{name}' hold values that are not finite"):
+            stage.encode(model.state_dict(), shop.workshop(model))
+    assert not shop.phases
 
 
 def masked(regrow=False, ramp=0.5, total=50, dropout=False, times=4):

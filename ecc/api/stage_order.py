@@ -20,8 +20,7 @@ _FIRST = ("fold",)  # they change weights that must not be encoded yet
 _LEAVE_FLOATS = ("prune", "svd", "deepthin", "hashed", "multi-hash")  # what they encode can be quantised
 _OF_WHOLE = ("hashed", "multi-hash")  # they take tensors that no other stage has encoded
 _OF_ANY = ("half", "huffman", "entropy")  # they take tensors of every kind
-_CODERS = ("huffman", "entropy")  # of these, those that leave floats alone
-_OF_CODES = ("huffman",)  # of these, those that need what others have encoded
+_CODERS = ("huffman", "entropy")  # of these, those that need what others have encoded, and leave floats alone
 _BEFORE = "an earlier call"
 _NOTHING = np.zeros(0, np.uint8)
 
@@ -37,19 +36,25 @@ def demand_order(stages: Sequence[Stage], code: PackedCode) -> None:
     """
     encoded = {name: _BEFORE for name, node in code.nodes.items() if isinstance(node, Form)}
     quantised = {name: by for name, by in encoded.items() if not _holds_floats(code.nodes[name])}
-    for stage in stages:
+    finished: dict[str, str] = {}  # by tensor, the coder that it has been given
+    for place, stage in enumerate(stages):
         layers = getattr(stage, "layers", ())
         if stage.name in _OF_ANY:
             meant = _tensors_of(code, layers)
-            _demand_codes(stage.name, encoded)
-            if stage.name not in _CODERS:
+            _demand_unfinished(stage.name, meant, finished)
+            if stage.name in _CODERS:
+                _demand_codes(stage.name, encoded)
+                finished |= dict.fromkeys(meant, stage.name)
+            else:
                 encoded |= {name: stage.name for name in meant if name not in encoded}
             continue
         names = weight_names(code, layers)
         if stage.name in _FIRST:
             _demand_none(stage.name, encoded)
+            _demand_once(stage.name, stages[:place])
         else:
             _demand_some(stage.name, names, quantised)
+            _demand_unfinished(stage.name, [name for name in names if name not in quantised], finished)
             if stage.name in _OF_WHOLE:
                 _demand_whole(stage.name, names, encoded)
             encoded |= {name: stage.name for name in names if name not in encoded}
@@ -62,8 +67,20 @@ def _demand_none(stage: str, encoded: Mapping[str, str]) -> None:
         raise InputError(f"{stage} changes weights, and {by} has encoded {name}; apply {stage} before any other stage")
 
 
+def _demand_once(stage: str, earlier: Sequence[Stage]) -> None:
+    if any(each.name == stage for each in earlier):
+        raise InputError(f"{stage} is given twice, and the first leaves nothing for the second; leave one out")
+
+
+def _demand_unfinished(stage: str, names: Sequence[str], finished: Mapping[str, str]) -> None:
+    for name in names:
+        if (by := finished.get(name)) is not None:
+            mend = "leave one of them out" if stage in _CODERS else f"apply {stage} before {by}"
+            raise InputError(f"{by} comes last, and {stage} would change {name} behind it; {mend}")
+
+
 def _demand_codes(stage: str, encoded: Mapping[str, str]) -> None:
-    if stage in _OF_CODES and not encoded:
+    if not encoded:
         raise InputError(
             f"{stage} finds no codes, because no weights are quantised or pruned yet; apply it behind others"
         )

@@ -36,6 +36,7 @@ class Staged:
         budgets: Of the artefact that came in: those on single weights judged by the weights as they are now.
         seconds: Wall time of this call.
         history: One row per epoch, with those of the artefact that came in.
+        notes: A sentence for each stage that found nothing to change.
         training: How stages trained.
         start: What came in.
         limits: That were to be kept; None where there were none.
@@ -53,6 +54,7 @@ class Staged:
     training: Training
     start: Start
     limits: StageLimits | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -87,6 +89,7 @@ class Staged:
             "accuracy": self.accuracy,
             "accuracy_reason": self.reason,
             "stages": [stage.to_json() for stage in self.stages],
+            "notes": list(self.notes),
             "budgets": [check.to_json() for check in self.budgets],
             "seconds": self.seconds,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -24,7 +25,7 @@ from ecc.api.workshop import Shop, Training, bare_workshop
 from ecc.artefact import StageRecord
 from ecc.core.budget import Budget
 from ecc.core.code import Stage
-from ecc.core.errors import InputError
+from ecc.core.errors import InputError, NothingToDo
 from ecc.core.factories import kind_of
 from ecc.core.problem import Batches, Progress, Task
 from ecc.core.verdict import BudgetCheck
@@ -37,6 +38,8 @@ from ecc.stages.bits import Sharing
 from ecc.stages.code import PackedCode, packed
 
 __all__ = ["StageJob", "stage"]
+
+_LOG = logging.getLogger("ecc")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +100,14 @@ class StageJob:
             model.to(self.training.device)
         shop = self._shop(model)
         before, code, records = self._accuracy(model), self.start.code, list[StageRecord]()
+        notes: list[str] = []
         for place, stage in enumerate(self.stages):
             began = time.monotonic()
-            code, choices = self._apply(place, code, model, shop)
+            choices: dict[str, str] = {}
+            try:
+                code, choices = self._apply(place, code, model, shop)
+            except NothingToDo as nothing:
+                notes.append(self._note(stage, nothing, notes))
             model = with_code(model, code)
             score = self._accuracy(model)
             records.append(
@@ -117,10 +125,18 @@ class StageJob:
             budgets=self._budgets(model, code),
             seconds=time.monotonic() - started,
             history=_joined([self.start.history, *rows]),
+            notes=tuple(notes),
             training=self.training,
             start=self.start,
             limits=self.limits,
         )
+
+    def _note(self, stage: Stage, nothing: NothingToDo, earlier: Sequence[str]) -> str:
+        """That the chain goes on without a stage; refused where the user meant certain layers, or no stage is left."""
+        if getattr(stage, "layers", ()) or len(earlier) + 1 == len(self.stages):
+            raise nothing
+        _LOG.warning("stage %s changes nothing: %s", stage.name, nothing)
+        return f"{stage.name} changes nothing: {nothing}"
 
     def _budgets(self, model: nn.Module, code: PackedCode) -> tuple[BudgetCheck, ...]:
         """Those that came in and those of this call, which stand in for older ones on the same metric."""
@@ -166,6 +182,8 @@ class StageJob:
             workshop = bare_workshop(model, self.start.inputs, seed=self.training.seed)
         try:
             return packed(stage.encode(code, workshop)), {}
+        except NothingToDo:
+            raise
         except InputError as error:
             if self.task is not None or not self.reason:
                 raise

@@ -2,6 +2,7 @@
 
 EccError
 ├── InputError         2    the caller's input is wrong; the message names the input and the mend
+│   └── NothingToDo    2    a stage has nothing to change; a chain goes on without it
 ├── UnavailableError   3    this machine cannot do it
 │   ├── StorageError   3    a disk failed, is full, or a file was taken away while it was written
 │   └── MeterError     3    a sensor is missing or stopped answering
@@ -11,7 +12,16 @@ EccError
 
 from __future__ import annotations
 
-__all__ = ["EccError", "InputError", "Interrupted", "MeterError", "MeterReset", "StorageError", "UnavailableError"]
+__all__ = [
+    "EccError",
+    "InputError",
+    "Interrupted",
+    "MeterError",
+    "MeterReset",
+    "NothingToDo",
+    "StorageError",
+    "UnavailableError",
+]
 
 
 class EccError(Exception):
@@ -24,6 +34,10 @@ class InputError(EccError, ValueError):
     """The caller's input is wrong; the message names it and how to mend it."""
 
     exit_code = 2
+
+
+class NothingToDo(InputError):
+    """A stage finds nothing that it could change, so that its result is what came in; a chain goes on without it."""
 
 
 class UnavailableError(EccError, RuntimeError):

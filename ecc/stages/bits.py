@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecc.core.code import Stage, Stored, Workshop
-from ecc.core.errors import InputError
+from ecc.core.errors import InputError, NothingToDo
 from ecc.stages.calibration import Calibration, Judging
 from ecc.stages.candidates import Candidate, Plan, Steps, TensorStage, applied, candidates
 from ecc.stages.code import PackedCode, decode_node, packed
@@ -294,7 +294,10 @@ class _Choice:
         if stage is None:
             raise InputError(f"stage {self.steps[0][0].name} keeps to its own options, and nothing is chosen for it")
         settings = {name: each[0] for name, each in plan.items() if each[0] is not None}
-        return packed(stage.encode(self.code, self.workshop, chosen=settings))
+        try:
+            return packed(stage.encode(self.code, self.workshop, chosen=settings))
+        except NothingToDo:  # as was chosen: every tensor stays
+            return self.code
 
     def _share(
         self,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from ecc.core.code import Code, Stage, State, Stored, Workshop
-from ecc.core.errors import InputError
+from ecc.core.errors import InputError, NothingToDo
 from ecc.stages.code import PackedCode, packed, weight_names
 from ecc.stages.nodes import Node, shape_of
 
@@ -101,7 +102,8 @@ def applied(code: PackedCode, steps: Steps, plan: Plan) -> PackedCode:
     """The code behind stages, without training: by the plan, or as stages do on their own where nothing is chosen."""
     for place, (stage, choosing) in enumerate(steps):
         if choosing is None:
-            code = packed(stage.encode(code))
+            with suppress(NothingToDo):
+                code = packed(stage.encode(code))
             continue
         nodes = {
             name: choosing.encode_node(name, code.nodes[name], settings[place])

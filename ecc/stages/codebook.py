@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ecc.core.code import Code, State, Workshop
-from ecc.core.errors import InputError
+from ecc.core.errors import InputError, NothingToDo
 from ecc.stages.code import PackedCode, decode_node, packed, weight_names
+from ecc.stages.container import node_bytes
 from ecc.stages.kmeans import INITS, lloyd, nearest
 from ecc.stages.nodes import Form, Node, Numbers, Symbols, map_weights
 from ecc.stages.sparse_index import sparse_form
@@ -21,7 +22,7 @@ from ecc.stages.tuning import tuned
 __all__ = ["Codebook", "CodebookSetting"]
 
 _CHOICES = (2, 3, 4, 5, 6, 8)
-_FEWEST_BITS = 3  # with fewer a small tensor is left as it is: it has few bytes and is often sensitive
+_FEWEST_BITS = 3  # that a small tensor is given, unless fewer are asked for: it has few bytes and is often sensitive
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -45,7 +46,8 @@ class Codebook:
     sparse first.
 
     Attributes:
-        bits: Of a code, from 1 to 12. A small tensor gets as many as make its codebook no larger than its codes.
+        bits: Of a code, from 1 to 12. A small tensor gets as many as make its codebook no larger than its codes, but
+            3 at least; it stays as it is where codes and codebook would take no fewer bytes.
         init: Where centroids begin, a key of ``kmeans.INITS``.
         steps: Of Lloyd's algorithm, at most.
         centroids: ``float32`` or ``float16``.
@@ -88,8 +90,16 @@ class Codebook:
         return [CodebookSetting(bits) for bits in _CHOICES]
 
     def encode_node(self, name: str, node: Node, setting: CodebookSetting) -> Node:
-        """The tree with its weights shared; as it is where that does not pay."""
-        return map_weights(_without_zeros(node), lambda leaf: self._shared(leaf, setting.bits))
+        """The tree with its weights shared; the same node where that takes no fewer bytes.
+
+        Raises:
+            InputError: If weights are not finite.
+        """
+        before = _without_zeros(node)
+        found = map_weights(before, lambda leaf: self._shared(name, leaf, setting.bits))
+        if before is node:  # the leaves have been compared one by one
+            return found if _is_shared(found) else node
+        return found if node_bytes(name, found) < node_bytes(name, node) else node
 
     def encode(
         self,
@@ -104,6 +114,7 @@ class Codebook:
             chosen: Settings by name of a tensor, in the place of the stage's own options.
 
         Raises:
+            NothingToDo: If none of them would take fewer bytes.
             InputError: If there are none, or one is not finite.
         """
         code = packed(state)
@@ -111,10 +122,13 @@ class Codebook:
         whole = {name: _without_zeros(code.nodes[name]) for name in names}
         own, given = CodebookSetting(self.bits), chosen or {}
         fresh = {name: self.encode_node(name, node, given.get(name, own)) for name, node in whole.items()}
-        if not any(_is_shared(each) for each in fresh.values()):
-            raise InputError("codebook found no weights stored as floats that it would make smaller")
+        if all(fresh[name] is code.nodes[name] for name in names):
+            raise NothingToDo(
+                f"codebook would make none of the weights smaller: {', '.join(names[:3])} have too few values for "
+                "codes and centroids of their own, or are quantised already"
+            )
         found = replace(code, nodes={**code.nodes, **fresh})
-        if workshop is None or not self.epochs:
+        if workshop is None or not self.epochs or not any(_is_shared(each) for each in fresh.values()):
             return found
         for turn in range(self.reassign + 1):
             found = tuned(found, workshop, epochs=self.epochs, lr=self.lr, phase=f"codebook {turn + 1}")
@@ -123,15 +137,22 @@ class Codebook:
                 found = replace(found, nodes={**found.nodes, **again})
         return found
 
-    def _shared(self, leaf: Numbers, most: int) -> Node:
-        """The leaf with shared values, or itself where it is too small."""
+    def _shared(self, name: str, leaf: Numbers, most: int) -> Node:
+        """The leaf with shared values, or itself where that takes no fewer bytes."""
+        if not leaf.values.numel():
+            return leaf
+        if not bool(leaf.values.isfinite().all()):
+            raise InputError(f"the weights {name!r} hold values that are not finite and cannot be shared")
         values = leaf.values.detach().flatten().float().numpy()
         width = _DTYPES[self.centroids]
-        fitting = [bits for bits in range(1, most + 1) if width.itemsize << bits <= len(values) * bits / 8]
-        if not fitting or fitting[-1] < min(most, _FEWEST_BITS):
-            return leaf
-        centroids = lloyd(values, 1 << fitting[-1], init=self.init, steps=self.steps)
-        return _assigned(leaf, torch.from_numpy(centroids).to(width))
+        least, before = min(most, _FEWEST_BITS), node_bytes("", leaf)
+        balanced = [bits for bits in range(least, most + 1) if width.itemsize << bits <= len(values) * bits / 8]
+        for bits in range(max(balanced, default=least), least - 1, -1):
+            centroids = lloyd(values, 1 << bits, init=self.init, steps=self.steps)
+            found = _assigned(leaf, torch.from_numpy(centroids).to(width))
+            if node_bytes("", found) < before:
+                return found
+        return leaf
 
 
 def _without_zeros(node: Node) -> Node:

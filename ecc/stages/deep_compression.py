@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ecc.core.code import Code, State, Workshop
-from ecc.core.errors import InputError
-from ecc.stages.code import PackedCode
+from ecc.core.errors import InputError, NothingToDo
+from ecc.stages.code import PackedCode, packed
 from ecc.stages.codebook import Codebook
 from ecc.stages.entropy import Entropy, Huffman
 from ecc.stages.prune import Prune
 
 __all__ = ["DeepCompression"]
 
+_LOG = logging.getLogger("ecc")
 _CODERS: Mapping[str, type[Huffman | Entropy]] = {"huffman": Huffman, "entropy": Entropy}
 
 
@@ -105,10 +107,16 @@ class DeepCompression:
         return prune, codebook, _CODERS[self.coder](self.layers)
 
     def encode(self, state: State | Code, workshop: Workshop | None = None) -> PackedCode:
-        """What the stages make of the state, one after the other.
+        """What the stages make of the state, one after the other; those that find nothing to do are left out.
 
         Raises:
-            InputError: If there are no weights that are stored as they are.
+            InputError: If there are no weights that are stored as they are, or one is not finite.
         """
         prune, codebook, coder = self.parts
-        return coder.encode(codebook.encode(prune.encode(state, workshop), workshop))
+        code = prune.encode(state, workshop)
+        for stage in (codebook, coder):
+            try:
+                code = packed(stage.encode(code, workshop))
+            except NothingToDo as nothing:
+                _LOG.info("deep-compression goes on without %s: %s", stage.name, nothing)
+        return code

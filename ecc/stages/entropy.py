@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ecc.core.code import Code, State, Workshop
-from ecc.core.errors import InputError
+from ecc.core.errors import NothingToDo
 from ecc.stages.code import PackedCode, map_code, packed
 from ecc.stages.coders.registry import CODERS
 from ecc.stages.nodes import Node, Numbers, Symbols, leaves, map_leaves
@@ -39,11 +39,12 @@ class Huffman:
         """The code with Huffman coding of all streams of codes.
 
         Raises:
-            InputError: If the state has no codes, or a pattern names nothing.
+            NothingToDo: If the state has no codes.
+            InputError: If a pattern names nothing.
         """
         code = packed(state)
         if not any(isinstance(leaf, Symbols) for node in code.nodes.values() for _, leaf in leaves(node)):
-            raise InputError("stage huffman finds no codes in the state; prune or quantise it first")
+            raise NothingToDo("stage huffman finds no codes in the state; prune or quantise it first")
         return map_code(code, lambda node: map_leaves(regapped(node, packed=False), _with_huffman), self.layers)
 
 

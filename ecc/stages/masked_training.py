@@ -15,7 +15,7 @@ from ecc.core.errors import InputError
 from ecc.stages.densities import Rule, largest
 from ecc.stages.tuning import Overridden
 
-__all__ = ["Closing", "MaskedNetwork"]
+__all__ = ["Closing", "MaskedNetwork", "demand_finite"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,9 @@ class MaskedNetwork(Overridden):
         network: Its weights that are zero are masked from the beginning.
         names: By name of a tensor that is pruned, all its names in the network.
         closing: How masks close.
+
+    Raises:
+        InputError: If a name is no parameter of the network, or a parameter is not finite.
     """
 
     def __init__(self, network: nn.Module, names: Mapping[str, Sequence[str]], closing: Closing) -> None:
@@ -65,6 +68,7 @@ class MaskedNetwork(Overridden):
         parameters = dict(self.network.named_parameters(remove_duplicate=False))
         if strange := [name for name in names if name not in parameters]:
             raise InputError(f"{strange[0]!r} is no parameter of the network and cannot be pruned with training")
+        demand_finite(parameters)
         self._slots = {name: f"mask_{number}" for number, name in enumerate(names)}
         for name, slot in self._slots.items():
             self.register_buffer(slot, parameters[name].detach() != 0)
@@ -125,6 +129,19 @@ class MaskedNetwork(Overridden):
         for name, mask in self.masks().items():
             self.network.get_parameter(name).mul_(mask)
         return self.network
+
+
+def demand_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what no training can mend, by its name.
+
+    Raises:
+        InputError: If a tensor holds NaN or infinity.
+    """
+    for name, tensor in tensors.items():
+        if not bool(tensor.detach().isfinite().all()):
+            raise InputError(
+                f"the weights {name!r} hold values that are not finite and cannot be pruned; mend the network first"
+            )
 
 
 def _dropout_rates(network: nn.Module, names: Sequence[str]) -> list[tuple[_DropoutNd, float, str]]:

@@ -16,7 +16,7 @@ from ecc.core.code import Code, State, Workshop
 from ecc.core.errors import InputError
 from ecc.stages.code import PackedCode, decode_node, packed, weight_names
 from ecc.stages.densities import RULES, Rule, by_sensitivity, by_targets, largest
-from ecc.stages.masked_training import Closing, MaskedNetwork
+from ecc.stages.masked_training import Closing, MaskedNetwork, demand_finite
 from ecc.stages.nodes import Node, Numbers
 from ecc.stages.sparse_index import sparse_form
 from ecc.stages.tuning import fitted
@@ -107,9 +107,14 @@ class Prune:
         return [PruneSetting(each) for each in _CHOICES if each < there] + [PruneSetting(there)] * (there > 0)
 
     def encode_node(self, name: str, node: Node, setting: PruneSetting) -> Node:
-        """The largest weights of a tensor, at once."""
+        """The largest weights of a tensor, at once.
+
+        Raises:
+            InputError: If weights are not finite.
+        """
         if not isinstance(node, Numbers):
             return node
+        demand_finite({name: node.values})
         return self._node(node.values * largest(node.values, setting.count(node.values)))
 
     def encode(
@@ -121,13 +126,15 @@ class Prune:
             chosen: Settings by name of a tensor, in the place of the stage's own options; others keep all weights.
 
         Raises:
-            InputError: If no tensor's weights are stored as they are, or a sensitivity is asked for without a workshop.
+            InputError: If no tensor's weights are stored as they are, some are not finite, or a sensitivity is asked
+                for without a workshop.
         """
         code = packed(state)
         names = [name for name in weight_names(code, self.layers) if isinstance(code.nodes[name], Numbers)]
         if not names:
             raise InputError("prune found no weights that are stored as they are; apply it before other stages")
         weights = {name: decode_node(code.nodes[name]) for name in names}
+        demand_finite(weights)
         if chosen:
             targets = {
                 name: chosen[name].count(each) if name in chosen else int((each != 0).sum())
