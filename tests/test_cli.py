@@ -17,6 +17,7 @@ from cli_toy import PROCESS, run, workplace
 from ecc.api.recipe import METHODS, Recipe
 from ecc.cli.main import COMMANDS
 from ecc.cli.progress import ProgressLine
+from ecc.core.errors import Interrupted
 from ecc.report.style import quantity
 
 BUDGET = {"metric", "limit", "dense", "predicted", "measured", "met"}
@@ -683,6 +684,16 @@ def test_interrupted_profile_keeps_its_rows_and_resumes(made):
     assert f"resume with: ecc {line}" in err
     assert "Traceback" not in err
     assert run(line, "--json --quiet").value["rows_reused"] > 0
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Interrupted("interrupted; 3 new rows were kept in memory only")])
+def test_commands_that_keep_nothing_say_no_more_than_that_they_were_interrupted(error, monkeypatch, tmp_path):
+    def press(path):
+        raise error
+
+    monkeypatch.setattr("ecc.cli.results.inspect_artefact", press)
+    said = run(f"inspect {tmp_path} --json")
+    assert (said.code, said.out, said.err) == (130, "", "ecc inspect: interrupted\n")
 
 
 def wait_for_rows(path, count):

@@ -1,6 +1,7 @@
 """``ecc.stage``: stages in order on any network, their figures, what is refused before any work, and resuming."""
 
 import copy
+import warnings
 from dataclasses import dataclass, replace
 
 import pytest
@@ -9,11 +10,13 @@ from staging_toy import INPUTS, digits, small, trained
 from torch import nn
 
 import ecc
+from ecc.api.result import Compression
 from ecc.api.stage_options import settings_of, stages_of
+from ecc.api.stage_outputs import demand_finite
 from ecc.api.stage_start import start_of_network
 from ecc.api.staging import StageJob
 from ecc.api.workshop import Shop, Training, bare_workshop, judge
-from ecc.core.errors import InputError, Interrupted, NothingToDo
+from ecc.core.errors import InputError, Interrupted
 from ecc.core.problem import Task
 from ecc.solvers.evaluation import evaluate
 from ecc.stages.code import packed
@@ -140,13 +143,6 @@ def test_stages_that_make_no_sense_are_refused(apply, options, said):
         (["huffman", "prune"], "huffman finds no codes"),
         ([Codebook(layers=("nothing.*",))], r"'nothing\.\*' name no weights of the network"),
         (["half", "fold"], "and half has encoded"),
-        (["fold", "fold"], "fold is given twice, .* leave one out"),
-        (["entropy", "prune"], "entropy finds no codes"),
-        (["entropy"], "entropy finds no codes"),
-        (["prune", "entropy", "codebook"], "entropy comes last, and codebook would change .*; apply codebook before"),
-        (["prune", "huffman", "codebook"], "huffman comes last"),
-        (["codebook", "entropy", "half"], "entropy comes last, and half would change"),
-        (["codebook", "entropy", "entropy"], "entropy comes last, .*; leave one of them out"),
     ],
 )
 def test_orders_that_cannot_work_are_refused_before_any_work(apply, said, monkeypatch):
@@ -162,42 +158,6 @@ def test_stages_of_different_layers_go_in_any_order():
     forms = {name: node.kind for name, node in result.code.nodes.items() if hasattr(node, "kind")}
     assert forms["5.weight"] == "fixed"
     assert forms["0.weight"] == "sparse"
-
-
-@pytest.mark.parametrize(
-    "apply",
-    [
-        ["fold", "deep-compression", "half", "entropy"],
-        ["prune", "codebook", "entropy"],
-        ["prune", "codebook", "huffman"],
-    ],
-)
-def test_a_chain_goes_on_without_stages_that_find_nothing_to_do(apply, caplog):
-    torch.manual_seed(0)
-    tiny = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
-    result = ecc.stage(tiny, apply, options={f"{apply[-3]}.density": 0.4}, example_inputs=torch.randn(2, 1, 2, 3))
-    assert [each.name for each in result.stages] == apply
-    (note,) = result.notes
-    idle = "fold changes nothing: there is nothing to fold" if "fold" in apply else "codebook changes nothing: "
-    assert note.startswith(idle)
-    assert note in f"{caplog.messages[0].removeprefix('stage ')}"
-    assert result.to_json()["notes"] == [note]
-    assert result.nbytes < result.bytes_before
-
-
-@pytest.mark.parametrize(
-    "apply", ["fold", [Codebook()], ["prune", Codebook(layers=("3.weight",))], ["fold", Codebook()]], ids=str
-)
-def test_nothing_to_do_is_refused_alone_and_in_layers_that_are_named(apply):
-    tiny = nn.Sequential(nn.Flatten(), nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
-    with pytest.raises(NothingToDo):
-        ecc.stage(tiny, apply, example_inputs=torch.randn(2, 1, 1, 2))
-
-
-def test_few_weights_that_a_codebook_makes_smaller_are_shared():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    pruned = ecc.stage(model, ["prune"], options={"prune.density": 0.1}, example_inputs=torch.randn(2, 1, 8, 8))
-    assert ecc.stage(pruned, [Codebook(bits=3)]).nbytes < pruned.nbytes - 150
 
 
 def test_what_was_staged_before_counts_in_the_order():
@@ -228,9 +188,137 @@ def test_other_things_than_networks_and_artefacts_are_refused(tmp_path):
         ecc.stage(tmp_path / "nowhere", "prune")
 
 
+def test_a_compression_is_to_be_saved_first():
+    with pytest.raises(InputError, match=r"not a Compression; save it first with ecc\.save\(result, FOLDER\)"):
+        ecc.stage(object.__new__(Compression), "prune")
+
+
 def test_fold_without_inputs_says_what_it_needs():
     with pytest.raises(InputError, match="fold needs the network and a batch of inputs"):
         ecc.stage(trained(), "fold")
+
+
+# -- parametrised weights
+
+
+def reparametrised(kind):
+    """Three linear layers, of which the first and the last compute their weights from other tensors."""
+    torch.manual_seed(1)
+    utils = nn.utils
+    made = {
+        "parametrize": lambda layer: utils.parametrizations.weight_norm(layer),
+        "spectral": lambda layer: utils.parametrizations.spectral_norm(layer),
+        "hook": lambda layer: quietly(utils.weight_norm, layer),
+        "spectral hook": lambda layer: quietly(utils.spectral_norm, layer),
+        "pruning": lambda layer: utils.prune.l1_unstructured(layer, "weight", amount=0.5),
+    }[kind]
+    layers = [nn.Flatten(), made(nn.Linear(64, 32)), nn.Linear(32, 16), nn.ReLU(), made(nn.Linear(16, 10))]
+    return nn.Sequential(*layers).eval()
+
+
+def quietly(change, layer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return change(layer)
+
+
+KINDS = ["parametrize", "spectral", "hook", "spectral hook", "pruning"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "apply",
+    [["multilevel-product-quant", "entropy"], [Prune(density=0.3, epochs=1), Codebook(epochs=1), "entropy"], "half"],
+)
+def test_what_parametrised_weights_are_computed_from_is_stored_as_it_is(kind, apply, caplog):
+    model = reparametrised(kind)
+    with caplog.at_level("WARNING", "ecc"):
+        result = stage(apply, model)
+    coded = {name for name, node in result.code.nodes.items() if hasattr(node, "kind")}
+    assert "2.weight" in coded
+    assert not {name for name in coded if name.startswith(("1.", "4.")) and not name.endswith("bias")}
+    assert sum("stages leave 1." in each.getMessage() for each in caplog.records) == 1
+    x = torch.rand(8, 1, 8, 8)
+    with torch.no_grad():
+        assert result.model(x).isfinite().all()
+    again = ecc.stage(result, "entropy", example_inputs=INPUTS)
+    assert again.code.left == result.code.left
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("apply", ["codebook", Prune(layers=("1.*",))])
+def test_where_only_parametrised_weights_are_meant_the_mend_is_told(kind, apply):
+    model = reparametrised(kind)
+    model = model if isinstance(apply, Prune) else nn.Sequential(model[0], model[1])
+    with pytest.raises(InputError, match=r"there is nothing else to encode.*remove_parametrizations\(module"):
+        ecc.stage(model, apply)
+
+
+def test_parametrised_weights_of_an_artefact_are_left_too(tmp_path):
+    model = reparametrised("parametrize")
+    ecc.save(ecc.stage(model, "codebook", example_inputs=INPUTS), tmp_path / "once")
+    loaded = ecc.load(tmp_path / "once", model=reparametrised("parametrize"))
+    assert len(ecc.stage(loaded, "entropy").code.left) == 4
+
+
+def test_tied_tensors_are_left_by_the_name_that_is_stored():
+    model = reparametrised("parametrize")
+    model.append(nn.Linear(64, 32))
+    model[5].weight = model[1].parametrizations.weight.original1
+    assert {"2.weight"} == {
+        name for name, node in ecc.stage(model, "codebook").code.nodes.items() if hasattr(node, "kind")
+    }
+
+
+# -- outputs that are no numbers
+
+
+class Root(nn.Sequential):
+    """A network that gives NaN unless its weights are as they were."""
+
+    def forward(self, x):
+        return (
+            super().forward(x) + (self[1].weight.sum() - self.total).square().neg().mul(1e12).clamp(-2, 0).add(1).sqrt()
+        )
+
+
+def rooted():
+    torch.manual_seed(2)
+    model = Root(nn.Flatten(), nn.Linear(64, 10))
+    model.total = model[1].weight.sum().detach()
+    return model.eval()
+
+
+def test_a_network_that_comes_to_give_nan_is_refused(tmp_path):
+    with pytest.raises(InputError, match="behind entropy, the last stage, the network gives NaN or infinity"):
+        ecc.stage(rooted(), [FixedPoint(bits=3), "entropy"], example_inputs=INPUTS)
+    with pytest.raises(InputError, match="behind fixed-point, the last stage"):
+        stage([FixedPoint(bits=3)], rooted())
+
+
+def test_nan_that_was_there_before_is_no_reason_to_refuse():
+    model = rooted()
+    model.total = model.total + 1
+    assert not model(INPUTS).isfinite().any()
+    assert ecc.stage(model, FixedPoint(bits=3), example_inputs=INPUTS).nbytes > 0
+    before, after = (Shifted(torch.tensor(each)) for each in ([1.0, -torch.inf], [2.0, -torch.inf]))
+    demand_finite(before, after, (torch.zeros(2),), "any")
+    with pytest.raises(InputError, match="behind any"):
+        demand_finite(before, Shifted(torch.tensor([torch.inf, -torch.inf])), (torch.zeros(2),), "any")
+
+
+class Shifted(nn.Module):
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def forward(self, x):
+        return {"out": x + self.by}
+
+
+def test_a_network_that_does_not_run_on_the_inputs_is_not_judged():
+    result = ecc.stage(trained(), FixedPoint(bits=6), example_inputs=torch.zeros(3))
+    assert result.start.manifest is None
 
 
 # -- the workshop

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -19,6 +19,7 @@ from ecc.core.errors import EccError
 from ecc.core.verdict import BudgetCheck
 from ecc.network.copying import copy_sharing
 from ecc.network.manifest import SlimManifest
+from ecc.network.parametrised import parametrised_tensors
 from ecc.network.tracing import trace
 from ecc.stages.code import PackedCode, packed
 from ecc.stages.nodes import Numbers
@@ -83,7 +84,7 @@ def start_of_artefact(loaded: Loaded) -> Start:
     kept = [name for name in artefact.files if name not in _REWRITTEN and not name.endswith(".png")]
     return Start(
         loaded.model,
-        code_of(artefact),
+        _leaving(code_of(artefact), loaded.model),
         artefact.weights.bytes,
         _tuple_of(loaded.inputs),
         artefact.manifest,
@@ -105,7 +106,7 @@ def start_of_network(model: nn.Module, inputs: Any = None, *, source: Source | N
         InputError: If the state holds something else than dense tensors, or the network cannot be copied.
     """
     own = copy_sharing(model, {}).eval()
-    code = packed(own.state_dict())
+    code = _leaving(packed(own.state_dict()), own)
     tensors = {name: node.values for name, node in code.nodes.items() if isinstance(node, Numbers)}  # all of them
     nbytes = len(safetensors.torch.save(tensors))
     if inputs is None:
@@ -118,6 +119,11 @@ def start_of_network(model: nn.Module, inputs: Any = None, *, source: Source | N
     except EccError as error:
         return Start(own, code, nbytes, _tuple_of(inputs), reason=str(error))
     return Start(own, code, nbytes, _tuple_of(inputs), manifest, files=files)
+
+
+def _leaving(code: PackedCode, model: nn.Module) -> PackedCode:
+    """The code with the tensors named that stages leave as they are; of tied ones, by the name that it stores."""
+    return replace(code, left=frozenset(code.aliases.get(name, name) for name in parametrised_tensors(model)))
 
 
 def _tuple_of(inputs: Any) -> tuple[Any, ...]:

@@ -16,16 +16,18 @@ from torch.nn import functional as F
 
 from ecc.api.keeping import Loaded, load
 from ecc.api.packing import with_code
+from ecc.api.result import Compression
 from ecc.api.stage_limits import StageLimits
 from ecc.api.stage_options import TRAINING, settings_of, stages_of
 from ecc.api.stage_order import FROM_NETWORK, demand_order
+from ecc.api.stage_outputs import demand_finite
 from ecc.api.stage_start import Start, start_of_artefact, start_of_network
 from ecc.api.staged import Staged, manifest_of_staged
 from ecc.api.workshop import Shop, Training, bare_workshop
 from ecc.artefact import StageRecord
 from ecc.core.budget import Budget
 from ecc.core.code import Stage
-from ecc.core.errors import InputError, NothingToDo
+from ecc.core.errors import InputError
 from ecc.core.factories import kind_of
 from ecc.core.problem import Batches, Progress, Task
 from ecc.core.verdict import BudgetCheck
@@ -35,11 +37,12 @@ from ecc.network.copying import copy_sharing
 from ecc.profiler.devices import current_device
 from ecc.solvers.evaluation import demand_fitting, evaluate
 from ecc.stages.bits import Sharing
-from ecc.stages.code import PackedCode, packed
+from ecc.stages.code import REMOVE, PackedCode, packed
 
 __all__ = ["StageJob", "stage"]
 
 _LOG = logging.getLogger("ecc")
+_SHOWN = 3  # names in a note
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,29 +94,28 @@ class StageJob:
         """Apply the stages.
 
         Raises:
-            InputError: If a stage has nothing to encode, or needs data and there are none.
+            InputError: If a stage has nothing to encode, or needs data and there are none; if the network that comes
+                out gives NaN or infinity where the one that came in did not.
             Interrupted: If the user pressed Ctrl-C; the state of training is in ``folder``.
         """
         started = time.monotonic()
+        self._tell_left()
         model = copy_sharing(self.start.model, {}).eval()
         if self.training.device is not None:
             model.to(self.training.device)
         shop = self._shop(model)
         before, code, records = self._accuracy(model), self.start.code, list[StageRecord]()
-        notes: list[str] = []
         for place, stage in enumerate(self.stages):
             began = time.monotonic()
-            choices: dict[str, str] = {}
-            try:
-                code, choices = self._apply(place, code, model, shop)
-            except NothingToDo as nothing:
-                notes.append(self._note(stage, nothing, notes))
+            code, choices = self._apply(place, code, model, shop)
             model = with_code(model, code)
             score = self._accuracy(model)
             records.append(
                 StageRecord(stage.name, settings_of(stage), code.nbytes, score, time.monotonic() - began, choices)
             )
         model = model.to("cpu")
+        if inputs := self.start.inputs or (() if shop is None else shop.inputs):
+            demand_finite(self.start.model, model, inputs, self.stages[-1].name)
         rows = [] if shop is None else shop.rows
         return Staged(
             model=model,
@@ -125,18 +127,22 @@ class StageJob:
             budgets=self._budgets(model, code),
             seconds=time.monotonic() - started,
             history=_joined([self.start.history, *rows]),
-            notes=tuple(notes),
             training=self.training,
             start=self.start,
             limits=self.limits,
         )
 
-    def _note(self, stage: Stage, nothing: NothingToDo, earlier: Sequence[str]) -> str:
-        """That the chain goes on without a stage; refused where the user meant certain layers, or no stage is left."""
-        if getattr(stage, "layers", ()) or len(earlier) + 1 == len(self.stages):
-            raise nothing
-        _LOG.warning("stage %s changes nothing: %s", stage.name, nothing)
-        return f"{stage.name} changes nothing: {nothing}"
+    def _tell_left(self) -> None:
+        """Name the tensors that stages leave as they are."""
+        if left := sorted(self.start.code.left):
+            more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+            _LOG.warning(
+                "stages leave %s%s as they are, because parametrised weights are computed from them; to encode these, "
+                "%s",
+                ", ".join(left[:_SHOWN]),
+                more,
+                REMOVE,
+            )
 
     def _budgets(self, model: nn.Module, code: PackedCode) -> tuple[BudgetCheck, ...]:
         """Those that came in and those of this call, which stand in for older ones on the same metric."""
@@ -182,8 +188,6 @@ class StageJob:
             workshop = bare_workshop(model, self.start.inputs, seed=self.training.seed)
         try:
             return packed(stage.encode(code, workshop)), {}
-        except NothingToDo:
-            raise
         except InputError as error:
             if self.task is not None or not self.reason:
                 raise
@@ -267,6 +271,11 @@ def _start(model: nn.Module | Loaded | Staged | str | Path, inputs: Any, seed: i
         return start_of_network(model, inputs, seed=seed)
     if isinstance(model, Staged):
         return _start_of_staged(model)
+    if isinstance(model, Compression):
+        raise InputError(
+            "stage takes a network or an artefact, not a Compression; save it first with ecc.save(result, FOLDER) and "
+            "give ecc.load(FOLDER), or give result.model, of which no budgets are known"
+        )
     loaded: object = load(model) if isinstance(model, str | Path) else model
     if not isinstance(loaded, Loaded):
         raise InputError(f"stage takes a network or an artefact, not {kind_of(loaded)}; save it, and give its folder")

@@ -37,6 +37,7 @@ class Command:
         configure: Adds the arguments.
         run: Does the work.
         together: Whether torchrun may start it as several processes that share the work.
+        resumes: Whether it keeps what it has finished, so that the same command goes on after an interrupt.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Command:
     configure: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace, ProgressLine], Outcome]
     together: bool = False
+    resumes: bool = False
 
     def complete(self, parser: argparse.ArgumentParser) -> None:
         """Give the command's parser its arguments, those that every command has, and its example."""

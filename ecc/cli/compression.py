@@ -362,6 +362,7 @@ COMMANDS = (
         _compress_arguments,
         _compress,
         together=True,
+        resumes=True,
     ),
     Command(
         "verify",

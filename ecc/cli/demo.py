@@ -359,4 +359,4 @@ def _share(value: float | None, dense: float) -> float | None:
     return None if value is None else value / dense
 
 
-COMMANDS = (Command("demo", "ecc demo --out demo", _arguments, _run),)
+COMMANDS = (Command("demo", "ecc demo --out demo", _arguments, _run, resumes=True),)

@@ -62,6 +62,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     called = f"ecc {name}".rstrip()
     progress = ProgressLine(quiet="--quiet" in given or not launched_first())
     _log_to(progress)
+    command: Command | None = None
     try:
         command = _command(name)
         parsed = _parser(command).parse_args(given)
@@ -76,11 +77,12 @@ def _main(arguments: Sequence[str] | None) -> int:
         return outcome.exit_code
     except EccError as error:
         progress.end_line()
-        resume = (error.resume or _again(given)) if isinstance(error, Interrupted) else ""
-        return _end(error.exit_code, f"{called}: {error}", resume)
+        if not isinstance(error, Interrupted):
+            return _end(error.exit_code, f"{called}: {error}", "")
+        return _end_interrupted(command, called, str(error), error.resume or _again(given))
     except KeyboardInterrupt:
         progress.end_line()
-        return _end(130, f"{called}: interrupted; what was finished is saved", _again(given))
+        return _end_interrupted(command, called, "interrupted; what was finished is saved", _again(given))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; that is no error
         return 0
@@ -88,6 +90,13 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 def _again(given: Sequence[str]) -> str:
     return "the same torchrun command" if launched() else shlex.join(["ecc", *given])
+
+
+def _end_interrupted(command: Command | None, called: str, text: str, resume: str) -> int:
+    """Say what is saved and how to go on; only that it ended, of a command that saves nothing or did not begin."""
+    if command is None or not command.resumes:
+        return _end(Interrupted.exit_code, f"{called}: interrupted", "")
+    return _end(Interrupted.exit_code, f"{called}: {text}", resume)
 
 
 def _end(code: int, text: str, resume: str) -> int:

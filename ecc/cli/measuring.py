@@ -214,5 +214,6 @@ COMMANDS = (
         "ecc profile zoo:resnet20 --input 1x3x32x32 --samples 200 --store resnet20.db",
         _profile_arguments,
         _profile,
+        resumes=True,
     ),
 )

@@ -196,5 +196,6 @@ COMMANDS = (
         "ecc stage resnet20-half --apply deep-compression --apply entropy --out resnet20-packed",
         _arguments,
         _run,
+        resumes=True,
     ),
 )

@@ -17,7 +17,13 @@ from ecc.stages.container import section_bytes, to_bytes
 from ecc.stages.kinds import KINDS
 from ecc.stages.nodes import Form, Node, Numbers, Symbols
 
-__all__ = ["PackedCode", "decode_node", "map_code", "packed", "weight_names"]
+__all__ = ["REMOVE", "PackedCode", "decode_node", "map_code", "packed", "weight_names"]
+
+REMOVE = (
+    "remove the parametrisation first: torch.nn.utils.parametrize.remove_parametrizations(module, 'weight'), or for "
+    "the older hooks torch.nn.utils.remove_weight_norm, remove_spectral_norm or prune.remove"
+)
+"""What mends a network whose weights stages leave as they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +35,14 @@ class PackedCode:
         aliases: Further names of tied tensors → the name that is in ``nodes``.
         edits: Changes of the network's structure that its state needs (see ``ecc.stages.edits``), in order; they are
             kept in the artefact's manifest and not in the file of the code.
+        left: Names of tensors that stages leave as they are: a parametrised weight is computed from them, and would be
+            another one, or none, if they were pruned or quantised.
     """
 
     nodes: Mapping[str, Node]
     aliases: Mapping[str, str] = field(default_factory=dict)
     edits: tuple[Mapping[str, str | int], ...] = ()
+    left: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if lost := [alias for alias, name in self.aliases.items() if name not in self.nodes]:
@@ -106,7 +115,7 @@ def packed(state: State | Code) -> PackedCode:
 def weight_names(code: PackedCode, only: Iterable[str] = ()) -> list[str]:
     """The tensors that stages encode: floating, of two axes or more.
 
-    Biases and the parameters of norms are few and matter much; they stay as they are.
+    Biases and the parameters of norms are few and matter much; they stay as they are, as do those in ``code.left``.
 
     Args:
         only: Names or shell patterns (``features.*.weight``) to which that is limited; all where empty.
@@ -114,10 +123,19 @@ def weight_names(code: PackedCode, only: Iterable[str] = ()) -> list[str]:
     Raises:
         InputError: If a pattern matches no such tensor, or there is none at all.
     """
-    found = [name for name, node in code.nodes.items() if _is_weight(node)]
-    if not found:
+    weights = [name for name, node in code.nodes.items() if _is_weight(node)]
+    if not weights:
         raise InputError("the state has no floating tensor of two axes or more, and so nothing to encode")
+    found = [name for name in weights if name not in code.left]
+    left = [name for name in weights if name in code.left]
     patterns = list(only)
+    barred = [each for each in patterns if fnmatch.filter(left, each) and not fnmatch.filter(found, each)]
+    if not found or barred:
+        first = fnmatch.filter(left, barred[0])[0] if barred else left[0]
+        raise InputError(
+            f"{first!r} is what a parametrised weight is computed from, which stages leave as it is, and there is "
+            f"nothing else to encode{f' in layers {barred[0]!r}' if barred else ''}; {REMOVE}"
+        )
     if idle := [pattern for pattern in patterns if not fnmatch.filter(found, pattern)]:
         raise InputError(f"layers {idle[0]!r} name no weights of the network; it has {', '.join(found[:12])}")
     return [name for name in found if not patterns or any(fnmatch.fnmatchcase(name, each) for each in patterns)]
