@@ -17,7 +17,8 @@ from ecc.core.errors import InputError, StorageError
 from ecc.stages import container
 from ecc.stages.code import PackedCode, packed
 from ecc.stages.container import node_bytes, read, section_bytes, stream, to_bytes, write
-from ecc.stages.nodes import Form, Node, Numbers, Symbols, leaves
+from ecc.stages.kinds import KINDS
+from ecc.stages.nodes import Form, Node, Numbers, Symbols, is_same, leaves
 from ecc.stages.tree_layout import memory_of
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "container.md"
@@ -67,6 +68,38 @@ def test_the_layout_is_that_of_the_page():
     found = to_bytes({"a.weight": form, "a.bias": Numbers(torch.tensor([1.0]))}, {"b.weight": "a.weight"})
     lines = PAGE.read_text(encoding="utf-8").partition("## Example")[2].split("```")[1].splitlines()
     assert found == bytes.fromhex("".join(line.partition("#")[0] for line in lines))
+
+
+def test_the_page_names_every_kind_by_its_number():
+    listed = " ".join(PAGE.read_text(encoding="utf-8").partition("\nKinds: ")[2].partition(". What")[0].split())
+    found = dict(part.split(maxsplit=1)[::-1] for part in listed.partition(";")[0].split(", "))
+    assert found == {name: str(kind.number) for name, kind in KINDS.items()}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [torch.ones(()).expand(1), torch.ones(()).expand(1, 1), torch.ones(2, 3)[:, 1:2][:1], torch.tensor([1j]).conj(),
+     torch.tensor([1 + 2j]).conj().imag],
+    ids=["expanded", "expanded twice", "a slice", "conjugated", "negative"],
+)  # fmt: skip
+def test_numbers_with_odd_strides_are_stored_by_their_values(values):
+    found = read(to_bytes({"x": Numbers(values)}, {}))[0]["x"]
+    assert isinstance(found, Numbers)
+    assert torch.equal(found.values, values)
+    assert is_same(found, Numbers(values))
+
+
+def test_a_name_that_could_not_be_read_is_not_written():
+    node = Numbers(torch.tensor(1.0))
+    for name in ("a" * 1024, "é" * 512, "a" * 1017 + ".weight"):
+        assert list(read(to_bytes({name: node}, {}))[0]) == [name]
+        with pytest.raises(InputError, match=r"has 10\d\d bytes; at most 1024 are stored"):
+            to_bytes({"a" + name: node}, {})
+    with pytest.raises(InputError, match="the name 'x' is there twice"):
+        to_bytes({"x": node}, {"x": "x"})
+    many = {f"{'a' * 1000}.{place}": "x" for place in range(1100)}
+    with pytest.raises(InputError, match="shorten them"):
+        to_bytes({"x": node}, many)
 
 
 @settings(max_examples=40, deadline=None)

@@ -7,7 +7,7 @@ import torch
 from container_faults import HEADER, all_sorts, mutants, sealed
 
 from ecc.core.errors import InputError
-from ecc.stages.byte_layout import ByteSink
+from ecc.stages.byte_layout import ByteSink, Words
 from ecc.stages.code import PackedCode, packed
 from ecc.stages.container import read, section_bytes, to_bytes
 from ecc.stages.methods import STAGES
@@ -161,6 +161,84 @@ def test_names_are_in_their_shortest_form_and_there_once():
     again = bytes((len(ByteSink().words) + 1 << 2 | 2,)) + one[3:]
     with pytest.raises(InputError, match=r"the name 'x' is there twice"):
         opened(sealed(8, [one, again]))
+
+
+def names_of(*pieces: int | str) -> bytes:
+    """A section of one empty tensor with names by hand: whole numbers and texts."""
+    sink = ByteSink()
+    for piece in pieces:
+        if isinstance(piece, int):
+            sink.whole(piece)
+        else:
+            sink.text(piece)
+    for value in (FLOAT, 1, 0):
+        sink.whole(value)
+    return bytes(sink.content)
+
+
+WEIGHT, TIED, SAME = 1 << 2, 1, 2
+
+
+def test_a_name_that_goes_on_from_the_one_before_is_bounded_as_a_whole():
+    grown = [WEIGHT | TIED, 0, "a" * 1000 + "."]
+    assert list(read(sealed(0, [names_of(WEIGHT, 0, "a" * 1017 + ".")]))[0]) == ["a" * 1017 + ".weight"]
+    with pytest.raises(InputError, match=r"the name 'a{40}'… has 1025 bytes; at most 1024 are stored"):
+        opened(sealed(0, [names_of(*grown, WEIGHT, 1001, "b" * 17 + ".")]))
+    with pytest.raises(InputError, match=r"has 1026 bytes; at most 1024 are stored"):
+        opened(sealed(0, [names_of(*grown, WEIGHT, 1001, "é" * 8 + "bb.")]))
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [(3, "b."), (1, ".b."), (2, "")],
+    ids=["more than there is", "less than is shared", "nothing new"],
+)
+def test_a_module_tells_just_what_it_does_not_share(rest):
+    with pytest.raises(InputError, match="a name is not in its shortest form"):
+        opened(sealed(0, [names_of(WEIGHT | TIED, 0, "a.", WEIGHT, *rest)]))
+
+
+def test_a_module_may_be_a_start_of_the_one_before():
+    (found,) = read(sealed(0, [names_of(WEIGHT | TIED, 0, "a.b.", WEIGHT, 2, "")]))[1].items()
+    assert found == ("a.weight", "a.b.weight")
+
+
+def test_few_bytes_do_not_stand_for_many_long_names():
+    count = 1500
+    told = [piece for place in range(count) for piece in (TIED | SAME, f"{place:x}")]
+    modules = [
+        piece
+        for number in range(3)
+        for place in range(count)
+        for piece in (
+            (15 + place << 2 | TIED | SAME,)
+            if place
+            else (15 << 2 | TIED, 1000 if number else 0, f"{number}." if number else "a" * 1000 + "0.")
+        )
+    ]
+    with pytest.raises(InputError, match=r"64 bytes beside each, take [\d,]+ bytes where [\d,]+ are allowed; shorten"):
+        opened(sealed(0, [names_of(*told, *modules, WEIGHT | SAME)]))
+
+
+def test_a_word_is_found_without_looking_at_the_others():
+    looks = 0
+
+    class Word(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal looks
+            looks += 1
+            return str.__eq__(self, other)
+
+    words = Words()
+    for place in range(1000):
+        assert not words.number(Word(place))
+        words.add(Word(place))
+    assert words.number(Word(999)) == len(words) == 1014
+    assert words[1014] == "999"
+    assert looks < 3000
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ecc.core.errors import InputError, StorageError
-from ecc.stages.byte_layout import WORDS, ByteSink, ByteSource
+from ecc.stages.byte_layout import MOST_NAME_BYTES, ByteSink, ByteSource, Words
 from ecc.stages.nodes import Node
 from ecc.stages.tree_layout import Allowance, SharedForms, memory_of, read_node, write_node
 
@@ -31,6 +31,9 @@ _MORE_NAMES, _SAME_MODULE = 1, 2
 _MOST_WHOLE_BYTES = 10
 _FREE_BYTES = 64 << 20  # that any file may decode to
 _MOST_EXPANSION = 4096  # times its own size, for larger ones
+_NAME_BYTES = 64  # that a name counts beside its own: what a string and its place in a table take
+_FREE_NAME_BYTES = 1 << 20  # that all names of any file may count
+_MOST_NAME_EXPANSION = 64  # times its sections, for larger ones
 _Take = Callable[[int], bytes | memoryview]
 
 
@@ -44,13 +47,15 @@ def to_bytes(nodes: Mapping[str, Node], aliases: Mapping[str, str]) -> bytes:
     Raises:
         InputError: If the container has no way to store a node or a name.
     """
-    bodies = _bodies(nodes, aliases)
-    sections = b"".join(bodies)
+    names = _Names()
+    bodies = _bodies(nodes, aliases, names)
+    length = sum(map(len, bodies)) + _CHECKSUM_BYTES * len(bodies)
+    _check_names(names.nbytes, length)
     head = ByteSink()
     head.content += MAGIC + bytes((_VERSION, 0))
     head.whole(sum(memory_of(node) for node in nodes.values()))
     head.whole(len(bodies))
-    head.whole(len(sections) + _CHECKSUM_BYTES * len(bodies))
+    head.whole(length)
     header = _checked(bytes(head.content), 0)
     pieces, link = [header], _checksum(header)
     for body in bodies:
@@ -65,7 +70,8 @@ def section_bytes(nodes: Mapping[str, Node], aliases: Mapping[str, str]) -> dict
     Raises:
         InputError: As :func:`to_bytes`.
     """
-    return {name: len(body) + _CHECKSUM_BYTES for name, body in zip(nodes, _bodies(nodes, aliases), strict=True)}
+    bodies = _bodies(nodes, aliases, _Names())
+    return {name: len(body) + _CHECKSUM_BYTES for name, body in zip(nodes, bodies, strict=True)}
 
 
 def node_bytes(name: str, node: Node) -> int:
@@ -168,12 +174,20 @@ class _Header:
 
 
 class _Names:
-    """The names of a file's tensors in turn: each as its module, told where it changes, and a word."""
+    """The names of a file's tensors in turn: each as its module, told where it changes, and a word.
 
-    def __init__(self, words: list[str]) -> None:
+    Few bytes of a file can stand for a long name, so the length of each is bounded, and that of all is counted.
+
+    Attributes:
+        words: That the file has told.
+        nbytes: That the names so far count.
+    """
+
+    def __init__(self) -> None:
         self._module = ""
         self._known: set[str] = set()
-        self.words = words
+        self.words = Words()
+        self.nbytes = 0
 
     def write(self, sink: ByteSink, name: str, more: bool) -> None:
         module, dot, word = name.rpartition(".")
@@ -181,49 +195,64 @@ class _Names:
         same = module == self._module
         sink.word(word, (_SAME_MODULE if same else 0) | (_MORE_NAMES if more else 0), 2)
         if not same:
-            shared = _shared(self._module, module)
+            shared = len(os.path.commonprefix([self._module, module]))  # noqa: RUF071 - characters it is
             sink.whole(shared)
             sink.text(module[shared:])
             self._module = module
+        self._count(name)
 
     def read(self, source: ByteSource) -> tuple[str, bool]:
         word, flags = source.word(2)
         if not flags & _SAME_MODULE:
             shared = source.whole()
-            module = self._module[:shared] + source.text()
-            if shared != _shared(self._module, module) or module == self._module:
+            text, before = source.text(), self._module[shared : shared + 1]
+            if shared > len(self._module) or text[:1] == before:  # nothing new, or one more is shared
                 raise InputError("a name is not in its shortest form")
-            self._module = module
+            self._module = self._module[:shared] + text
         if "." in word or (self._module and not self._module.endswith(".")):
             raise InputError("a name is not in its shortest form")
         name = self._module + word
-        if name in self._known:
-            raise InputError(f"the name {name!r} is there twice")
-        self._known.add(name)
+        self._count(name)
         return name, bool(flags & _MORE_NAMES)
 
-    def read_all(self, source: ByteSource) -> list[str]:
-        """The names of one tensor, at least one."""
+    def read_all(self, source: ByteSource, length: int) -> list[str]:
+        """The names of one tensor, at least one, in a file with sections of so many bytes."""
         found, more = [], True
         while more:
             name, more = self.read(source)
+            _check_names(self.nbytes, length)
             found.append(name)
         return found
 
+    def _count(self, name: str) -> None:
+        nbytes = len(name) if name.isascii() else len(name.encode())
+        if nbytes > MOST_NAME_BYTES:
+            raise InputError(f"the name {name[:40]!r}… has {nbytes} bytes; at most {MOST_NAME_BYTES} are stored")
+        if name in self._known:
+            raise InputError(f"the name {name[:40]!r} is there twice")
+        self._known.add(name)
+        self.nbytes += nbytes + _NAME_BYTES
 
-def _shared(one: str, other: str) -> int:
-    return next(
-        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
+
+def _check_names(nbytes: int, length: int) -> None:
+    """Refuse names that are too many and too long for sections of so many bytes."""
+    if nbytes > (limit := max(_FREE_NAME_BYTES, _MOST_NAME_EXPANSION * length)):
+        raise InputError(
+            f"all names together, and {_NAME_BYTES} bytes beside each, take {nbytes:,} bytes where {limit:,} are "
+            "allowed; shorten them"
+        )
 
 
-def _bodies(nodes: Mapping[str, Node], aliases: Mapping[str, str]) -> list[bytes]:
+def _bodies(nodes: Mapping[str, Node], aliases: Mapping[str, str], names: _Names) -> list[bytes]:
     """The sections with their lengths, without checksums."""
-    names, shared = _Names(list(WORDS)), SharedForms()
+    shared = SharedForms()
+    groups: dict[str, list[str]] = {name: [name] for name in nodes}
+    for alias, target in aliases.items():
+        if target in groups:
+            groups[target].append(alias)
     bodies = []
     for name, node in nodes.items():
-        sink = ByteSink(names.words)
-        group = [name, *(alias for alias, target in aliases.items() if target == name)]
+        sink, group = ByteSink(names.words), groups[name]
         for each in group:
             names.write(sink, each, each is not group[-1])
         write_node(sink, node, shared)
@@ -235,13 +264,13 @@ def _bodies(nodes: Mapping[str, Node], aliases: Mapping[str, str]) -> list[bytes
 
 def _sections(take: _Take, header: _Header) -> Iterator[tuple[list[str], Node]]:
     """The tensors with their names, one section in memory at a time."""
-    allowance, names, shared = Allowance(header.memory), _Names(list(WORDS)), SharedForms()
+    allowance, names, shared = Allowance(header.memory), _Names(), SharedForms()
     for number, body in enumerate(_read_bodies(take, header), 1):
         where = f"section {number} of {header.count}"
         try:
             source = ByteSource(body, names.words)
-            found = names.read_all(source)
-            where = repr(found[0])
+            found = names.read_all(source, header.length)
+            where = repr(found[0][:80])
             node = read_node(source, allowance, shared)
             if source.left:
                 raise InputError(f"{source.left} bytes are left over")
@@ -296,6 +325,8 @@ def _read_header(take: _Take, length: int, limit_bytes: int | None) -> _Header:
 def _read_whole(take: _Take) -> tuple[bytes, int]:
     """A whole number of variable length: its bytes, and itself."""
     content = bytes(take(1))
+    if content[0] < 0x80:  # most are short
+        return content, content[0]
     while content[-1] & 0x80 and len(content) < _MOST_WHOLE_BYTES:
         content += take(1)
     return content, ByteSource(content).whole()

@@ -18,7 +18,8 @@ from torch import Tensor
 from ecc.core.errors import InputError
 
 __all__ = [
-    "Form", "Node", "Numbers", "Symbols", "is_floating", "is_same", "leaves", "map_leaves", "map_weights", "shape_of",
+    "Form", "Node", "Numbers", "Symbols", "bytes_of", "is_floating", "is_same", "leaves", "map_leaves", "map_weights",
+    "shape_of",
 ]  # fmt: skip
 
 _MOST_SYMBOLS = 1 << 24
@@ -138,13 +139,19 @@ def is_same(one: Node, other: Node) -> bool:
     if isinstance(one, Symbols) and isinstance(other, Symbols):
         return (one.size, one.coder) == (other.size, other.coder) and np.array_equal(one.values, other.values)
     if isinstance(one, Numbers) and isinstance(other, Numbers):
-        a, b = one.values.detach(), other.values.detach()
-        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(_bytes_of(a), _bytes_of(b))
+        a, b = one.values, other.values
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(bytes_of(a), bytes_of(b))
     return False
 
 
-def _bytes_of(tensor: Tensor) -> Tensor:
-    return tensor.reshape(-1).view(torch.uint8)
+def bytes_of(tensor: Tensor) -> Tensor:
+    """Bytes of a tensor in row-major order, in the order of this machine; shape (bytes,), a copy.
+
+    A tensor can pass for contiguous and yet have no bytes to look at: one element of an expanded tensor (stride 0), or
+    one whose sign or conjugation is still to be done.
+    """
+    copied = tensor.detach().reshape(-1).clone(memory_format=torch.contiguous_format)
+    return copied.view(torch.uint8)
 
 
 def is_floating(node: Node | None) -> bool:

@@ -14,7 +14,7 @@ from ecc.core.errors import InputError
 from ecc.stages.byte_layout import ByteSink, ByteSource
 from ecc.stages.coders.registry import CODERS
 from ecc.stages.kinds import KINDS
-from ecc.stages.nodes import Form, Node, Numbers, Symbols, is_same
+from ecc.stages.nodes import Form, Node, Numbers, Symbols, bytes_of, is_same
 from ecc.stages.shared_parts import SharedPart
 
 __all__ = ["Allowance", "SharedForms", "memory_of", "read_node", "write_node"]
@@ -282,7 +282,7 @@ def _dtype(number: int) -> torch.dtype:
 
 
 def _tensor_bytes(tensor: Tensor) -> bytes:
-    content: bytes = _little(tensor.detach().reshape(-1).view(torch.uint8).clone(), tensor.dtype).numpy().tobytes()
+    content: bytes = _little(bytes_of(tensor), tensor.dtype).numpy().tobytes()
     return content
 
 
