@@ -16,7 +16,7 @@ from ecc.api.stage_outputs import demand_finite
 from ecc.api.stage_start import start_of_network
 from ecc.api.staging import StageJob
 from ecc.api.workshop import Shop, Training, bare_workshop, judge
-from ecc.core.errors import InputError, Interrupted
+from ecc.core.errors import InputError, Interrupted, NothingToDo
 from ecc.core.problem import Task
 from ecc.solvers.evaluation import evaluate
 from ecc.stages.code import packed
@@ -143,6 +143,13 @@ def test_stages_that_make_no_sense_are_refused(apply, options, said):
         (["huffman", "prune"], "huffman finds no codes"),
         ([Codebook(layers=("nothing.*",))], r"'nothing\.\*' name no weights of the network"),
         (["half", "fold"], "and half has encoded"),
+        (["fold", "fold"], "fold is given twice, .* leave one out"),
+        (["entropy", "prune"], "entropy finds no codes"),
+        (["entropy"], "entropy finds no codes"),
+        (["prune", "entropy", "codebook"], "entropy comes last, and codebook would change .*; apply codebook before"),
+        (["prune", "huffman", "codebook"], "huffman comes last"),
+        (["codebook", "entropy", "half"], "entropy comes last, and half would change"),
+        (["codebook", "entropy", "entropy"], "entropy comes last, .*; leave one of them out"),
     ],
 )
 def test_orders_that_cannot_work_are_refused_before_any_work(apply, said, monkeypatch):
@@ -158,6 +165,42 @@ def test_stages_of_different_layers_go_in_any_order():
     forms = {name: node.kind for name, node in result.code.nodes.items() if hasattr(node, "kind")}
     assert forms["5.weight"] == "fixed"
     assert forms["0.weight"] == "sparse"
+
+
+@pytest.mark.parametrize(
+    "apply",
+    [
+        ["fold", "deep-compression", "half", "entropy"],
+        ["prune", "codebook", "entropy"],
+        ["prune", "codebook", "huffman"],
+    ],
+)
+def test_a_chain_goes_on_without_stages_that_find_nothing_to_do(apply, caplog):
+    torch.manual_seed(0)
+    tiny = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
+    result = ecc.stage(tiny, apply, options={f"{apply[-3]}.density": 0.4}, example_inputs=torch.randn(2, 1, 2, 3))
+    assert [each.name for each in result.stages] == apply
+    (note,) = result.notes
+    idle = "fold changes nothing: there is nothing to fold" if "fold" in apply else "codebook changes nothing: "
+    assert note.startswith(idle)
+    assert note in f"{caplog.messages[0].removeprefix('stage ')}"
+    assert result.to_json()["notes"] == [note]
+    assert result.nbytes < result.bytes_before
+
+
+@pytest.mark.parametrize(
+    "apply", ["fold", [Codebook()], ["prune", Codebook(layers=("3.weight",))], ["fold", Codebook()]], ids=str
+)
+def test_nothing_to_do_is_refused_alone_and_in_layers_that_are_named(apply):
+    tiny = nn.Sequential(nn.Flatten(), nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
+    with pytest.raises(NothingToDo):
+        ecc.stage(tiny, apply, example_inputs=torch.randn(2, 1, 1, 2))
+
+
+def test_few_weights_that_a_codebook_makes_smaller_are_shared():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    pruned = ecc.stage(model, ["prune"], options={"prune.density": 0.1}, example_inputs=torch.randn(2, 1, 8, 8))
+    assert ecc.stage(pruned, [Codebook(bits=3)]).nbytes < pruned.nbytes - 150
 
 
 def test_what_was_staged_before_counts_in_the_order():

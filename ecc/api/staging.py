@@ -27,7 +27,7 @@ from ecc.api.workshop import Shop, Training, bare_workshop
 from ecc.artefact import StageRecord
 from ecc.core.budget import Budget
 from ecc.core.code import Stage
-from ecc.core.errors import InputError
+from ecc.core.errors import InputError, NothingToDo
 from ecc.core.factories import kind_of
 from ecc.core.problem import Batches, Progress, Task
 from ecc.core.verdict import BudgetCheck
@@ -37,6 +37,7 @@ from ecc.network.copying import copy_sharing
 from ecc.profiler.devices import current_device
 from ecc.solvers.evaluation import demand_fitting, evaluate
 from ecc.stages.bits import Sharing
+from ecc.stages.candidates import DepartingStage
 from ecc.stages.code import REMOVE, PackedCode, packed
 
 __all__ = ["StageJob", "stage"]
@@ -105,9 +106,14 @@ class StageJob:
             model.to(self.training.device)
         shop = self._shop(model)
         before, code, records = self._accuracy(model), self.start.code, list[StageRecord]()
+        notes: list[str] = []
         for place, stage in enumerate(self.stages):
             began = time.monotonic()
-            code, choices = self._apply(place, code, model, shop)
+            choices: dict[str, str] = {}
+            try:
+                code, choices = self._apply(place, code, model, shop)
+            except NothingToDo as nothing:
+                notes.append(self._note(stage, nothing, notes))
             model = with_code(model, code)
             score = self._accuracy(model)
             records.append(
@@ -127,10 +133,18 @@ class StageJob:
             budgets=self._budgets(model, code),
             seconds=time.monotonic() - started,
             history=_joined([self.start.history, *rows]),
+            notes=tuple(notes),
             training=self.training,
             start=self.start,
             limits=self.limits,
         )
+
+    def _note(self, stage: Stage, nothing: NothingToDo, earlier: Sequence[str]) -> str:
+        """That the chain goes on without a stage; refused where the user meant certain layers, or no stage is left."""
+        if getattr(stage, "layers", ()) or len(earlier) + 1 == len(self.stages):
+            raise nothing
+        _LOG.warning("stage %s changes nothing: %s", stage.name, nothing)
+        return f"{stage.name} changes nothing: {nothing}"
 
     def _tell_left(self) -> None:
         """Name the tensors that stages leave as they are."""
@@ -187,7 +201,10 @@ class StageJob:
         if workshop is None and stage.name in FROM_NETWORK and self.start.inputs:
             workshop = bare_workshop(model, self.start.inputs, seed=self.training.seed)
         try:
-            return packed(stage.encode(code, workshop)), {}
+            made = packed(stage.encode(code, workshop))
+            return made, dict(stage.departures(code, made)) if isinstance(stage, DepartingStage) else {}
+        except NothingToDo:
+            raise
         except InputError as error:
             if self.task is not None or not self.reason:
                 raise

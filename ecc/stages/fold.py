@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ecc.core.code import Code, State, Workshop
-from ecc.core.errors import InputError
+from ecc.core.errors import InputError, NothingToDo
 from ecc.network.capture import run
 from ecc.network.comparing import difference
 from ecc.network.copying import copied, copy_sharing, refuse_wrappers
@@ -75,7 +75,8 @@ class Fold:
         """The state of the folded network, with the edits of its structure.
 
         Raises:
-            InputError: If there is nothing to fold, the state is quantised already, or no network is given.
+            NothingToDo: If there is nothing to fold.
+            InputError: If the state is quantised already, or no network is given.
         """
         code = packed(state)
         if workshop is None:
@@ -96,7 +97,7 @@ class Fold:
             _LOG.info("fold leaves %s: %s", path, why)
         if not found.folded:
             told = "; ".join(f"{path} stays: {why}" for path, why in list(found.left.items())[:3])
-            raise InputError(f"there is nothing to fold in {type(model).__name__}" + (f" ({told})" if told else ""))
+            raise NothingToDo(f"there is nothing to fold in {type(model).__name__}" + (f" ({told})" if told else ""))
         return replace(packed(found.model.state_dict()), edits=(*code.edits, *found.edits), left=code.left)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ecc.core.code import Code, State, Workshop
-from ecc.core.errors import InputError
+from ecc.core.errors import InputError, NothingToDo
 from ecc.stages.code import PackedCode, map_code, packed
 from ecc.stages.kinds import KINDS
 from ecc.stages.nodes import Form, Node, Numbers, Symbols, leaves
@@ -42,7 +42,8 @@ class Half:
         """The code with floats of 16 bits.
 
         Raises:
-            InputError: If there are no wider floats, or a pattern names nothing.
+            NothingToDo: If there are no wider floats.
+            InputError: If a pattern names nothing.
         """
         code = packed(state)
         found = map_code(code, _halved, self.layers)
@@ -50,7 +51,7 @@ class Half:
             found, nodes={**found.nodes, **{name: code.nodes[name] for name in code.left & code.nodes.keys()}}
         )
         if all(new is old for new, old in zip(_all_leaves(found), _all_leaves(code), strict=True)):
-            raise InputError("stage half finds no floats of 32 or 64 bits in the state that 16 bits can hold")
+            raise NothingToDo("stage half finds no floats of 32 or 64 bits in the state that 16 bits can hold")
         return found
 
 
