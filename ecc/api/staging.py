@@ -37,7 +37,6 @@ from ecc.network.copying import copy_sharing
 from ecc.profiler.devices import current_device
 from ecc.solvers.evaluation import demand_fitting, evaluate
 from ecc.stages.bits import Sharing
-from ecc.stages.candidates import DepartingStage
 from ecc.stages.code import REMOVE, PackedCode, packed
 
 __all__ = ["StageJob", "stage"]
@@ -201,8 +200,7 @@ class StageJob:
         if workshop is None and stage.name in FROM_NETWORK and self.start.inputs:
             workshop = bare_workshop(model, self.start.inputs, seed=self.training.seed)
         try:
-            made = packed(stage.encode(code, workshop))
-            return made, dict(stage.departures(code, made)) if isinstance(stage, DepartingStage) else {}
+            return packed(stage.encode(code, workshop)), {}
         except NothingToDo:
             raise
         except InputError as error:
