@@ -150,11 +150,30 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(shop):
     state = shop.model.state_dict()
     with pytest.raises(InputError, match=r"^importance 'outputs' is found on training data"):
         MultilevelProductQuant().encode(state)
-    with pytest.raises(InputError, match=r"^the levels take at least .* bytes, which is more than"):
+    with pytest.raises(InputError, match=r"does not make the weights 20 times smaller: they take .* a smaller ratio"):
         MultilevelProductQuant(ratio=20, levels=("log8",), importance="equal").encode(state)
     code = MultilevelProductQuant(ratio=8, importance="equal").encode(state)
     with pytest.raises(InputError, match=r"finds no weights that are plain floats; apply it first$"):
         MultilevelProductQuant(ratio=8, importance="equal").encode(code)
+
+
+def test_networks_of_few_weights_are_refused_in_a_sentence_with_what_they_take():
+    state = nn.Linear(1, 1).state_dict()
+    with pytest.raises(
+        InputError, match=r"no smaller: they take 4 bytes as floats and [1-9]\d* with names and headers"
+    ):
+        MultilevelProductQuant(importance="equal").encode(state)
+    with pytest.raises(InputError, match=r"makes no file of 20 bytes: it takes (\d+) bytes") as refused:
+        MultilevelProductQuant(importance="equal", nbytes=20).encode(state)
+    least = int(str(refused.value).split("it takes ")[1].split()[0])
+    assert MultilevelProductQuant(importance="equal", nbytes=least).encode(state).nbytes == least
+
+
+def test_constant_weights_are_stored():
+    state = {"weight": torch.full((32, 64), 0.1)}
+    code = MultilevelProductQuant(importance="equal").encode(state)
+    assert torch.allclose(code.decode()["weight"], state["weight"], rtol=0.01)
+    assert code.nbytes < 4 * 32 * 64 / 8
 
 
 def test_groups_of_rows_come_back_in_their_places_and_damaged_ones_are_refused():

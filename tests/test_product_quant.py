@@ -10,7 +10,7 @@ import torch
 from sklearn.cluster import KMeans
 
 from ecc.core.errors import InputError
-from ecc.stages.code import decode_node, packed
+from ecc.stages.code import PackedCode, decode_node, packed
 from ecc.stages.kinds import KINDS
 from ecc.stages.nodes import Numbers, Symbols
 from ecc.stages.product_quant import PartSetting, ProductQuant, encode_product, stored_bits
@@ -79,6 +79,61 @@ def test_dimensions_of_unequal_spread_are_scaled_where_that_helps():
     assert "scale" not in encode_product(torch.randn(500, 8), PartSetting(2, 8)).parts
 
 
+def small_and_large() -> dict[str, torch.Tensor]:
+    """A first convolution and a head of a small network, too small for a codebook of pairs, and a table."""
+    torch.manual_seed(0)
+    return {"conv": torch.randn(16, 1, 3, 3), "head": torch.randn(10, 32), "table": torch.randn(3000, 16)}
+
+
+def relative(values: torch.Tensor, decoded: torch.Tensor) -> float:
+    return float((decoded - values).square().sum() / values.square().sum())
+
+
+def test_tensors_too_small_for_a_codebook_have_smaller_parts_within_the_bound():
+    state = small_and_large()
+    forced, code = ProductQuant(most_error=1).encode(state), ProductQuant().encode(state)
+    for name in ("conv", "head"):
+        assert relative(state[name], forced.decode()[name]) > 0.2
+        assert relative(state[name], code.decode()[name]) <= 0.05
+        assert code.stored()[name].nbytes < state[name].numel() * 4 / 2
+    assert torch.equal(forced.decode()["table"], code.decode()["table"])
+    said = ProductQuant().departures(packed(state), code)
+    assert said["conv"].startswith("1x")
+    assert said["head"].startswith("1x")
+
+
+def test_what_exceeds_the_bound_with_every_part_stays_as_it_is_and_is_named():
+    state, stage = small_and_large(), ProductQuant(most_error=1e-3)
+    before = packed(state)
+    code = stage.encode(before)
+    assert torch.equal(code.decode()["conv"], state["conv"])
+    assert stage.departures(before, code)["conv"] == "as it was"
+    with pytest.raises(InputError, match=r"codebooks that keep to most_error=0.001"):
+        replace(stage, layers=("conv",)).encode(state)
+
+
+def test_a_whole_codebook_is_never_held_back_by_its_error():
+    values = torch.randn(3000, 16, generator=torch.Generator().manual_seed(0))
+    stage, before = ProductQuant(8, 6), packed({"table": values})
+    code = stage.encode(before)
+    assert relative(values, code.decode()["table"]) > 0.3
+    assert code.nodes["table"].parts["centroids"].values.shape == (64, 8)
+    assert stage.departures(before, code) == {}
+
+
+@pytest.mark.parametrize("scaling", ["on", "off"])
+@pytest.mark.parametrize("codebooks", ["shared", "position"])
+@pytest.mark.parametrize("shape", [(32, 64), (9, 1), (1, 9)])
+def test_constant_weights_are_stored_and_read_again(shape, codebooks, scaling):
+    values = torch.full(shape, 0.1)
+    for part in (1, 2):
+        form = encode_product(values, PartSetting(part, 8, codebooks), scaling=scaling)
+        assert torch.allclose(decode_node(form), values, rtol=1e-6)
+        numbers = [each.values for each in form.parts.values() if isinstance(each, Numbers)]
+        assert all(each.stride() == torch.empty(each.shape).stride() for each in numbers)
+        assert len(PackedCode({"weight": form}).to_bytes()) > 0
+
+
 def test_rows_of_zeros_stay_zero():
     torch.manual_seed(0)
     values = torch.randn(300, 10) + 1
@@ -118,6 +173,7 @@ def test_the_stage_leaves_what_would_not_get_smaller():
     [
         ({"part": 0}, "must be at least 1, got 0"),
         ({"bits": 17}, "must be from 1 to 16, got 17"),
+        ({"most_error": 0.0}, r"\(most_error=...\) must be above 0, got 0.0"),
         ({"scaling": "yes"}, r"\(scaling=...\) must be one of auto, on, off, got 'yes'"),
         ({"importance": "love"}, r"\(importance=...\) must be one of equal, uses, outputs"),
     ],

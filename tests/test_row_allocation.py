@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ecc.core.errors import InputError
-from ecc.stages.row_allocation import Offer, allocate, at_price, spent
+from ecc.stages.row_allocation import Offer, allocate, at_price, cheapest, spent
 
 
 def random_offer(random: np.random.Generator, buckets: int, levels: int) -> Offer:
@@ -86,3 +86,10 @@ def test_what_is_free_of_distortion_costs_no_more_bits_than_it_must():
     """Rows that nothing depends on get the cheapest level, however large the budget is."""
     offer = Offer(np.array([[0.0, 0.0], [1.0, 0.0]]), np.array([[1.0, 9.0], [1.0, 9.0]]), np.zeros(2))
     assert allocate([offer], 1000.0)[0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_cheapest_levels_are_the_fewest_bits_of_all_choices(seed):
+    random = np.random.default_rng(seed)
+    offers = [replace(random_offer(random, 3, 3), fixed=np.zeros(3)) for _ in range(2)]
+    assert spent(offers, cheapest(offers)) == min(bits for bits, _ in every_choice(offers))

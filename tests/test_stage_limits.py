@@ -9,11 +9,13 @@ from ecc.api.describing import Source
 from ecc.api.stage_limits import StageLimits, parse_bytes
 from ecc.api.stage_start import start_of_network
 from ecc.api.weight_verdicts import AS_STORED
+from ecc.cli.packing import staged_text
 from ecc.core.budget import Budget
 from ecc.core.errors import InputError
 from ecc.energy_models.systolic.energy import systolic_energy
 from ecc.network.tracing import trace
 from ecc.report.saving import save
+from ecc.stages.candidates import LEFT
 from ecc.zoo.loading import load_model
 
 # -- energy
@@ -114,3 +116,26 @@ def test_budgets_that_stages_do_not_keep_are_refused():
         StageLimits.of(start, None, [Budget("energy", 0.5)], "nothing")
     with pytest.raises(InputError, match="cannot be reached by choosing settings of these stages: the least is energy"):
         ecc.stage(trained(), "codebook", budgets=["energy=0.01"], array="eyeriss", example_inputs=torch.zeros(1, 64))
+
+
+@pytest.mark.parametrize("name", ["multilevel-product-quant", "deepthin", "hashed", "multi-hash"])
+def test_bytes_for_a_stage_that_has_its_own_are_sent_to_its_option(name):
+    with pytest.raises(InputError, match=rf"{name} itself, by its option {name}\.nbytes=9000$"):
+        ecc.stage(trained(), name, nbytes=9000, example_inputs=torch.zeros(1, 64))
+    with pytest.raises(InputError, match=r"or fixed-point$"):
+        ecc.stage(trained(), name, budgets=["energy=0.5"], array="eyeriss", example_inputs=torch.zeros(1, 64))
+
+
+def test_tensors_that_a_stage_treats_by_other_settings_are_in_the_record():
+    made = ecc.stage(
+        trained(), "product-quant", options={"product-quant.most_error": 2e-5}, example_inputs=torch.zeros(1, 64)
+    )
+    (record,) = made.stages
+    assert record.choices["4.weight"] == LEFT
+    assert record.choices["0.weight"] != LEFT
+    assert "product-quant left as it was: " in staged_text(made)
+    forced = ecc.stage(
+        trained(), "product-quant", options={"product-quant.most_error": 1}, example_inputs=torch.zeros(1, 64)
+    )
+    assert LEFT not in forced.stages[0].choices.values()
+    assert "left as it was" not in staged_text(forced)

@@ -8,10 +8,12 @@ from typing import Any
 from ecc.api.staged import Staged
 from ecc.cli.text import table
 from ecc.report.style import quantity
+from ecc.stages.candidates import LEFT
 
 __all__ = ["staged_text", "tensors_text"]
 
 _MOST_ROWS = 60
+_MOST_NAMES = 6
 
 
 def staged_text(result: Staged) -> str:
@@ -25,7 +27,18 @@ def staged_text(result: Staged) -> str:
         f"{quantity(result.nbytes, 'B')} on disk, {result.ratio:.1f} times less than before and {dense} of the dense "
         "network's parameters as floats"
     )
-    return "\n".join([table(["stage", "bytes", "ratio", "accuracy", "time"], rows), summary, *map(str, result.budgets)])
+    lines = [table(["stage", "bytes", "ratio", "accuracy", "time"], rows), *_left(result), summary]
+    return "\n".join([*lines, *map(str, result.budgets)])
+
+
+def _left(result: Staged) -> list[str]:
+    """A line per stage that has left tensors as they were."""
+    lines: list[str] = []
+    for stage in result.stages:
+        if names := [name for name, choice in stage.choices.items() if choice == LEFT]:
+            more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+            lines.append(f"{stage.name} left as it was: {', '.join(names[:_MOST_NAMES])}{more}")
+    return lines
 
 
 def _accuracy(value: float | None) -> str:

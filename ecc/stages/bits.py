@@ -165,7 +165,7 @@ class Sharing:
             named = ", ".join(stage.name for stage in stages)
             raise InputError(
                 f"a limit is shared out by choosing settings tensor by tensor, and {named} has none to choose; apply "
-                "prune, codebook, log-quant, product-quant or fixed-point"
+                f"prune, codebook, log-quant, product-quant or fixed-point{self._own_size(stages)}"
             )
         self._demand(self._options(code, steps))
 
@@ -181,6 +181,14 @@ class Sharing:
         """
         steps = self._steps((stage, *rest))
         return _Choice(self, code, steps, self._options(code, steps), workshop).run()
+
+    def _own_size(self, stages: Sequence[Stage]) -> str:
+        """Where a limit on bytes can go to an option of one of the stages, its name."""
+        sized = [stage.name for stage in stages if hasattr(stage, "nbytes")]
+        limits = [math.floor(each.limit) for each in self.expenses if isinstance(each, ByteExpense)]
+        if not sized or not limits:
+            return ""
+        return f", or give the size to {sized[0]} itself, by its option {sized[0]}.nbytes={limits[0]}"
 
     def _steps(self, stages: Sequence[Stage]) -> Steps:
         return [

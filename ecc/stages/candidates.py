@@ -14,7 +14,10 @@ from ecc.core.errors import InputError, NothingToDo
 from ecc.stages.code import PackedCode, packed, weight_names
 from ecc.stages.nodes import Node, shape_of
 
-__all__ = ["Candidate", "Plan", "Steps", "TensorStage", "applied", "candidates"]
+__all__ = ["LEFT", "Candidate", "DepartingStage", "Plan", "Steps", "TensorStage", "applied", "candidates"]
+
+LEFT = "as it was"
+"""Said of a tensor that a stage has not changed, among the departures from its options."""
 
 _MOST_ELEMENTS = 1 << 25  # of one tensor in all candidates; the choices are thinned out beyond
 _FEWEST = 6
@@ -50,6 +53,14 @@ class TensorStage(Protocol):
         Args:
             chosen: Settings by name of a tensor, in the place of the stage's own options.
         """
+
+
+@runtime_checkable
+class DepartingStage(Protocol):
+    """A stage that does not treat every tensor by its options."""
+
+    def departures(self, before: PackedCode, after: PackedCode) -> Mapping[str, str]:
+        """What was done to such tensors instead, for people, by their names."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,7 +26,7 @@ from ecc.stages.importance import IMPORTANCES, row_importance
 from ecc.stages.log_quant import LogSetting, encode_log
 from ecc.stages.nodes import Form, Node, Numbers, Symbols
 from ecc.stages.product_quant import PartSetting, encode_product, stored_bits
-from ecc.stages.row_allocation import Offer, allocate, at_price, spent
+from ecc.stages.row_allocation import Offer, allocate, at_price, cheapest, spent
 
 __all__ = ["LEVELS", "MultilevelProductQuant"]
 
@@ -117,7 +117,9 @@ class MultilevelProductQuant:
         offers = [tensor.offer for tensor in tensors]
         best: tuple[float, PackedCode] | None = None
         bits = 8.0 * target - sum(_GROUP_BITS * len(tensor.values) for tensor in tensors)
+        least = spent(offers, cheapest(offers))
         for _ in range(_FITS):
+            bits = max(bits, least)
             chosen = allocate(offers, bits)
             found = self._encoded(code, tensors, chosen)
             size = sum(node_bytes(tensor.name, found.nodes[tensor.name]) for tensor in tensors)
@@ -125,12 +127,38 @@ class MultilevelProductQuant:
                 distortion = sum(tensor.distortion(found.nodes[tensor.name]) for tensor in tensors)
                 if best is None or distortion < best[0]:
                     best = distortion, found
-                if size > 0.99 * target:
-                    break
+            if (size > target and bits == least) or 0.99 * target < size <= target:
+                break
             bits = (bits if size <= target else spent(offers, chosen)) + 8 * (target - size)
-        if best is None:
-            raise InputError(f"multilevel-product-quant finds no levels within {target:,.0f} bytes; allow more")
-        return best[1]
+        if best is not None:
+            return best[1]
+        found = self._encoded(code, tensors, cheapest(offers))
+        size = sum(node_bytes(tensor.name, found.nodes[tensor.name]) for tensor in tensors)
+        if size > target:
+            raise self._beyond(target, size, dense)
+        return found
+
+    def _beyond(self, target: float, size: int, dense: int) -> InputError:
+        """Says why no levels keep the budget.
+
+        Args:
+            target: Bytes that the tensors were to take.
+            size: That they take at the cheapest levels.
+            dense: That they take as floats.
+        """
+        least = f"{size:,} with names and headers at the cheapest levels"
+        if self.nbytes:
+            least = f"{self.nbytes + size - math.floor(target):,} bytes with names and headers at the cheapest levels"
+            return InputError(f"multilevel-product-quant makes no file of {self.nbytes:,} bytes: it takes {least}")
+        if size >= dense:
+            return InputError(
+                f"multilevel-product-quant makes the weights no smaller: they take {dense:,} bytes as floats and "
+                f"{least}; leave so few weights as they are"
+            )
+        return InputError(
+            f"multilevel-product-quant does not make the weights {self.ratio:g} times smaller: they take {dense:,} "
+            f"bytes as floats and {least}; give a smaller ratio, or levels of fewer bits"
+        )
 
     def _within_loss(self, code: PackedCode, tensors: Sequence[_Tensor], workshop: Workshop) -> PackedCode:
         """The smallest code along the prices whose validation loss rises by no more than ``max_loss``."""

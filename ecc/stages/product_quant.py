@@ -2,11 +2,16 @@
 
 Each row of D elements is cut in parts of d, and k-means with up to 2^b centroids makes the codebook; d = 1 is shared
 values. Any matrix: convolutions count as (out, in·kh·kw). No data and no training.
+
+A small tensor has too few codes to pay for 2^b centroids, and what it can pay for may be next to nothing: 2 centroids
+for the 80 pairs of a first convolution. Where a codebook had to be cut and the error exceeds a bound, the parts are
+halved: there are more of them then, and a centroid costs less. What exceeds it even with parts of one element stays as
+it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,6 +23,7 @@ from torch import Tensor
 from ecc.core.code import Code, State, Workshop
 from ecc.core.errors import InputError
 from ecc.stages import kmeans
+from ecc.stages.candidates import LEFT
 from ecc.stages.code import PackedCode, decode_node, packed, weight_names
 from ecc.stages.importance import IMPORTANCES, row_importance
 from ecc.stages.nodes import Form, Node, Numbers, Symbols, map_weights
@@ -61,6 +67,8 @@ class ProductQuant:
             error.
         importance: What rows weigh in the k-means: ``equal``, ``uses`` (how often an embedding reads them) or
             ``outputs`` (how far the network's outputs move with them); the latter two need training data.
+        most_error: Bound on the squared error relative to the squares of the weights, for tensors too small for 2^b
+            centroids: those that exceed it have smaller parts, or stay as they are. From 1 on all are quantised.
         seed: Of the k-means.
         layers: Names or patterns of the weights; all where empty.
     """
@@ -70,6 +78,7 @@ class ProductQuant:
     codebooks: Literal["shared", "position"] = "shared"
     scaling: Literal["auto", "on", "off"] = "auto"
     importance: str = "equal"
+    most_error: float = 0.05
     seed: int = 0
     layers: tuple[str, ...] = ()
 
@@ -80,6 +89,8 @@ class ProductQuant:
             raise InputError(f"ProductQuant(part=...) must be at least 1, got {self.part}")
         if not 1 <= self.bits <= 16:
             raise InputError(f"ProductQuant(bits=...) must be from 1 to 16, got {self.bits}")
+        if not self.most_error > 0:
+            raise InputError(f"ProductQuant(most_error=...) must be above 0, got {self.most_error}")
         for option, value, known in (
             ("codebooks", self.codebooks, ("shared", "position")),
             ("scaling", self.scaling, ("auto", "on", "off")),
@@ -91,10 +102,10 @@ class ProductQuant:
     def encode(
         self, state: State | Code, workshop: Workshop | None = None, *, chosen: Mapping[str, PartSetting] | None = None
     ) -> PackedCode:
-        """Every matrix of weights as codes of parts; one that would not get smaller stays as it is.
+        """Every matrix of weights as codes of parts; one that would not get smaller, or be too wrong, stays as it is.
 
         Args:
-            chosen: Settings by name of a tensor, in the place of the stage's own options.
+            chosen: Settings by name of a tensor, in the place of the stage's own options and whatever the error.
 
         Raises:
             InputError: If none gets smaller, weights are not finite, or ``importance`` needs a workshop.
@@ -103,12 +114,29 @@ class ProductQuant:
         names = weight_names(code, self.layers)
         weights = row_importance(self.importance, code, names, workshop)
         own, given = PartSetting(self.part, self.bits, self.codebooks), chosen or {}
-        nodes = {name: self._encode(name, code.nodes[name], given.get(name, own), weights) for name in names}
+        nodes = {
+            name: self._encode(
+                name, code.nodes[name], given.get(name, own), weights, 1.0 if name in given else self.most_error
+            )
+            for name in names
+        }
         if all(node is code.nodes[name] for name, node in nodes.items()):
             raise InputError(
-                "product-quant makes none of the weights smaller: they are too few for codebooks, or quantised already"
+                "product-quant makes none of the weights smaller: they are too few for codebooks that keep to "
+                f"most_error={self.most_error:g}, or quantised already"
             )
         return replace(code, nodes={**code.nodes, **nodes})
+
+    def departures(self, before: PackedCode, after: PackedCode) -> dict[str, str]:
+        """Tensors that ``encode`` gave other parts or fewer bits than the options say, or left as they were."""
+        found: dict[str, str] = {}
+        for name in weight_names(before, self.layers):
+            labels = {_label_of(form) for form in _products(after.nodes[name])}
+            if after.nodes[name] is before.nodes[name]:
+                found[name] = LEFT
+            elif departing := sorted(labels - {PartSetting(self.part, self.bits, self.codebooks).label}):
+                found[name] = ", ".join(departing)
+        return found
 
     def choices(self, name: str, node: Node) -> Sequence[PartSetting]:
         """From 8 bits per element down to 1."""
@@ -121,9 +149,11 @@ class ProductQuant:
         Raises:
             InputError: If weights are not finite.
         """
-        return self._encode(name, node, setting, {})
+        return self._encode(name, node, setting, {}, 1.0)
 
-    def _encode(self, name: str, node: Node, setting: PartSetting, weights: Mapping[str, Floats]) -> Node:
+    def _encode(
+        self, name: str, node: Node, setting: PartSetting, weights: Mapping[str, Floats], most_error: float
+    ) -> Node:
         found: list[Form] = []
 
         def change(leaf: Numbers) -> Node:
@@ -133,14 +163,27 @@ class ProductQuant:
                 raise InputError(f"the weights {name!r} hold values that are not finite and cannot be quantised")
             rows = weights.get(name)
             rows = rows if rows is not None and len(rows) == len(leaf.values) else None
-            form = encode_product(leaf.values, setting, weights=rows, scaling=self.scaling, seed=self.seed)
-            if stored_bits(form) >= 8 * leaf.values.numel() * leaf.values.element_size():
+            form = self._within(leaf.values, setting, rows, most_error)
+            if form is None or stored_bits(form) >= 8 * leaf.values.numel() * leaf.values.element_size():
                 return leaf
             found.append(form)
             return form
 
         changed = map_weights(node, change)
         return changed if found else node
+
+    def _within(self, values: Tensor, setting: PartSetting, rows: Floats | None, most_error: float) -> Form | None:
+        """The form with the largest parts whose codebook is whole or its error within the bound; None without one."""
+        part = min(setting.part, values[0].numel())
+        while part:
+            form = encode_product(
+                values, replace(setting, part=part), weights=rows, scaling=self.scaling, seed=self.seed
+            )
+            whole = _entries_of(form) == 1 << setting.bits
+            if whole or most_error >= 1 or _relative_error(form, values, rows) <= most_error:
+                return form
+            part //= 2
+        return None
 
 
 def encode_product(
@@ -232,11 +275,16 @@ def _product(
     dtype = np.uint8 if size <= 1 << 8 else np.uint16
     parts: dict[str, Node] = {
         "codes": Symbols(codes.ravel().astype(dtype), size),
-        "centroids": Numbers(torch.from_numpy(np.ascontiguousarray(centroids)).to(values.dtype)),
+        "centroids": Numbers(_dense(centroids, values.dtype)),
     }
     if scale is not None:
-        parts["scale"] = Numbers(torch.from_numpy(scale).to(values.dtype))
+        parts["scale"] = Numbers(_dense(scale, values.dtype))
     return Form("product", tuple(values.shape), values.dtype, {}, parts)
+
+
+def _dense(values: Floats, dtype: torch.dtype) -> Tensor:
+    """A tensor with the strides of its shape: axes of one element may have any in NumPy, and 0 where it added them."""
+    return torch.from_numpy(values).to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _entries(bits: int, points: int, part: int, float_bits: int) -> int:
@@ -283,3 +331,34 @@ def _widened(book: Floats, entries: int, part: int) -> Floats:
 def _error(form: Form, values: Tensor, weights: Floats) -> float:
     difference = (decode_node(form).double() - values.detach().double()).reshape(len(values), -1)
     return float((difference.square().sum(1).numpy() * weights).sum())
+
+
+def _relative_error(form: Form, values: Tensor, weights: Floats | None) -> float:
+    """Squared error by the squares of the values, rows weighed as in the k-means; 0 for zeros that stay zeros."""
+    rows = np.ones(len(values)) if weights is None or not weights.any() else weights
+    squares = float((values.detach().double().reshape(len(values), -1).square().sum(1).numpy() * rows).sum())
+    error = _error(form, values, rows)
+    return error / squares if squares > 0 else error
+
+
+def _entries_of(form: Form) -> int:
+    """Of a product form's codebook."""
+    codes = form.parts["codes"]
+    return codes.size if isinstance(codes, Symbols) else 0
+
+
+def _label_of(form: Form) -> str:
+    """The setting that a product form has come to."""
+    centroids = form.parts["centroids"]
+    shape = centroids.values.shape if isinstance(centroids, Numbers) else (0, 0)
+    bits = max((_entries_of(form) - 1).bit_length(), 1)
+    return PartSetting(shape[-1], bits, "position" if len(shape) > 2 else "shared").label
+
+
+def _products(node: Node) -> Iterator[Form]:
+    """The product forms of a tree."""
+    if isinstance(node, Form) and node.kind == "product":
+        yield node
+    elif isinstance(node, Form):
+        for part in node.parts.values():
+            yield from _products(part)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ecc.core.errors import InputError
 
-__all__ = ["Offer", "allocate", "at_price", "spent"]
+__all__ = ["Offer", "allocate", "at_price", "cheapest", "spent"]
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -51,7 +51,7 @@ def allocate(offers: Sequence[Offer], budget: float) -> list[Whole]:
     Raises:
         InputError: If the cheapest levels take more than the budget.
     """
-    least = [_cheapest(offer) for offer in offers]
+    least = cheapest(offers)
     if (need := spent(offers, least)) > budget:
         raise InputError(f"the levels take at least {need / 8:,.0f} bytes, which is more than {budget / 8:,.0f}")
     best, low, high = least, 0.0, 1.0
@@ -74,6 +74,12 @@ def allocate(offers: Sequence[Offer], budget: float) -> list[Whole]:
 def at_price(offers: Sequence[Offer], price: float) -> list[Whole]:
     """The levels that minimise distortion + price · bits, per tensor: sets of levels grow one by one while it falls."""
     return [_chosen(offer, price) for offer in offers]
+
+
+def cheapest(offers: Sequence[Offer]) -> list[Whole]:
+    """The levels that take fewest bits, per tensor."""
+    free = [Offer(np.zeros_like(offer.distortion), offer.bits, offer.fixed) for offer in offers]
+    return at_price(free, 1.0)
 
 
 def spent(offers: Sequence[Offer], levels: Sequence[Whole]) -> float:
@@ -101,11 +107,6 @@ def _chosen(offer: Offer, price: float) -> Whole:
     index = np.array(taken)
     chosen: Whole = index[np.argmin(cost[:, index], axis=1)]
     return chosen
-
-
-def _cheapest(offer: Offer) -> Whole:
-    free = Offer(np.zeros_like(offer.distortion), offer.bits, offer.fixed)
-    return _chosen(free, 1.0)
 
 
 def _filled(offers: Sequence[Offer], levels: Sequence[Whole], budget: float) -> list[Whole]:
