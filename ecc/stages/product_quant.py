@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ecc.core.code import Code, State, Workshop
-from ecc.core.errors import InputError
+from ecc.core.errors import InputError, NothingToDo
 from ecc.stages import kmeans
 from ecc.stages.candidates import LEFT
 from ecc.stages.code import PackedCode, decode_node, packed, weight_names
@@ -108,7 +108,8 @@ class ProductQuant:
             chosen: Settings by name of a tensor, in the place of the stage's own options and whatever the error.
 
         Raises:
-            InputError: If none gets smaller, weights are not finite, or ``importance`` needs a workshop.
+            NothingToDo: If none gets smaller.
+            InputError: If weights are not finite, or ``importance`` needs a workshop.
         """
         code = packed(state)
         names = weight_names(code, self.layers)
@@ -121,7 +122,7 @@ class ProductQuant:
             for name in names
         }
         if all(node is code.nodes[name] for name, node in nodes.items()):
-            raise InputError(
+            raise NothingToDo(
                 "product-quant makes none of the weights smaller: they are too few for codebooks that keep to "
                 f"most_error={self.most_error:g}, or quantised already"
             )
