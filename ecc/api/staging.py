@@ -37,6 +37,7 @@ from ecc.network.copying import copy_sharing
 from ecc.profiler.devices import current_device
 from ecc.solvers.evaluation import demand_fitting, evaluate
 from ecc.stages.bits import Sharing
+from ecc.stages.candidates import DepartingStage
 from ecc.stages.code import REMOVE, PackedCode, packed
 
 __all__ = ["StageJob", "stage"]
@@ -200,7 +201,8 @@ class StageJob:
         if workshop is None and stage.name in FROM_NETWORK and self.start.inputs:
             workshop = bare_workshop(model, self.start.inputs, seed=self.training.seed)
         try:
-            return packed(stage.encode(code, workshop)), {}
+            made = packed(stage.encode(code, workshop))
+            return made, dict(stage.departures(code, made)) if isinstance(stage, DepartingStage) else {}
         except NothingToDo:
             raise
         except InputError as error:
