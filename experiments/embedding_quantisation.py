@@ -178,6 +178,7 @@ def plot(rows: pd.DataFrame, path: Path) -> None:
     rows = rows.assign(line=lines(rows))
     for axis, name in zip(axes[0], names, strict=True):
         part = rows[rows["data"] == name]
+        axis.set_prop_cycle(color=pyplot.get_cmap("tab20").colors)  # more lines than the usual ten colours
         for line, group in part.groupby("line", sort=False):
             means = (
                 group.groupby("setting", sort=False)[["ratio", "points", "points_error"]].mean().sort_values("ratio")
@@ -191,7 +192,7 @@ def plot(rows: pd.DataFrame, path: Path) -> None:
         axis.axhline(0, color="0.7", lw=0.8)
         axis.set_xticks([4, 5, 6, 8, 12, 16, 24, 32], [4, 5, 6, 8, 12, 16, 24, 32], minor=False)
         axis.minorticks_off()
-    axes[0][-1].legend(fontsize=7)
+    axes[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=120)
 
 
