@@ -22,6 +22,7 @@ def test_demo_tells_the_whole_story_and_finds_it_finished_the_second_time(tmp_pa
     assert {"manifest.json", "weights.safetensors"} <= {path.name for path in Path(value["artefact"]).iterdir()}
     again = run(line)
     assert [line for line in again.err.splitlines() if "finished before" in line] == [
-        f"{method}: finished before, in {tmp_path / 'demo' / method}" for method in demo._METHODS
+        *(f"{method}: finished before, in {tmp_path / 'demo' / method}" for method in demo._METHODS),
+        f"deep-compression and entropy: finished before, in {tmp_path / 'demo' / 'packed'}",
     ]
     assert again.value["measured"] == value["measured"]

@@ -171,7 +171,10 @@ def test_the_artefact_is_measured_by_the_meters_given(monkeypatch):
 
     monkeypatch.setattr(keeping.Ruler, "of", of)
     manifest = SimpleNamespace(budgets=(), data="", weight_method="")
-    kept = SimpleNamespace(manifest=manifest, costs=dict, dense=None, inputs=None, model=None, graph=None)
+    unpacked = SimpleNamespace(packed=False)
+    kept = SimpleNamespace(
+        artefact=unpacked, manifest=manifest, costs=dict, dense=None, inputs=None, model=None, graph=None
+    )
     own = Own("a clamp")
     keeping.verify(kept, meters=[own])
     assert seen == [own]
