@@ -218,7 +218,7 @@ def write_page() -> None:
 
     def part(name: str, show: Callable[[pd.DataFrame], str]) -> str:
         path = FOLDER / f"{name}.csv"
-        return show(pd.read_csv(path)) if path.exists() else "Not run."
+        return show(pd.read_csv(path, dtype={"commit": str})) if path.exists() else "Not run."
 
     pictures = []
     for name in PICTURES:
