@@ -207,8 +207,6 @@ def stages(case: Case, ratio: float, seed: int) -> Iterator[tuple[str, Stage]]:
     shared = {"nbytes": case.budget(ratio), "epochs": case.rounds, "seed": seed}
     yield "hashed", Hashed(lr=RATES["hashed"], **shared)
     yield "multi-hash", MultiHash(lr=RATES["multi-hash"], **shared)
-    if case.part == "digits":
-        yield "multi-hash, one hash", MultiHash(hashes=1, hidden=0, lr=RATES["multi-hash"], **shared)
     if case.part == "words":
         yield "multi-hash, runs of 4", MultiHash(run=4, lr=RATES["multi-hash"], **shared)
 
