@@ -1,8 +1,9 @@
 """What an engine is: it runs named work on descriptions, somewhere, and says what became of each.
 
-An engine knows nothing of what the work means. The work is a function that is importable wherever the engine's workers
-run, named ``package.module:function``; it takes a description (a JSON object) and returns another one. Work that fails
-says so in what it returns; an exception is of the program, not of the unit, and is told as such.
+An engine knows nothing of what the work means. The work is something that is importable wherever the engine's workers
+run, named ``package.module:name``: a function, or a class that each worker makes once without arguments and whose
+object is called (it may remember what is costly to load). It takes a description (a JSON object) and returns another
+one. Work that fails says so in what it returns; an exception is of the program, not of the unit, and is told as such.
 """
 
 from __future__ import annotations
@@ -104,18 +105,23 @@ class Engine(Protocol):
         where nothing happened. A worker or a node that dies costs its unit an attempt, never the sweep. When the
         iterator is closed before its end (Ctrl-C raises through the caller), the engine asks its workers to end
         (SIGTERM: work then keeps its state), waits for them some seconds, and leaves no process behind. It may be
-        called again afterwards with other units.
+        called again with other units; workers that live on serve these too.
 
         Args:
             units: With different ids.
-            work: ``package.module:function``, see ``find_work``.
+            work: ``package.module:name``, see ``find_work``.
         Raises:
             UnavailableError: If no worker can be started at all.
         """
         ...
 
+    def close(self) -> None:
+        """End all workers; nothing happens where there are none."""
+        ...
+
 
 def find_work(name: str) -> Work:
-    """The function of that name, ``package.module:function``."""
-    module, _, function = name.partition(":")
-    return cast(Work, getattr(import_module(module), function))
+    """The function of that name, or an object of the class of that name; to be called once per worker."""
+    module, _, attribute = name.partition(":")
+    found = getattr(import_module(module), attribute)
+    return cast(Work, found() if isinstance(found, type) else found)
