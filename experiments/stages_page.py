@@ -29,7 +29,9 @@ STEPS = {
 CLAIMED = (
     ("log-quant", "8 bit", "4 times, within ±0.1 points"),
     ("product-quant", "d=1, b=8", "4 times"),
+    ("product-quant", "d=1, b=7", "4 times"),
     ("product-quant", "d=2, b=12", "5 times"),
+    ("product-quant", "d=2, b=11", "5 times"),
     ("multilevel, outputs", "8x", "8 times, at most 0.2 points lost"),
 )
 

@@ -171,3 +171,12 @@ def test_deep_compression_without_data_and_with_the_best_coder():
         DeepCompression(coder="zip")
     with pytest.raises(InputError, match=r"Prune\(density=...\)"):
         DeepCompression(density=2.0)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4], ids="{} bit".format)
+def test_padding_stays_exactly_zero(bits):
+    table = torch.randn(500, 16, generator=torch.Generator().manual_seed(0)) + 0.3
+    table[0] = 0
+    found = Codebook(bits=bits).encode({"table.weight": table}).decode()["table.weight"]
+    assert not found[0].any()
+    assert len(found.unique()) <= 2**bits

@@ -55,7 +55,7 @@ def demand_order(stages: Sequence[Stage], code: PackedCode) -> None:
         else:
             _demand_some(stage.name, names, quantised)
             _demand_unfinished(stage.name, [name for name in names if name not in quantised], finished)
-            if stage.name in _OF_WHOLE:
+            if stage.name in _OF_WHOLE or all(encoded.get(name) == stage.name == "prune" for name in names):
                 _demand_whole(stage.name, names, encoded)
             encoded |= {name: stage.name for name in names if name not in encoded}
             if stage.name not in _LEAVE_FLOATS:

@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import safetensors.torch
@@ -28,6 +27,7 @@ from ecc.artefact.manifest import FILE_NAME, FileRecord, Manifest
 from ecc.artefact.reading import HISTORY, MANIFEST, PACKED, WEIGHTS, Artefact, cost_name, parse
 from ecc.core.cost import CostModel
 from ecc.core.errors import InputError
+from ecc.core.tying import untied
 
 __all__ = ["check_target", "replace_files", "save", "save_packed"]
 
@@ -56,7 +56,7 @@ def save(
             written.
     """
     target = check_target(path)
-    tensors, aliases = _untie(state)
+    tensors, aliases = untied(state)
     contents = dict(attachments or {})
     contents[HISTORY] = history.to_csv(index=False).encode()
     try:
@@ -130,24 +130,6 @@ def _dated(manifest: Manifest) -> Manifest:
     if manifest.created:
         return manifest
     return replace(manifest, created=datetime.now().astimezone().isoformat(timespec="seconds"))
-
-
-def _untie(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Each distinct tensor once, as an own contiguous copy on the CPU, and the further names of tied ones."""
-    first: dict[tuple[Any, ...], str] = {}
-    tensors: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
-    for name, tensor in state.items():
-        if not isinstance(tensor, Tensor) or tensor.is_sparse or tensor.is_quantized or tensor.is_meta:
-            raise InputError(f"state {name!r} of the network is not a dense tensor with values and cannot be saved")
-        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
-        key = place if tensor.numel() else (name,)  # empty tensors have no place of their own
-        if key in first:
-            aliases[name] = first[key]
-        else:
-            first[key] = name
-            tensors[name] = tensor.detach().to("cpu", copy=True).contiguous()
-    return tensors, aliases
 
 
 def _complete(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ecc.network.capture import run
 from ecc.network.nesting import tensors_in
+from ecc.network.running import running_paths
 
 __all__ = ["difference", "parting"]
 
@@ -73,7 +73,7 @@ def _watched(module: nn.Module, inputs: Any, see: Callable[[_Key, list[Tensor]],
     """Run a network and show every operator's outputs, until something is said about one; what was said."""
     watch = _Watch(see)
     try:
-        with _paths(module, watch.path), torch.inference_mode(), watch:
+        with running_paths(module, watch.path), torch.inference_mode(), watch:
             run(module, inputs)
     except Exception:  # whatever a user's forward may raise
         return watch.said or (f"{_described(watch.running)} refuses its shape" if watch.running else "")
@@ -108,25 +108,3 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.said = self._see(self.running, list(tensors_in(output)))
         self.running = None
         return output
-
-
-@contextmanager
-def _paths(module: nn.Module, running: list[str]) -> Iterator[None]:
-    """While a network runs, keep the list of the paths of its running modules."""
-
-    def enter(path: str) -> Callable[..., None]:
-        return lambda *_: running.append(path)
-
-    def leave(*_: Any) -> None:
-        running.pop()
-
-    handles = []
-    for path, part in module.named_modules():
-        if path:
-            handles.append(part.register_forward_pre_hook(enter(path), prepend=True))
-            handles.append(part.register_forward_hook(leave))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ecc.core.code import Code, State, Stored
 from ecc.core.errors import InputError
+from ecc.core.tying import untied
 from ecc.stages.container import section_bytes, to_bytes
 from ecc.stages.kinds import KINDS
 from ecc.stages.nodes import Form, Node, Numbers, Symbols
@@ -96,20 +97,8 @@ def packed(state: State | Code) -> PackedCode:
         return state
     if not isinstance(state, Mapping):
         raise InputError(f"a stage encodes a state_dict or what another stage made, not {type(state).__name__}")
-    nodes: dict[str, Node] = {}
-    aliases: dict[str, str] = {}
-    first: dict[tuple[object, ...], str] = {}
-    for name, tensor in state.items():
-        if not isinstance(tensor, Tensor) or tensor.is_sparse or tensor.is_quantized or tensor.is_meta:
-            raise InputError(f"state {name!r} is not a dense tensor with values and cannot be encoded")
-        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
-        key = place if tensor.numel() else (name,)  # empty tensors have no place of their own
-        if key in first:
-            aliases[name] = first[key]
-        else:
-            first[key] = name
-            nodes[name] = Numbers(tensor.detach().to("cpu", copy=True).contiguous())
-    return PackedCode(nodes, aliases)
+    tensors, aliases = untied(state)
+    return PackedCode({name: Numbers(tensor) for name, tensor in tensors.items()}, aliases)
 
 
 def weight_names(code: PackedCode, only: Iterable[str] = ()) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class Codebook:
     """A codebook of at most 2^bits centroids for each tensor, by k-means in one dimension.
 
     Zeros that pruning has left out are no values. A tensor that is stored whole, half of it zeros or more, becomes
-    sparse first.
+    sparse first; where fewer are zero, one of the centroids is, and they stay zero until the centroids are tuned.
 
     Attributes:
         bits: Of a code, from 1 to 12. A small tensor gets as many as make its codebook no larger than its codes, but
@@ -148,11 +149,18 @@ class Codebook:
         least, before = min(most, _FEWEST_BITS), node_bytes("", leaf)
         balanced = [bits for bits in range(least, most + 1) if width.itemsize << bits <= len(values) * bits / 8]
         for bits in range(max(balanced, default=least), least - 1, -1):
-            centroids = lloyd(values, 1 << bits, init=self.init, steps=self.steps)
-            found = _assigned(leaf, torch.from_numpy(centroids).to(width))
+            found = _assigned(leaf, torch.from_numpy(self._centroids(values, 1 << bits)).to(width))
             if node_bytes("", found) < before:
                 return found
         return leaf
+
+    def _centroids(self, values: np.ndarray[Any, np.dtype[np.float32]], count: int) -> np.ndarray[Any, Any]:
+        """By k-means; one of them is zero where a value is: padding and removed channels must not come back."""
+        some = values[values != 0]
+        if len(some) == len(values):
+            return lloyd(values, count, init=self.init, steps=self.steps)
+        zero = np.zeros(1)
+        return np.append(lloyd(some, count - 1, init=self.init, steps=self.steps), zero) if len(some) else zero
 
 
 def _without_zeros(node: Node) -> Node:

@@ -7,6 +7,7 @@ pruning stay the survivors, and a centroid's gradient is the sum over its cluste
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -72,7 +73,7 @@ def fitted(model: nn.Module, code: PackedCode) -> nn.Module:
     return network
 
 
-class Overridden(nn.Module):
+class Overridden(nn.Module, ABC):
     """A network that runs with other tensors in the place of some of its own.
 
     What only it itself has changes as ever: running statistics, modes, dropout.
@@ -85,9 +86,9 @@ class Overridden(nn.Module):
         super().__init__()
         self.network = network
 
+    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """The other tensors, by their names in the network; a tied one under each of its names."""
-        raise NotImplementedError
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """What the network gives."""

@@ -5,6 +5,7 @@ ResNet-50 strides in the 3×3 convolution of a bottleneck (form 1.5), as torchvi
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from ecc.zoo.sizes import positive_ints
 __all__ = ["ResNet", "resnet18", "resnet50"]
 
 
-class Residual(nn.Module):
+class Residual(nn.Module, ABC):
     """A residual block: subclasses say what is between input and sum."""
 
     expansion: ClassVar[int]
@@ -29,9 +30,9 @@ class Residual(nn.Module):
             projection = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
             self.downsample = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
 
+    @abstractmethod
     def branch(self, x: Tensor) -> Tensor:
         """What the block adds to its shortcut."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in, h, w) to (batch, channels × expansion, h / stride, w / stride)."""

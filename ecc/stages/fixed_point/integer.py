@@ -8,7 +8,7 @@ stay float, between a dequantisation and a quantisation, and are named with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,6 +23,7 @@ from ecc.core.errors import InputError
 from ecc.network.capture import target_name, whole_operators
 from ecc.network.copying import copied, copy_sharing
 from ecc.network.nesting import bind, map_tensors, tensors_in
+from ecc.network.running import running_paths
 from ecc.stages.fixed_point.arithmetic import Range, Whole, to_bytes, to_whole
 from ecc.stages.fixed_point.integer_rules import RULES, Weights, is_move
 from ecc.stages.fixed_point.quantising import CLIPS, EXPONENTS, quantise, rows_of, steps_of
@@ -102,7 +103,7 @@ class IntegerNetwork(nn.Module):
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[Step, ...]]:
         mode = _Integers(self.ranges, self._names, self._weights)
-        with _paths(self.network, mode.path), whole_operators():
+        with running_paths(self.network, mode.path), whole_operators():
             own = map_tensors(lambda tensor: tensor.clone(), (args, kwargs))  # in-place operators change copies
             mode.take(own)
             with mode:
@@ -167,28 +168,6 @@ class _Quantised:
             steps = torch.maximum(steps.to(torch.int64), least).clamp(*EXPONENTS).to(torch.int8)
         numbers = quantise(rows, steps, LARGEST_SPLIT if path.split else 127).to(torch.int64)
         return Weights(numbers.reshape(weight.shape), steps.to(torch.int64), path.split)
-
-
-@contextmanager
-def _paths(model: nn.Module, running: list[str]) -> Iterator[None]:
-    """While a network runs, keep the list of the paths of its running modules."""
-
-    def enter(path: str) -> Callable[..., None]:
-        return lambda *_: running.append(path)
-
-    def leave(*_: Any) -> None:
-        running.pop()
-
-    handles = []
-    for path, part in model.named_modules():
-        if path:
-            handles.append(part.register_forward_pre_hook(enter(path), prepend=True))
-            handles.append(part.register_forward_hook(leave))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]

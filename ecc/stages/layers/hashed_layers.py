@@ -6,6 +6,7 @@ The weight is made some rows at a time, in the backward pass once more; an embed
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -55,9 +56,9 @@ class _VirtualProduct(Product):
         self.filled: Tensor
         self.register_buffer("filled", filled, persistent=False)
 
+    @abstractmethod
     def made(self, index: Tensor | int) -> Tensor:
         """Elements at some positions, as if no row were empty."""
-        raise NotImplementedError
 
     def elements(self, index: Tensor | int) -> Tensor:
         """The elements at some positions (row · inputs + column), int64 of shape (n,), or so many from the first on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from ecc.stages.low_rank import decompose
 __all__ = ["FactorProduct", "Product"]
 
 
-class Product(nn.Module):
+class Product(nn.Module, ABC):
     """x → x Wᵀ for a weight W that is not there as such.
 
     Attributes:
@@ -35,9 +36,9 @@ class Product(nn.Module):
         """Columns of W as a matrix."""
         return math.prod(self.shape[1:])
 
+    @abstractmethod
     def weight(self) -> Tensor:
         """W, differentiable in the parts."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (…, inputs) → (…, outputs)."""
