@@ -57,7 +57,7 @@ class Rows:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.done = pd.read_csv(path).to_dict("records") if path.exists() else []
+        self.done = pd.read_csv(path, dtype={"commit": str}).to_dict("records") if path.exists() else []
 
     def add(self, name: str, measure: Callable[[], Row]) -> None:
         if any(row["name"] == name for row in self.done):

@@ -65,7 +65,7 @@ def draws(folder: Path) -> str:
     for name, title in sources.items():
         if not (folder / f"{name}.csv").exists():
             continue
-        rows = pd.read_csv(folder / f"{name}.csv")
+        rows = pd.read_csv(folder / f"{name}.csv", dtype={"commit": str})
         bad = int((rows.error > LIMIT).sum())
         if "outcome" in rows:
             bad = int(rows.outcome.isin(["wrong", "miscounted", "crash"]).sum())
@@ -78,10 +78,10 @@ def draws(folder: Path) -> str:
 
 
 def vision(folder: Path) -> str:
-    rows = pd.read_csv(folder / "vision.csv")
+    rows = pd.read_csv(folder / "vision.csv", dtype={"commit": str})
     peers = {}
     if (folder / "peer.csv").exists():
-        peers = {row["name"]: row for row in pd.read_csv(folder / "peer.csv").to_dict("records")}
+        peers = {row["name"]: row for row in pd.read_csv(folder / "peer.csv", dtype={"commit": str}).to_dict("records")}
     lines = []
     for row in rows.to_dict("records"):
         peer = peers.get(row["name"], {})
@@ -224,7 +224,7 @@ def write_page(folder: Path, path: Path) -> None:
 
     def section(name: str, show: Callable[[pd.DataFrame], str]) -> str:
         found = folder / f"{name}.csv"
-        return show(pd.read_csv(found)) if found.exists() else "Not measured."
+        return show(pd.read_csv(found, dtype={"commit": str})) if found.exists() else "Not measured."
 
     path.write_text(
         PAGE.format(

@@ -343,7 +343,7 @@ def faults(rows: pd.DataFrame) -> str:
 
 
 def read(folder: Path, part: str) -> list[pd.DataFrame]:
-    return [pd.read_csv(path) for path in sorted(folder.glob(f"{part}_*.csv"))]
+    return [pd.read_csv(path, dtype={"commit": str}) for path in sorted(folder.glob(f"{part}_*.csv"))]
 
 
 def write_page(folder: Path, path: Path, pictures: Path) -> None:
@@ -365,7 +365,7 @@ def write_page(folder: Path, path: Path, pictures: Path) -> None:
         return "\n\n".join(sections)
 
     def measured(name: str) -> pd.DataFrame:
-        return pd.read_csv(MEASUREMENTS / f"{name}.csv")
+        return pd.read_csv(MEASUREMENTS / f"{name}.csv", dtype={"commit": str})
 
     shutil.copyfile(
         MEASUREMENTS / "admm_convergence-paper-allocation.png", pictures / "channel-pruning-convergence.png"

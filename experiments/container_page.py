@@ -64,8 +64,8 @@ def networks(rows: pd.DataFrame) -> str:
 
 
 def write_page(page: Path = PAGE) -> None:
-    streams = pd.read_csv(MEASUREMENTS / "container_streams.csv")
-    whole = pd.read_csv(MEASUREMENTS / "container_networks.csv")
+    streams = pd.read_csv(MEASUREMENTS / "container_streams.csv", dtype={"commit": str})
+    whole = pd.read_csv(MEASUREMENTS / "container_networks.csv", dtype={"commit": str})
     where = f"torch {whole['torch'].iloc[-1]}, one thread, CPU time, {whole['date'].iloc[-1]}"
     text = f"""{HEADING}
 By `experiments/container_speed.py` ({where}); the figures are in `experiments/measurements/container_*.csv`.

@@ -251,7 +251,7 @@ def write_page(folder: Path, path: Path) -> None:
 
     def section(name: str, show: Callable[[pd.DataFrame], str]) -> str:
         found = folder / f"{name}.csv"
-        return show(pd.read_csv(found)) if found.exists() else "Not measured."
+        return show(pd.read_csv(found, dtype={"commit": str})) if found.exists() else "Not measured."
 
     def networks(rows: pd.DataFrame) -> str:
         return " and ".join(dict.fromkeys(rows.network))

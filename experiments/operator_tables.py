@@ -73,7 +73,7 @@ class Table:
 
 def board(path: Path) -> Table:
     """The table of the ARM board."""
-    rows = pd.read_csv(path)
+    rows = pd.read_csv(path, dtype={"commit": str})
     shapes = rows.drop(columns="latency_ms").map(str).agg("|".join, axis=1)
     return Table(
         "rk3288",

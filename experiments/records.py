@@ -32,7 +32,7 @@ class Records:
     def __init__(self, path: Path, keys: tuple[str, ...], *, fresh: bool = False) -> None:
         self.path, self.keys = path, keys
         path.parent.mkdir(parents=True, exist_ok=True)
-        there = pd.DataFrame() if fresh or not path.exists() else pd.read_csv(path)
+        there = pd.DataFrame() if fresh or not path.exists() else pd.read_csv(path, dtype={"commit": str})
         self.rows: list[Row] = [dict(row) for row in there.to_dict("records")]
         self._known = {tuple(str(row[name]) for name in keys) for row in self.rows}
 

@@ -49,7 +49,7 @@ def demo() -> str:
 
 
 def digits_front() -> str:
-    points = pd.read_csv(MEASUREMENTS / "digits_front.csv")
+    points = pd.read_csv(MEASUREMENTS / "digits_front.csv", dtype={"commit": str})
     rows = [
         [
             point.method,
@@ -114,7 +114,7 @@ def trust() -> str:
 
 
 def estimators() -> str:
-    read_rows = pd.read_csv(MEASUREMENTS / "meter_estimators.csv")
+    read_rows = pd.read_csv(MEASUREMENTS / "meter_estimators.csv", dtype={"commit": str})
     rows = [
         [
             f"{1000 * row.tick_s:.0f} ms",
@@ -129,7 +129,7 @@ def estimators() -> str:
 
 
 def faults() -> str:
-    kills = pd.read_csv(MEASUREMENTS / "profiler_faults.csv")
+    kills = pd.read_csv(MEASUREMENTS / "profiler_faults.csv", dtype={"commit": str})
     kills = kills[kills.kill >= 0]  # the rows behind are the stores, finished afterwards
     return (
         f"{len(kills)} kills at random moments: {int(kills.opened.sum())} stores opened, {int(kills.lost.sum())} rows "

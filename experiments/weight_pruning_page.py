@@ -24,7 +24,7 @@ OVERHEAD_BAR = 0.05
 
 
 def read(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+    return pd.read_csv(path, dtype={"commit": str}) if path.exists() else pd.DataFrame()
 
 
 def made(rows: pd.DataFrame) -> str:
