@@ -8,7 +8,8 @@ from pathlib import Path
 from ecc.api.composing import compose
 from ecc.cli.arguments import add_input, example_inputs
 from ecc.cli.command import Outcome
-from ecc.cli.text import percent, quantity, table
+from ecc.cli.tables import table
+from ecc.cli.text import percent, quantity
 from ecc.core.errors import InputError
 from ecc.energy_models.additive import AdditiveCost
 from ecc.network.tracing import trace

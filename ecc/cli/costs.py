@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ecc.cli.text import percent, quantity, table
+from ecc.cli.tables import table
+from ecc.cli.text import percent, quantity
 from ecc.core.cost import METRICS
 from ecc.energy_models.cost_files import read_cost
 from ecc.energy_models.loading import load_cost

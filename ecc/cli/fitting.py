@@ -10,7 +10,8 @@ from ecc.cli.command import Command, Outcome
 from ecc.cli.composing import OF_A_MODEL, add_composition, composed
 from ecc.cli.outputs import add_output
 from ecc.cli.progress import ProgressLine
-from ecc.cli.text import percent, quantity, table
+from ecc.cli.tables import table
+from ecc.cli.text import percent, quantity
 from ecc.core.errors import InputError
 from ecc.energy_models.forms import AUTO, FORMS, demand_form
 from ecc.energy_models.judging import Fit

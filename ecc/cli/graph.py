@@ -11,7 +11,8 @@ from ecc.cli.arguments import add_choice, add_input, add_model, example_inputs, 
 from ecc.cli.command import Command, Outcome
 from ecc.cli.outputs import add_output
 from ecc.cli.progress import ProgressLine
-from ecc.cli.text import percent, quantity, table
+from ecc.cli.tables import table
+from ecc.cli.text import percent, quantity
 from ecc.core.errors import InputError
 from ecc.core.fields import parse_object
 from ecc.core.widths import Widths

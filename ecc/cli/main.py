@@ -28,6 +28,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "demo": ("ecc.cli.demo", "The whole story on embedded data, in a few minutes."),
+        "doctor": ("ecc.cli.checkup", "Whether ecc can be used here, what is missing, and how to mend it."),
         "devices": ("ecc.cli.measuring", "What can be measured here, and for what cannot, why."),
         "graph": ("ecc.cli.graph", "The width graph: which channels are coupled, as a table and as a map."),
         "profile": ("ecc.cli.measuring", "Measure random widths of a network on a device."),
@@ -39,7 +40,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "compress": ("ecc.cli.compression", "Prune a trained network to its budgets and verify them on the device."),
         "verify": ("ecc.cli.compression", "Load an artefact, measure it, and say whether each budget holds."),
         "stage": ("ecc.cli.stage", "Secondary stages: the weights of an artefact, or of any network, in fewer bytes."),
-        "front": ("ecc.cli.results", "Compare finished compressions: table, plot, hypervolume."),
+        "front": ("ecc.cli.fronts", "Compare finished compressions: page, figure, hypervolume, pairs of methods."),
         "inspect": ("ecc.cli.results", "What is in a profile store, a cost model or an artefact."),
     }
 )

@@ -13,7 +13,8 @@ from ecc.cli.command import Command, Outcome
 from ecc.cli.operators import add_operators, demand_model, measured_operators, operators_text, operators_value
 from ecc.cli.outputs import add_output
 from ecc.cli.progress import ProgressLine
-from ecc.cli.text import interval, percent, precision, quantity, table
+from ecc.cli.tables import table
+from ecc.cli.text import interval, percent, precision, quantity
 from ecc.core.errors import InputError
 from ecc.network.tracing import trace
 from ecc.profiler.devices import list_devices

@@ -7,7 +7,8 @@ from typing import Any
 
 from ecc.api.operators import measure_operators
 from ecc.cli.progress import ProgressLine
-from ecc.cli.text import interval, precision, quantity, table
+from ecc.cli.tables import table
+from ecc.cli.text import interval, precision, quantity
 from ecc.core.errors import InputError
 from ecc.core.table import OperatorTable
 from ecc.profiler.operators import DTYPES, OperatorProfile

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ecc.api.staged import Staged
-from ecc.cli.text import table
+from ecc.cli.tables import table
 from ecc.report.style import quantity
 from ecc.stages.candidates import LEFT
 

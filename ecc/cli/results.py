@@ -1,4 +1,4 @@
-"""front and inspect: what finished work says."""
+"""inspect: what finished work says."""
 
 from __future__ import annotations
 
@@ -9,52 +9,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ecc.api.fronts import AXES, front_of
 from ecc.api.packing import inspect as inspect_artefact
 from ecc.api.packing import inspect_packed, is_packed
 from ecc.api.sparsity import layers_in
 from ecc.artefact import read as read_artefact
 from ecc.cli.command import Command, Outcome
 from ecc.cli.costs import cost_text, inspect_cost
-from ecc.cli.outputs import add_output
 from ecc.cli.packing import tensors_text
 from ecc.cli.progress import ProgressLine
 from ecc.cli.stores import add_exports, exports_given, inspect_store, store_text
-from ecc.cli.text import percent, quantity, table
+from ecc.cli.tables import table
 from ecc.core.errors import InputError
-from ecc.report.files import PAGE
-from ecc.report.saving import write_front
-from ecc.report.style import quantity as shown
 
 __all__ = ["COMMANDS"]
 
 _HEAD_BYTES = 1 << 12
 _LONGEST = 100  # characters of a value in the summary of inspect
-
-
-def _front_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("artefacts", metavar="DIR", nargs="+", help="folders that ecc compress has written")
-    parser.add_argument("--x", choices=AXES, default=AXES[0], help=f"horizontal axis (default {AXES[0]})")
-    add_output(
-        parser, "--out", kind=PAGE, required=True, metavar="FILE.html", help="page; the figure goes beside it as PNG"
-    )
-
-
-def _front(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
-    found = front_of(arguments.artefacts, x=arguments.x)
-    page, picture = write_front(found, arguments.out)
-    rows = [
-        [
-            point.method,
-            shown(point.x, found.unit) if found.source else quantity(point.x, found.x),
-            percent(point.accuracy),
-            "dominated" if dominated else "",
-        ]
-        for point, dominated in zip(found.points, found.dominated, strict=True)
-    ]
-    volumes = ", ".join(f"{method} {volume:.4f}" for method, volume in found.hypervolume.items())
-    text = [table(["method", found.x_name, "accuracy", ""], rows), f"hypervolume: {volumes}", f"page: {page}"]
-    return Outcome(found.to_json() | {"figure": str(picture), "page": str(page)}, "\n".join(text))
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
@@ -125,12 +95,6 @@ def _is_database(path: Path) -> bool:
 
 
 COMMANDS = (
-    Command(
-        "front",
-        "ecc front half-admm half-uniform half-magnitude --x latency --out front.html",
-        _front_arguments,
-        _front,
-    ),
     Command(
         "inspect",
         "ecc inspect resnet20.db --csv rows.csv --html resnet20.html",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ecc.api.executing import SparseExecution
 from ecc.api.sparsity import Sparsity
-from ecc.cli.text import percent, quantity, table
+from ecc.cli.tables import table
+from ecc.cli.text import percent, quantity
 
 __all__ = ["execution_text", "sparsity_lines"]
 

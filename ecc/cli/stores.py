@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ecc.cli.outputs import add_output
-from ecc.cli.text import interval, percent, quantity, table
+from ecc.cli.tables import table
+from ecc.cli.text import interval, percent, quantity
 from ecc.core.widths import WidthSpace
 from ecc.profiler.exports import to_csv, to_parquet
 from ecc.profiler.inspection import FLAGS, describe_state

@@ -9,7 +9,8 @@ from ecc.cli.arguments import add_input, add_model, example_inputs, the_model
 from ecc.cli.command import Command, Outcome
 from ecc.cli.outputs import add_output
 from ecc.cli.progress import ProgressLine
-from ecc.cli.text import percent, quantity, table
+from ecc.cli.tables import table
+from ecc.cli.text import percent, quantity
 from ecc.core.errors import InputError
 from ecc.energy_models.systolic.array import PRESETS, SystolicArray
 from ecc.energy_models.systolic.energy import SystolicEnergy, systolic_energy

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from ecc.core.cost import METRICS
 
-__all__ = ["interval", "percent", "precision", "probability", "quantity", "table"]
+__all__ = ["interval", "percent", "precision", "probability", "quantity"]
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 _UNITS = {"macs": METRICS["macs"], "memory": METRICS["memory"], "bytes": "B"}
@@ -44,16 +43,3 @@ def interval(low: float | None, high: float | None, metric: str) -> str:
 def precision(noise: float) -> str:
     """How well ratios are known; one pair of each says nothing about that."""
     return f"ratios known to ±{percent(noise)}" if math.isfinite(noise) else "how well ratios are known is not clear"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns under a header; numbers to the right."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(line[i]) for line in [list(header), *cells]) for i in range(len(header))]
-    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
-
-    def line(values: Sequence[str]) -> str:
-        padded = [v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, widths, right, strict=True)]
-        return "  ".join(padded).rstrip()
-
-    return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, cells)])
