@@ -112,6 +112,6 @@ def test_pictures_of_the_guide_are_there():
 
 def test_the_index_names_every_page():
     index = (GUIDE.parent / "index.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"\((\w[\w-]*\.md)\)", index)) == {
+    assert set(re.findall(r"\((\w[\w-]*\.md)(?:#[\w-]+)?\)", index)) == {
         page.name for page in GUIDE.parent.glob("*.md") if page.name != "index.md"
     }
