@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,11 +34,10 @@ from pruning_cases import CASES
 from records import MEASUREMENTS, Records
 from torch import nn
 
+from ecc.api.workshop import Shop, Training
 from ecc.core.code import Stage, Workshop
 from ecc.data.loading import load_data
 from ecc.data.values import Data
-from ecc.solvers.evaluation import eval_mode, forward
-from ecc.solvers.hooks import Step
 from ecc.solvers.settings import TrainConfig
 from ecc.solvers.training import evaluate, train
 from ecc.stages.code import PackedCode, packed
@@ -254,52 +253,10 @@ def with_equal_lengths(code: PackedCode) -> PackedCode:
     return replace(code, nodes=nodes)
 
 
-@dataclass(frozen=True)
-class EachStep:
-    """Passes the share of the training that is done to a stage."""
-
-    told: Callable[[float], None]
-    key: str = "each step"
-
-    def after_step(self, step: Step) -> bool:
-        self.told((step.index + 1) / step.total)
-        return False
-
-    def figures(self) -> dict[str, float]:
-        return {}
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: Any) -> None:
-        pass
-
-
 def workshop(teacher: nn.Module, data: Data, seed: int) -> Workshop:
     """Trains with the dense network as the teacher."""
-    task = data.task()
-
-    def trainer(
-        model: nn.Module,
-        *,
-        epochs: int,
-        lr: float,
-        phase: str,
-        l2: float = 0.0,
-        each_step: Callable[[float], None] | None = None,
-    ) -> None:
-        config = TrainConfig(epochs=epochs, lr=lr, weight_decay=l2, distill=DISTILL, temperature=TEMPERATURE, seed=seed)
-        hook = None if each_step is None else EachStep(each_step)
-        train(model, task, config, teacher=teacher, hook=hook, stage=phase)
-
-    def judge(network: nn.Module) -> tuple[float, float]:
-        with eval_mode(network), torch.no_grad():
-            pairs = [(forward(network, inputs), targets) for inputs, targets in data.validation]
-        outputs, targets = (torch.cat(part) for part in zip(*pairs, strict=True))
-        return float(data.loss(outputs, targets)), data.score(outputs, targets)
-
-    inputs = next(iter(data.validation))[0][:2]
-    return Workshop(teacher, task, trainer, judge, (inputs,), seed)
+    training = Training(distill=DISTILL, seed=seed, options={"train.temperature": TEMPERATURE})
+    return Shop(data.task(), teacher, (data.example(2),), training).workshop(teacher, "deep-compression")
 
 
 if __name__ == "__main__":
