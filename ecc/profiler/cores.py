@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
 from ecc.core.errors import InputError
 
-__all__ = ["Load", "boost_state", "choose_cores", "pinned", "smt_state"]
+__all__ = ["Load", "boost_state", "choose_cores", "free_to_measure_on", "pinned", "smt_state"]
 
 _TREE = Path("/sys/devices/system/cpu")
 _STAT = Path("/proc/stat")
 _TASKS = Path("/proc/self/task")
+_MORE: ContextVar[frozenset[int]] = ContextVar("cores to measure on", default=frozenset())
 _BUSY = (1, 2, 3, 6, 7)  # user, nice, system, irq, softirq of a line of /proc/stat
 
 
@@ -111,8 +113,18 @@ class Load:
         return max(0.0, others / (seconds * self.cores))
 
 
+@contextmanager
+def free_to_measure_on(cores: Iterable[int]) -> Iterator[None]:
+    """Within, measurements may use these cores beside those that this process is kept on for its other work."""
+    token = _MORE.set(frozenset(cores))
+    try:
+        yield
+    finally:
+        _MORE.reset(token)
+
+
 def _allowed() -> list[int]:
-    return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
+    return sorted(os.sched_getaffinity(0) | _MORE.get()) if sys.platform == "linux" else []
 
 
 def _physical(cores: Sequence[int], tree: Path) -> list[int]:

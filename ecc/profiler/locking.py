@@ -14,7 +14,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -29,7 +29,7 @@ try:
 except ImportError:  # Windows has msvcrt instead
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Holder", "device_lock"]
+__all__ = ["Holder", "device_lock", "lock_folder", "measuring_by"]
 
 _POSIX = os.name == "posix"
 _LOG = logging.getLogger("ecc")
@@ -37,6 +37,11 @@ _POLL_S = 0.2
 _MOST_LETTERS, _MOST_BYTES = 500, 1 << 13  # of what a holder says of itself
 _LOCKED_BYTE = 1 << 20  # where Windows locks, which keeps others from reading what is locked
 _HELD: ContextVar[frozenset[str]] = ContextVar("devices held", default=frozenset())  # by this chain of calls
+
+Turn = Callable[[str], AbstractContextManager[None]]
+"""Makes the device of that fingerprint quiet while the body runs."""
+
+_TURN: ContextVar[Turn] = ContextVar("turn", default=lambda fingerprint: nullcontext())
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,7 @@ def device_lock(
         return
     with ExitStack() as stack:
         try:
-            file = _open(_folder() / f"{fingerprint}.lock")
+            file = _open(lock_folder() / f"{fingerprint}.lock")
             stack.callback(os.close, file)
             free = _acquire(file)
         except OSError as error:
@@ -109,7 +114,18 @@ def device_lock(
             _write(file, Holder(os.getpid(), time.time(), what[:_MOST_LETTERS]).to_bytes())
         token = _HELD.set(held | {fingerprint})
         stack.callback(_HELD.reset, token)
+        stack.enter_context(_TURN.get()(fingerprint))
         yield
+
+
+@contextmanager
+def measuring_by(turn: Turn) -> Iterator[None]:
+    """While the body runs, measurements begin by ``turn``: what else it knows of on the device then waits."""
+    token = _TURN.set(turn)
+    try:
+        yield
+    finally:
+        _TURN.reset(token)
 
 
 def _wait(file: int, device: str, wait: bool, progress: Progress | None) -> None:
@@ -127,7 +143,7 @@ def _wait(file: int, device: str, wait: bool, progress: Progress | None) -> None
         progress("wait for the device", 1, 1)
 
 
-def _folder() -> Path:
+def lock_folder() -> Path:
     """A folder of this user alone, the same for all of the user's processes.
 
     Raises:

@@ -131,12 +131,10 @@ class Plan:
             "recipe": {"method": how.method, "then": how.then, **how.settings, "options": dict(how.options)},
             "chains": [chain_fields(chain) for chain in self.file.chains],
         }
-        names = (job.id, f"{job.id}.json", f"{job.id}.error.txt", *(f"staged/{c.name}" for c in self.file.chains))
-        staged = tuple(f"../staged/{chain.name}/{job.id}" for chain in self.file.chains)
+        staged = (f"../staged/{chain.name}/{job.id}" for chain in self.file.chains)
+        names = (job.id, f"{job.id}.json", f"{job.id}.error.txt", *staged)
         reads = (weights, *(cost for cost in job.costs if not cost.startswith(SYSTOLIC_PREFIX)))
-        return self._unit(
-            folder, job.id, entry, device, description, reads=reads, writes=("jobs", (*names[:3], *staged))
-        )
+        return self._unit(folder, job.id, entry, device, description, reads=reads, writes=("jobs", names))
 
     def _unit(
         self,
@@ -149,7 +147,7 @@ class Plan:
         reads: Sequence[str] = (),
         writes: tuple[str, Sequence[str]],
     ) -> Unit:
-        own = {
+        own: dict[str, Any] = {
             "id": id,
             "folder": str(folder),
             "network": entry.name,
@@ -308,9 +306,9 @@ def _spec_identity(spec: str) -> list[str]:
 
 
 def _content(path: str) -> str:
-    """Hash of a file; what is no file is what it is."""
+    """Hash of a file, also where it is of a systolic array; what is no file is what it is."""
     try:
-        with Path(path).open("rb") as file:
+        with Path(path.removeprefix(SYSTOLIC_PREFIX)).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return path
