@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ from ecc.core.errors import EccError, InputError, Interrupted
 from ecc.solvers.interrupts import requests_to_end
 from ecc.solvers.launching import launched, launched_first
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "main", "whole_parser"]
 
 COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -42,6 +43,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "stage": ("ecc.cli.stage", "Secondary stages: the weights of an artefact, or of any network, in fewer bytes."),
         "front": ("ecc.cli.fronts", "Compare finished compressions: page, figure, hypervolume, pairs of methods."),
         "inspect": ("ecc.cli.results", "What is in a profile store, a cost model or an artefact."),
+        "completion": ("ecc.cli.completion", "Let Tab complete commands, options and names: a script for your shell."),
     }
 )
 """Name → module and summary. A module is imported when its command is given, so that ``ecc --help`` loads no torch."""
@@ -53,6 +55,9 @@ _EXITS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. A request to end (SIGTERM) is taken as Ctrl-C is."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no → or ≤ shows something else for them
     with requests_to_end():
         return _main(arguments)
 
@@ -128,8 +133,13 @@ def _command(name: str) -> Command | None:
     return next(command for command in found if command.name == name)
 
 
-def _parser(command: Command | None) -> argparse.ArgumentParser:
-    """The parser of ``ecc``; of the commands, only the one that is given has its arguments."""
+def whole_parser() -> argparse.ArgumentParser:
+    """The parser of ``ecc`` with the arguments of every command, whose modules are all imported for it."""
+    return _parser(*map(_command, COMMANDS))
+
+
+def _parser(*given: Command | None) -> argparse.ArgumentParser:
+    """The parser of ``ecc``; of the commands, only those given have their arguments."""
     parser = _Parser(
         prog="ecc",
         description="Profile a device once, prune any PyTorch network to an energy or latency budget, and prove on the "
@@ -140,8 +150,9 @@ def _parser(command: Command | None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name, (_, summary) in COMMANDS.items():
         own = commands.add_parser(name, help=summary, description=summary)
-        if command is not None and command.name == name:
-            command.complete(own)
+        for command in given:
+            if command is not None and command.name == name:
+                command.complete(own)
     return parser
 
 
