@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from ecc.energy_models.systolic.energy import systolic_energy
     from ecc.energy_models.systolic.indices import SparseIndex
     from ecc.energy_models.systolic.prices import weight_prices
-    from ecc.fronts import Front
+    from ecc.fronts import Front, Fronts
     from ecc.network.graph import WidthGraph
     from ecc.network.manifest import SlimManifest, rebuild
     from ecc.network.optimisers import transfer_optimiser
@@ -82,6 +82,7 @@ _HOME = {
     "Fisher": "ecc.solvers.baselines.loss_change",
     "Fit": "ecc.energy_models.judging",
     "Front": "ecc.fronts",
+    "Fronts": "ecc.fronts",
     "InputError": "ecc.core.errors",
     "Interrupted": "ecc.core.errors",
     "JointRecipe": "ecc.api.weight_recipe",
@@ -147,6 +148,7 @@ __all__ = [
     "Fisher",
     "Fit",
     "Front",
+    "Fronts",
     "InputError",
     "Interrupted",
     "JointRecipe",

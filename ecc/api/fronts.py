@@ -2,70 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from ecc.artefact import Artefact
+from ecc.artefact import Artefact, Manifest
 from ecc.artefact import read as read_artefact
 from ecc.core.cost import METRICS
 from ecc.core.errors import InputError
-from ecc.fronts import Front, Point
+from ecc.core.verdict import BudgetCheck
+from ecc.fronts import DENSE, Front, Fronts, LeftOut, Point
 
-__all__ = ["AXES", "front_of"]
+__all__ = ["AXES", "find_artefacts", "front_of"]
 
 AXES: tuple[str, ...] = ("latency", "energy", "macs", "params", "memory", "bytes")
 """What the x axis of a front can be."""
 
 _UNITS: Mapping[str, str] = {**METRICS, "bytes": "B"}
 _FLOAT_BYTES = 4  # of a parameter of the dense network
+_MANIFEST = "manifest.json"
+_DEEPEST = 8  # folders below the one that was given
+_ALIKE = ("method", "seed", "device", "measure_s")  # settings that are no property of a method
 
 
-def front_of(folders: Sequence[str | Path], *, x: str = "latency") -> Front:
-    """The artefacts in these folders, and the dense networks that they were made of, as a front.
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """An artefact on the axis: what it costs there, and which axes those are.
 
-    What was measured is placed by its paired ratio to the dense network, times the dense network's median over all the
-    artefacts of it: a device that was slower while one of them was measured does not move that one.
+    Attributes:
+        axes: What must be equal for two costs and accuracies to be comparable.
+        check: Of the budget that x is read from; None where it is counted.
+    """
 
+    artefact: Artefact
+    axes: tuple[str, ...]
+    check: BudgetCheck | None
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.artefact.manifest
+
+
+def front_of(folders: Sequence[str | Path], *, x: str = "latency") -> Fronts:
+    """The artefacts in these folders, and the dense networks that they were made of, as fronts.
+
+    Networks, data sets, devices and runtimes each have axes of their own. Artefacts of one method with other settings
+    (epochs, options …) are methods of their own, named by what they differ in. What was measured is placed by its
+    paired ratio to the dense network, times the dense network's median over all the artefacts of it: a device that was
+    slower while one of them was measured does not move that one.
+
+    Args:
+        folders: Artefacts, and folders that hold artefacts at any depth, such as that of a sweep. What is named must be
+            sound and on the axis; of what is found in a folder, the rest is left out and told.
+        x: One of ``AXES``.
     Raises:
-        InputError: If a folder is not a sound artefact or lacks the axis or the accuracy.
+        InputError: If a folder is neither, or what is named lacks the axis or the accuracy, or nothing is left.
     """
     if x not in AXES:
         raise InputError(f"axis {x!r} is unknown; choose from {', '.join(AXES)}")
-    artefacts = [read_artefact(folder) for folder in folders]
-    dense = _dense(artefacts, x)
-    points = [_point(artefact, x, dense.get(_origin(artefact))) for artefact in artefacts]
-    source, unit = _refuse_mixed(artefacts, x) if x in ("latency", "energy") else ("", _UNITS[x])
-    accuracies = {_origin(a): (a.manifest.accuracy_dense, a.manifest.network) for a in artefacts}
-    references = [
-        Point("dense", value, accuracy, label=network)
-        for origin, value in dense.items()
-        for accuracy, network in [accuracies[origin]]
-        if accuracy is not None
-    ]
-    return Front((*references, *points), x, unit, source)
+    placed, left_out = [], []
+    for folder, named in _all_of(folders):
+        try:
+            placed.append(_place(read_artefact(folder), x))
+        except InputError as error:
+            if named:
+                raise
+            left_out.append(LeftOut(_printable(str(folder)), _printable(str(error))))
+    if not placed:
+        reason = left_out[0].reason if left_out else "no folder was given"
+        raise InputError(f"none of {len(left_out)} artefacts can be placed: {reason}")
+    groups: dict[tuple[str, ...], list[_Placed]] = {}
+    for one in placed:
+        groups.setdefault(one.axes, []).append(one)
+    return Fronts(tuple(_front(group, x) for group in groups.values()), tuple(left_out))
 
 
-def _origin(artefact: Artefact) -> str:
-    """Tells dense networks apart: architecture and weights."""
-    return f"{artefact.manifest.fingerprint} {artefact.manifest.weights}"
+def find_artefacts(folder: str | Path) -> list[Path]:
+    """The artefacts in a folder, at any depth, by name; hidden folders, links and what artefacts hold are passed over.
+
+    Raises:
+        InputError: If the folder cannot be read.
+    """
+    return sorted(_below(Path(folder), 0))
 
 
-def _point(artefact: Artefact, x: str, dense: float | None) -> Point:
+def _below(folder: Path, depth: int) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as found:
+            folders = [entry for entry in found if entry.is_dir(follow_symlinks=False)]
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error.strerror}; choose another folder") from error
+    for path in (Path(entry.path) for entry in folders if not entry.name.startswith(".")):
+        if (path / _MANIFEST).is_file():
+            yield path
+        elif depth < _DEEPEST:
+            yield from _below(path, depth + 1)
+
+
+def _all_of(folders: Sequence[str | Path]) -> Iterator[tuple[Path, bool]]:
+    """Each artefact once, and whether it was named itself."""
+    seen: set[Path] = set()
+    for given in folders:
+        folder = Path(given).expanduser()
+        inside = find_artefacts(folder) if folder.is_dir() and not (folder / _MANIFEST).exists() else []
+        for path in inside or [folder]:  # a folder without any is refused as it is read
+            place = path.resolve()
+            if place not in seen:
+                seen.add(place)
+                yield path, not inside
+
+
+def _place(artefact: Artefact, x: str) -> _Placed:
+    """Where an artefact belongs.
+
+    Raises:
+        InputError: If it has no accuracy or nothing on the axis.
+    """
     manifest = artefact.manifest
     if manifest.accuracy is None:
         raise InputError(f"artefact {artefact.path} has no accuracy; compress with data to score it on")
-    name = artefact.path.name
-    if x == "bytes":
-        size = float(artefact.weights.bytes)
-        return Point(manifest.made_by, size, manifest.accuracy, manifest.seed, label=name)
-    if x in manifest.counts:
-        return Point(manifest.made_by, float(manifest.counts[x]), manifest.accuracy, manifest.seed, label=name)
+    common = (manifest.network, manifest.fingerprint, manifest.data)
+    if x == "bytes" or x in manifest.counts:
+        return _Placed(artefact, common, None)
     for check in manifest.budgets:
-        if check.metric == x and check.measured is not None and check.low is not None and check.high is not None:
-            scale = 1.0 if dense is None else dense / check.dense
-            value, low, high = (scale * each for each in (check.measured, check.low, check.high))
-            return Point(manifest.made_by, value, manifest.accuracy, manifest.seed, low, high, name)
+        if check.metric == x and check.measured is not None and check.dense > 0:
+            where = () if check.source else _device(manifest)
+            return _Placed(artefact, (*common, check.shown_in, check.source, *where), check)
     measured = ", ".join(check.metric for check in manifest.budgets if check.measured is not None) or "nothing"
     raise InputError(
         f"artefact {artefact.path} has no measured {x} (measured: {measured}); "
@@ -73,38 +139,136 @@ def _point(artefact: Artefact, x: str, dense: float | None) -> Point:
     )
 
 
-def _dense(artefacts: Sequence[Artefact], x: str) -> dict[str, float]:
-    """Value of each dense network on the axis: counted, or the median of what was measured beside its artefacts."""
-    values: dict[str, list[float]] = {}
-    for artefact in artefacts:
-        manifest = artefact.manifest
-        found = [check.dense for check in manifest.budgets if check.metric == x]
-        if x == "bytes" and "params_dense" in manifest.counts:
-            found = [float(_FLOAT_BYTES * manifest.counts["params_dense"])]
-        if f"{x}_dense" in manifest.counts:
-            found = [float(manifest.counts[f"{x}_dense"])]
-        values.setdefault(_origin(artefact), []).extend(found)
-    return {origin: median(found) for origin, found in values.items() if found}
+def _device(manifest: Manifest) -> tuple[str, ...]:
+    """What a measurement depends on, beside the network."""
+    batch = "×".join(str(shape[0]) for shape in manifest.input_shapes if shape)
+    return (manifest.device, manifest.device_fingerprint, manifest.runtime, str(manifest.threads), batch)
 
 
-def _refuse_mixed(artefacts: Sequence[Artefact], x: str) -> tuple[str, str]:
-    """What all values on the axis are of, empty for a device, and their unit."""
-    kinds = {(check.source, check.shown_in): a for a in artefacts for check in a.manifest.budgets if check.metric == x}
-    if len(kinds) > 1:
-        (first, unit), (second, other), *_ = sorted(kinds)
-        raise InputError(
-            f"the {x} of artefact {kinds[first, unit].path} is in {unit} of {first or 'a device'}, and that of "
-            f"{kinds[second, other].path} in {other} of {second or 'a device'}; "
-            "compare those of one, or choose --x macs"
-        )
-    ((source, unit),) = kinds
-    if source:
-        return source, unit
-    places = {(a.manifest.device_fingerprint, a.manifest.runtime, a.manifest.threads): a for a in artefacts}
-    if len(places) > 1:
-        one, two, *_ = places.values()
-        raise InputError(
-            f"artefacts {one.path} and {two.path} were measured on different devices or runtimes; "
-            "compare those of one, or choose --x macs"
-        )
-    return source, unit
+def _front(group: Sequence[_Placed], x: str) -> Front:
+    """One pair of axes."""
+    dense = _dense_x(group, x)
+    points = [
+        _point(one, x, method, level, dense)
+        for one, method, level in zip(group, _method_names(group), _levels(group), strict=True)
+    ]
+    check = group[0].check
+    unit, source = (_UNITS[x], "") if check is None else (check.shown_in, _printable(check.source))
+    return Front((*_dense_points(group, dense), *points), x, unit, source, _place_of(group[0]))
+
+
+def _place_of(one: _Placed) -> dict[str, str]:
+    """What the points of its axes have in common, for people."""
+    manifest = one.manifest
+    place = {"network": manifest.network, "data": manifest.data}
+    if one.check is not None and not one.check.source:
+        device, _, runtime, threads, batch = _device(manifest)
+        place |= {"device": device, "runtime": runtime, "threads": threads if threads != "0" else "", "batch": batch}
+    return {name: _printable(text) for name, text in place.items()}
+
+
+def _dense_x(group: Sequence[_Placed], x: str) -> float | None:
+    """Cost of the dense network on these axes: counted, or the median of what was measured beside its artefacts."""
+    values: list[float] = []
+    for one in group:
+        counts = one.manifest.counts
+        if one.check is not None:
+            values.append(one.check.dense)
+        elif x == "bytes" and "params_dense" in counts:
+            values.append(float(_FLOAT_BYTES * counts["params_dense"]))
+        elif f"{x}_dense" in counts:
+            values.append(float(counts[f"{x}_dense"]))
+    return median(values) if values else None
+
+
+def _dense_points(group: Sequence[_Placed], x: float | None) -> list[Point]:
+    """The dense networks: one for each set of weights that was started from."""
+    if x is None:
+        return []
+    origins: dict[str, list[Manifest]] = {}
+    for one in group:
+        origins.setdefault(one.manifest.weights, []).append(one.manifest)
+    found = []
+    for manifests in origins.values():
+        first, seeds = manifests[0], {manifest.seed for manifest in manifests}
+        seed = first.seed if len(origins) > 1 and len(seeds) == 1 else None
+        if first.accuracy_dense is not None:
+            found.append(
+                Point(DENSE, x, first.accuracy_dense, seed, label=_printable(first.network), budget="no limit")
+            )
+    return found
+
+
+def _point(one: _Placed, x: str, method: str, level: str, dense: float | None) -> Point:
+    manifest, check = one.manifest, one.check
+    value = float(one.artefact.weights.bytes if x == "bytes" else manifest.counts.get(x, 0))
+    low = high = None
+    if check is not None and check.measured is not None:
+        scale = 1.0 if dense is None else dense / check.dense
+        value = scale * check.measured
+        low, high = (None if end is None else scale * end for end in (check.low, check.high))
+    accuracy = math.nan if manifest.accuracy is None else manifest.accuracy  # not None: refused by _place
+    return Point(method, value, accuracy, manifest.seed, low, high, _printable(one.artefact.path.name), level)
+
+
+def _method_names(group: Sequence[_Placed]) -> list[str]:
+    """What made each artefact; where one method was run with several settings, with those that differ."""
+    words = _differing(group, [_settings(one) for one in group])
+    return [
+        _printable(f"{one.manifest.made_by} ({differing})" if differing else one.manifest.made_by)
+        for one, differing in zip(group, words, strict=True)
+    ]
+
+
+def _levels(group: Sequence[_Placed]) -> list[str]:
+    """What was asked for of each artefact: its budgets, and the options of secondary stages that differ."""
+    words = _differing(group, [_stage_settings(one) for one in group])
+    return [
+        _printable(" and ".join(filter(None, [*map(_limit, one.manifest.budgets), differing])))
+        for one, differing in zip(group, words, strict=True)
+    ]
+
+
+def _limit(check: BudgetCheck) -> str:
+    """A budget as text, alike for all seeds."""
+    named = f"{check.metric} of {check.source}" if check.source else check.metric
+    if check.relative and check.dense > 0:
+        return f"{named} ≤ {check.limit / check.dense:.3g} of dense"
+    return f"{named} ≤ {check.limit:.4g} {check.shown_in}"
+
+
+def _differing(group: Sequence[_Placed], settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """Of each artefact, the settings that are not alike in all that were made by the same."""
+    values: dict[tuple[str, str], list[str]] = {}
+    makers = Counter(one.manifest.made_by for one in group)
+    for one, own in zip(group, settings, strict=True):
+        for key, value in own.items():
+            values.setdefault((one.manifest.made_by, key), []).append(value)
+    alike = {name for name, found in values.items() if len(set(found)) == 1 and len(found) == makers[name[0]]}
+    return [
+        ", ".join(f"{key} {value}" for key, value in own.items() if (one.manifest.made_by, key) not in alike)
+        for one, own in zip(group, settings, strict=True)
+    ]
+
+
+def _settings(one: _Placed) -> dict[str, str]:
+    """What may tell two uses of one method apart; what was meant for another device is another use on a common axis."""
+    manifest = one.manifest
+    found = {key: str(value) for key, value in manifest.settings.items() if key not in _ALIKE and value is not None}
+    if one.check is None and manifest.device:
+        found["for"] = " ".join(filter(None, [manifest.device, manifest.runtime]))
+    return found
+
+
+def _stage_settings(one: _Placed) -> dict[str, str]:
+    return {
+        f"{stage.name}.{key}": str(value)
+        for stage in one.manifest.stages
+        for key, value in stage.settings.items()
+        if key != "seed"
+    }
+
+
+def _printable(text: str) -> str:
+    """Text that any file can hold: names of folders and methods may be anything."""
+    return "".join(letter if letter.isprintable() else "�" for letter in text)

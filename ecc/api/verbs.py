@@ -27,7 +27,7 @@ from ecc.core.errors import InputError
 from ecc.core.problem import Batches, Progress, Task
 from ecc.core.table import ProfileTable
 from ecc.data.values import accuracy, first_examples
-from ecc.fronts import Front
+from ecc.fronts import Fronts
 from ecc.network.tracing import trace
 from ecc.profiler.store import Store
 from ecc.verification import Verification
@@ -250,10 +250,13 @@ def verify(
     return verify_loaded(loaded, device=device, meters=meters, progress=progress)[0]
 
 
-def front(artefacts: Sequence[str | Path], *, x: str = "latency") -> Front:
-    """Finished artefacts as points that can be compared.
+def front(artefacts: Sequence[str | Path], *, x: str = "latency") -> Fronts:
+    """Finished artefacts as points that can be compared; networks, data sets and devices have axes of their own.
 
+    Args:
+        artefacts: Folders of artefacts, and folders that hold some, such as that of a sweep.
+        x: ``latency``, ``energy``, ``macs``, ``params``, ``memory`` or ``bytes``.
     Raises:
-        InputError: If a folder is not a sound artefact or lacks the axis.
+        InputError: If a folder is neither, or what is named is not sound or lacks the axis.
     """
     return front_of(artefacts, x=x)

@@ -225,7 +225,7 @@ def _many(done: Sequence[tuple[Compression, Path]], out: Path) -> Outcome:
     results = [result for result, _ in done]
     axis = next((check.metric for check in results[0].budgets if check.measured is not None), "macs")
     front = front_of([path for _, path in done], x=axis)
-    page, _ = write_front(front, out / "front.html")
+    page = write_front(front, out / "front.html").page
     verdicts = [result.met for result in results]
     value = {
         "method": results[0].recipe.method,

@@ -309,7 +309,7 @@ class _Demo:
             fits=fits,
             notes=graph.notes,
         )
-        front = front_of([artefact.path for artefact in artefacts])
+        (front,) = front_of([artefact.path for artefact in artefacts])
         return replace(report, title="ecc demo: digits-resnet on this device", front=front, unmeasured=unmeasured)
 
 

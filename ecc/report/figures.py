@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,13 +13,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ecc.core.cost import METRICS
 from ecc.core.widths import Widths
-from ecc.fronts import Front, Point
-from ecc.report.style import COLOURS, INK, MARKERS, MUTED, TRACK, axis_label, canvas, plain, scale
+from ecc.report.style import COLOURS, INK, MARKERS, MUTED, TRACK, canvas, plain
 
-__all__ = ["DENSE", "front", "history", "widths"]
-
-DENSE = "dense"
-"""The method name of the uncompressed network among a front's points."""
+__all__ = ["history", "widths"]
 
 _WIDTH_IN = 9.2
 _ROWS_PER_COLUMN = 32  # of the widths figure; more groups make more columns
@@ -134,47 +129,3 @@ def _history_panel(ax: Axes, frame: pd.DataFrame, names: Sequence[str]) -> None:
     ax.set_xlim(0.5, len(frame) + 0.5)
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def front(front: Front) -> Figure:
-    """Accuracy against cost with its intervals; dominated points are faint, a step joins the others."""
-    ends = [value for point in front.points for value in (point.x, point.x_low, point.x_high) if value is not None]
-    factor, unit = scale(front.unit, ends)
-    methods = [method for method in dict.fromkeys(point.method for point in front.points) if method != DENSE]
-    with canvas(_WIDTH_IN, 4.4) as (figure, (ax,)):
-        points = list(zip(front.points, front.dominated, strict=True))
-        best = sorted((point.x * factor, point.accuracy) for point, lost in points if not lost)
-        if len(best) > 1:
-            ax.step(*zip(*best, strict=True), where="post", color=MUTED, linewidth=1, zorder=1)
-        for i, method in enumerate(methods):
-            look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 7}
-            _scatter(ax, method, [pair for pair in points if pair[0].method == method], factor, look)
-        look = {"color": INK, "marker": "*", "markersize": 13}
-        _scatter(ax, DENSE, [pair for pair in points if pair[0].method == DENSE], factor, look)
-        ax.set_xlabel(axis_label(front.x_name, unit))
-        ax.set_ylabel("accuracy")
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-        ax.margins(0.08, 0.12)
-        handles, labels = ax.get_legend_handles_labels()
-        if handles:
-            figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 6))
-    return figure
-
-
-def _scatter(ax: Axes, method: str, points: Sequence[tuple[Point, bool]], factor: float, look: dict[str, Any]) -> None:
-    """One method's points with their intervals; the legend shows it once, never faint."""
-    for point, lost in points:
-        low, high = (end if end is not None and math.isfinite(end) else point.x for end in (point.x_low, point.x_high))
-        reach = [[(point.x - low) * factor], [(high - point.x) * factor]]
-        ax.errorbar(
-            point.x * factor,
-            point.accuracy,
-            xerr=reach if high > low else None,
-            alpha=0.45 if lost else 1.0,
-            capsize=4,
-            linestyle="",
-            markeredgecolor="white",
-            **look,
-        )
-    if points:
-        ax.plot([], [], linestyle="", label=plain(method, 24), markeredgecolor="white", **look)

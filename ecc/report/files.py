@@ -10,7 +10,19 @@ from pathlib import Path
 
 from ecc.core.errors import InputError
 
-__all__ = ["COST", "CSV", "PAGE", "PARQUET", "PICTURE", "STORE", "FileKind", "demand_target", "write_file"]
+__all__ = [
+    "COST",
+    "CSV",
+    "DRAWING",
+    "PAGE",
+    "PARQUET",
+    "PICTURE",
+    "POINTS",
+    "STORE",
+    "FileKind",
+    "demand_target",
+    "write_file",
+]
 
 _HEAD_BYTES = 1 << 16  # the first line of a CSV file names every group
 _SIDE_FILES = ("-wal", "-shm", "-journal")  # of an SQLite database: rows may lie there alone
@@ -38,6 +50,8 @@ COST = FileKind(
 CSV = FileKind("exported rows", "rows.csv", lambda head: "_ratio," in _text(head).partition("\n")[0])
 PARQUET = FileKind("a Parquet file", "rows.parquet", lambda head: head.startswith(b"PAR1"))
 PICTURE = FileKind("a PNG picture", "front.png", lambda head: head.startswith(b"\x89PNG"))
+DRAWING = FileKind("an SVG picture", "front.svg", lambda head: _text(head).startswith(("<svg", "<?xml")))
+POINTS = FileKind("the points of a front", "front.csv", lambda head: _text(head).startswith("method,x,accuracy,seed,"))
 STORE = FileKind("a profile store", "profile.db", lambda head: head.startswith(b"SQLite format 3\0"))
 
 

@@ -16,8 +16,9 @@ from ecc.core.errors import InputError
 from ecc.core.verdict import BudgetCheck, joint_confidence
 from ecc.core.widths import Widths
 from ecc.energy_models.judging import Fit
-from ecc.fronts import Front
+from ecc.fronts import DENSE, Front, Fronts
 from ecc.report import figures, fit_figures
+from ecc.report.front_figures import fronts_figure
 from ecc.report.layers import layer_rows, layers_figure
 from ecc.report.packing import packing_figure, stage_rows, tensor_rows
 from ecc.report.style import quantity, to_png, to_svg
@@ -96,7 +97,7 @@ def render(report: Report) -> str:
         stages=[] if report.packing is None else stage_rows(report.packing),
         tensors=[] if report.packing is None else tensor_rows(report.packing),
         figures=drawn,
-        DENSE=figures.DENSE,
+        DENSE=DENSE,
     )
 
 
@@ -109,7 +110,7 @@ def _draw(report: Report) -> dict[str, Figure]:
     """Every figure that the report has values for, by name."""
     drawn: dict[str, Figure] = {}
     if report.front is not None:
-        drawn["front"] = figures.front(report.front)
+        drawn["front"] = fronts_figure(Fronts((report.front,)))
     if report.dense:
         drawn["widths"] = figures.widths(report.dense, report.widths)
     if report.sparsity is not None:

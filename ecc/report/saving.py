@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -17,12 +18,15 @@ from ecc.api.staged import Staged, manifest_of_staged
 from ecc.artefact import Artefact, Manifest, read, save_packed
 from ecc.core.errors import InputError
 from ecc.energy_models.judging import Fit
-from ecc.fronts import Front
-from ecc.report.files import PICTURE, demand_target, write_file
+from ecc.fronts import Fronts
+from ecc.report.files import DRAWING, PICTURE, demand_target, write_file
+from ecc.report.front_figures import fronts_figure
+from ecc.report.front_page import render_fronts
 from ecc.report.page import Report, pictures, render
+from ecc.report.style import to_png, to_svg
 from ecc.solvers.distributed import present_ranks
 
-__all__ = ["TRIALS", "report_of", "save", "trials_of", "write_front", "write_page"]
+__all__ = ["TRIALS", "WrittenFront", "report_of", "save", "trials_of", "write_front", "write_page"]
 
 TRIALS = "trials.csv"
 """File of an artefact with the measurements that its widths rest on."""
@@ -160,7 +164,33 @@ def write_page(report: Report, path: str | Path) -> dict[str, Path]:
     return written
 
 
-def write_front(front: Front, path: str | Path) -> tuple[Path, Path]:
-    """Write the page of a front; returns the page and its picture."""
-    written = write_page(Report(title=f"Accuracy against {front.x_name}", front=front), path)
-    return written["page"], written["front"]
+@dataclass(frozen=True, slots=True)
+class WrittenFront:
+    """The files of a front.
+
+    Attributes:
+        page: HTML, self-contained.
+        picture: Its figure as PNG.
+        drawing: Its figure as SVG.
+    """
+
+    page: Path
+    picture: Path
+    drawing: Path
+
+
+def write_front(fronts: Fronts, path: str | Path) -> WrittenFront:
+    """Write the page of fronts and their figure beside it.
+
+    Raises:
+        InputError: If a file cannot be written.
+    """
+    page = Path(path)
+    picture = demand_target(page.with_name(f"{page.stem}-front.png"), PICTURE)
+    drawing = demand_target(page.with_name(f"{page.stem}-front.svg"), DRAWING)
+    figure = fronts_figure(fronts)
+    return WrittenFront(
+        write_file(page, render_fronts(fronts).encode("utf-8", errors="replace")),
+        write_file(picture, to_png(figure)),
+        write_file(drawing, to_svg(figure).encode()),
+    )

@@ -1,0 +1,123 @@
+"""front: finished compressions compared, at the budgets that were measured."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ecc.api.fronts import AXES, front_of
+from ecc.cli.command import Command, Outcome
+from ecc.cli.outputs import add_output
+from ecc.cli.progress import ProgressLine
+from ecc.cli.tables import table
+from ecc.cli.text import percent
+from ecc.fronts import Front, Fronts, SeedMean
+from ecc.report.files import PAGE, POINTS, write_file
+from ecc.report.front_table import front_csv
+from ecc.report.front_words import claims, notes, sentence, summary
+from ecc.report.saving import WrittenFront, write_front
+from ecc.report.style import quantity
+
+__all__ = ["COMMANDS", "front_text", "front_value"]
+
+_MOST_LEFT_OUT = 5  # reasons told; --json has all
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "artefacts",
+        metavar="DIR",
+        nargs="+",
+        help="what ecc compress or ecc stage has written, or a folder that holds such, as of ecc sweep",
+    )
+    parser.add_argument("--x", choices=AXES, default=AXES[0], help=f"horizontal axis (default {AXES[0]})")
+    add_output(
+        parser,
+        "--out",
+        kind=PAGE,
+        required=True,
+        metavar="FILE.html",
+        help="page; its figure goes beside it as PNG and SVG",
+    )
+    add_output(parser, "--csv", kind=POINTS, metavar="FILE.csv", help="the points as a table, one row each")
+
+
+def _run(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
+    found = front_of(arguments.artefacts, x=arguments.x)
+    written = write_front(found, arguments.out)
+    value = front_value(found, written)
+    text = front_text(found, written)
+    if arguments.csv is not None:
+        value["csv"] = str(write_file(arguments.csv, front_csv(found)))
+        text += f"\npoints: {arguments.csv}"
+    return Outcome(value, text)
+
+
+def front_value(fronts: Fronts, written: WrittenFront) -> dict[str, Any]:
+    """The JSON object: points, hypervolumes, statistics with a sentence per pair of methods, and files."""
+    value = fronts.to_json()
+    for front, panel in zip(fronts, value["panels"], strict=True):
+        panel["summary"] = summary(front)
+        for comparison, pair in zip(front.comparisons, panel["comparisons"], strict=True):
+            pair["sentence"] = sentence(comparison, front.unit)
+    return value | {
+        "notes": notes(fronts),
+        "figure": str(written.picture),
+        "svg": str(written.drawing),
+        "page": str(written.page),
+    }
+
+
+def front_text(fronts: Fronts, written: WrittenFront) -> str:
+    """The same for people: a table of means and one of methods per pair of axes, and what may be claimed."""
+    parts = [_panel_text(front, named=len(fronts) > 1) for front in fronts]
+    told = [f"mind: {note}" for note in notes(fronts)]
+    for one in fronts.left_out[:_MOST_LEFT_OUT]:
+        told.append(f"left out: {one.folder}: {one.reason}")
+    if len(fronts.left_out) > _MOST_LEFT_OUT:
+        told.append(f"left out: {len(fronts.left_out) - _MOST_LEFT_OUT} more; --json and the page tell all")
+    return "\n\n".join([*parts, "\n".join([*told, f"page: {written.page}"])])
+
+
+def _panel_text(front: Front, *, named: bool) -> str:
+    levels = [
+        [
+            level.method,
+            level.budget,
+            str(len(level.points)),
+            _mean(level.x, lambda value: quantity(value, front.unit)),
+            _mean(level.accuracy, percent),
+            "dominated" if level.dominated else "",
+        ]
+        for level in front.levels
+    ]
+    standings = [
+        [one.method, str(one.points), str(one.seeds), _mean(one.hypervolume, lambda value: f"{value:.4f}")]
+        for one in front.standings
+    ]
+    lines = [
+        *([front.name, ""] if named and front.name else []),
+        table(["method", "budget", "runs", front.x_name, "accuracy", ""], levels),
+        "",
+        table(["method", "points", "seeds", "hypervolume"], standings),
+        "",
+        summary(front),
+        *(f"- {claim}" for claim in claims(front)),
+    ]
+    return "\n".join(lines)
+
+
+def _mean(mean: SeedMean, shown: Any) -> str:
+    if mean.low is None or mean.high is None:
+        return str(shown(mean.mean))
+    return f"{shown(mean.mean)} [{shown(mean.low)}, {shown(mean.high)}]"
+
+
+COMMANDS = (
+    Command(
+        "front",
+        "ecc front half-admm half-uniform half-magnitude --x latency --out front.html --csv front.csv",
+        _arguments,
+        _run,
+    ),
+)
