@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -97,6 +98,11 @@ class Plan:
     dense: tuple[Dense, ...]
     jobs: tuple[Job, ...]
 
+    @property
+    def axis(self) -> str:
+        """Horizontal axis of the front: the file's, or the metric of the first budget."""
+        return self.file.x or self.jobs[0].budgets.budgets[0].metric
+
     def dense_units(self, folder: Path, left: Sequence[Dense], *, device: str) -> list[Unit]:
         """The trainings of these dense networks, for an engine."""
         networks = {job.dense.id: job.entry for job in self.jobs if job.dense is not None}
@@ -107,7 +113,7 @@ class Plan:
                 networks[each.id],
                 device,
                 {"kind": "dense", "epochs": each.epochs, "origin": each.origin},
-                writes=("dense", (f"{each.id}.safetensors", f"{each.id}.json", f"{each.id}.error.txt")),
+                writes=("dense", (f"{each.id}.safetensors", f"{each.id}.error.txt", f"{each.id}.json")),
             )
             for each in left
         ]
@@ -132,7 +138,7 @@ class Plan:
             "chains": [chain_fields(chain) for chain in self.file.chains],
         }
         staged = (f"../staged/{chain.name}/{job.id}" for chain in self.file.chains)
-        names = (job.id, f"{job.id}.json", f"{job.id}.error.txt", *staged)
+        names = (job.id, *staged, f"{job.id}.error.txt", f"{job.id}.json")  # its record last
         reads = (weights, *(cost for cost in job.costs if not cost.startswith(SYSTOLIC_PREFIX)))
         return self._unit(folder, job.id, entry, device, description, reads=reads, writes=("jobs", names))
 
@@ -149,7 +155,7 @@ class Plan:
     ) -> Unit:
         own: dict[str, Any] = {
             "id": id,
-            "folder": str(folder),
+            "folder": os.path.abspath(folder),
             "network": entry.name,
             "model": model_of(self.file, entry),
             "factory": dict(entry.options),
@@ -168,7 +174,8 @@ class Plan:
             cpus=self.file.threads,
             gpus=1.0 if device.startswith("cuda") else 0.0,
             reads=tuple(dict.fromkeys(filter(None, sources))),
-            writes=tuple(str((folder / place / name).resolve()) for name in names),
+            writes=tuple(os.path.abspath(folder / place / name) for name in names),
+            root=os.path.abspath(folder),
         )
 
 

@@ -8,18 +8,21 @@ one. Work that fails says so in what it returns; an exception is of the program,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-__all__ = ["BEAT_S", "Ended", "Engine", "Event", "Started", "Unit", "Work", "find_work"]
+__all__ = ["BEAT_S", "WORKER_CORES", "Ended", "Engine", "Event", "Started", "Unit", "Work", "find_work"]
 
 Work = Callable[[dict[str, Any]], dict[str, Any]]
 """From a description to a result, both JSON objects."""
 
 BEAT_S = 0.5
 """An engine yields something at least about this often, None where nothing happened."""
+
+WORKER_CORES = "ECC_WORKER_CORES"
+"""Environment variable of a worker that is kept on some cores of its machine: all that there are, joined by commas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +34,23 @@ class Unit:
         description: JSON object that the work takes.
         cpus: Cores it uses, at least 1.
         gpus: GPUs it uses; parts of one may be shared.
+        memory_bytes: That it uses at most, for engines that place units by it; 0 where nobody knows.
+        resources: Whatever else it claims, by the names that a cluster has given them; others than Ray pass it over.
         reads: Absolute paths of the files and folders that it needs, for engines whose workers share no disk.
-        writes: Absolute paths of the files and folders that it leaves, likewise. They are whole or absent.
+        writes: Absolute paths of the files and folders that it leaves, likewise. They are whole or absent, and come
+            back in this order: last the one that says that the others are there.
+        root: Absolute path of a folder, named in the description, below which it writes; empty where there is none.
     """
 
     id: str
     description: Mapping[str, Any]
     cpus: int = 1
     gpus: float = 0.0
+    memory_bytes: int = 0
+    resources: Mapping[str, float] = field(default_factory=dict)
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    root: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +108,12 @@ class Engine(Protocol):
         """How many units run at a time."""
         ...
 
-    def run(self, units: Sequence[Unit], work: str) -> Iterator[Event | None]:
+    def run(self, units: Sequence[Unit], work: str) -> Generator[Event | None, None, None]:
         """Run the units, in their order as far as resources allow; every unit gets exactly one ``Ended``.
 
-        The iterator is lazy: it starts workers at the first ``next``, and yields None at least every ``BEAT_S`` seconds
-        where nothing happened. A worker or a node that dies costs its unit an attempt, never the sweep. When the
-        iterator is closed before its end (Ctrl-C raises through the caller), the engine asks its workers to end
+        The generator is lazy: it starts workers at the first ``next``, and yields None at least every ``BEAT_S``
+        seconds where nothing happened. A worker or a node that dies costs its unit an attempt, never the sweep. If the
+        generator is closed before its end (Ctrl-C raises through the caller), the engine asks its workers to end
         (SIGTERM: work then keeps its state), waits for them some seconds, and leaves no process behind. It may be
         called again with other units; workers that live on serve these too.
 
