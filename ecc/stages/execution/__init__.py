@@ -1,0 +1,1 @@
+"""Execution: inference that leaves out work: zero inputs, outputs that nobody asks for, frames between others."""

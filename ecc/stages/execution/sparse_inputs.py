@@ -1,0 +1,88 @@
+"""Sparse inputs: a linear layer that multiplies by the weights of the inputs that are not zero.
+
+The weight lies in memory input by input. An input that is zero, as half of them are behind a ReLU, then leaves out a
+row of it: nothing of the row is read. Two ways: a compiled loop (``kernels``) and, without numba, torch's sum of a bag
+of embeddings, which is the same sum of rows but costs three calls more, which small layers notice.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ecc.core.errors import InputError
+from ecc.stages.execution.kernels import kernels, suit
+
+__all__ = ["SparseInputLinear", "fan_out"]
+
+_MOST_ROWS = 8  # beyond them a product of matrices shares what it reads, and is faster
+
+
+def fan_out(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x · weight + bias by the rows of the weight whose inputs are not zero; without gradients.
+
+    An infinite weight of an input that is zero adds nothing, where a dense product gives NaN.
+
+    Args:
+        x: Shape (batch, inputs).
+        weight: Shape (inputs, outputs), of the same type, row by row in memory.
+        bias: Shape (outputs,).
+    Returns:
+        Shape (batch, outputs).
+    """
+    if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != len(weight) or x.dtype != weight.dtype:
+        raise InputError(
+            f"fan_out takes x (batch, inputs) and a weight (inputs, outputs) of one type, got {x.dtype} of shape "
+            f"{tuple(x.shape)} and {weight.dtype} of shape {tuple(weight.shape)}"
+        )
+    x, weight = x.detach(), weight.detach()
+    compiled = kernels()
+    if compiled is None or not suit(x := x.contiguous(), weight):
+        found = _bags(x, weight)
+        return found if bias is None else found + bias.detach()
+    found = x.new_zeros(len(x), weight.shape[1])
+    if bias is not None:
+        found += bias.detach()
+    compiled.fan_out(x.numpy(), weight.numpy(), found.numpy())
+    return found
+
+
+def _bags(x: Tensor, weight: Tensor) -> Tensor:
+    """Sums of rows, a bag of those that are not zero per input of the batch."""
+    rows, columns = x.nonzero(as_tuple=True)
+    starts = torch.searchsorted(rows, torch.arange(len(x), device=x.device)) if len(x) > 1 else rows.new_zeros(len(x))
+    found: Tensor = torch.embedding_bag(weight, columns, starts, False, 0, False, x[rows, columns])[0]
+    return found
+
+
+class SparseInputLinear(nn.Module):
+    """A linear layer for inputs of which many are zero, one or few at a time.
+
+    More than eight rows, and inputs that want gradients, are multiplied densely with the same weight.
+
+    Args:
+        layer: Whose weight, which must be finite, and bias are copied.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        if not bool(layer.weight.isfinite().all()):
+            raise InputError("a layer whose weights are not all finite cannot leave out zeros; mend its weights first")
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.weight: Tensor
+        self.register_buffer("weight", layer.weight.detach().t().contiguous().clone())
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (…, in_features) → (…, out_features)."""
+        rows = x.reshape(-1, self.in_features)
+        if len(rows) > _MOST_ROWS or (x.requires_grad and torch.is_grad_enabled()):
+            found = rows @ self.weight
+            return (found if self.bias is None else found + self.bias).reshape(*x.shape[:-1], self.out_features)
+        return fan_out(rows, self.weight, self.bias).reshape(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        """Sizes."""
+        return f"in_features={self.in_features}, out_features={self.out_features}"

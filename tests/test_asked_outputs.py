@@ -1,0 +1,119 @@
+"""Outputs that are asked for are those of the whole layer."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ecc.core.errors import InputError
+from ecc.stages.execution import asked_outputs
+from ecc.stages.execution.asked_outputs import AskedLinear, AskedOutputs
+from ecc.zoo.acoustic import gru_acoustic
+
+
+@pytest.fixture
+def without_numba(monkeypatch):
+    monkeypatch.setattr(asked_outputs, "kernels", lambda: None)
+
+
+@given(
+    inputs=st.integers(1, 40),
+    outputs=st.integers(1, 30),
+    batch=st.sampled_from([0, 1, 3, 40]),
+    bias=st.booleans(),
+    compiled=st.booleans(),
+    data=st.data(),
+)
+@settings(max_examples=40, deadline=None)
+def test_asked_outputs_are_those_of_the_layer(inputs, outputs, batch, bias, compiled, data):
+    torch.manual_seed(0)
+    layer = nn.Linear(inputs, outputs, bias=bias, dtype=torch.float64)
+    asked = torch.tensor(data.draw(st.lists(st.integers(0, outputs - 1), max_size=40)), dtype=torch.int64)
+    x = torch.randn(batch, inputs, dtype=torch.float64)
+    found = AskedLinear(layer)
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        if not compiled:
+            patch.setattr(asked_outputs, "kernels", lambda: None)
+        torch.testing.assert_close(found(x, asked), layer(x)[:, asked])
+        mask = torch.zeros(outputs, dtype=torch.bool).index_fill_(0, asked, True)
+        torch.testing.assert_close(found(x, mask), layer(x)[:, mask])
+        assert torch.equal(found(x), layer(x))
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3, 6)], ids=str)
+def test_leading_axes_stay(shape):
+    layer, x = nn.Linear(6, 20), torch.randn(shape)
+    with torch.no_grad():
+        torch.testing.assert_close(AskedLinear(layer)(x, torch.tensor([7, 2])), layer(x)[..., [7, 2]])
+
+
+@pytest.mark.usefixtures("without_numba")
+def test_rows_are_copied_in_blocks(monkeypatch):
+    monkeypatch.setattr(asked_outputs, "_BLOCK", 12)
+    layer, x = nn.Linear(6, 20), torch.randn(3, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(AskedLinear(layer)(x, torch.arange(9)), layer(x)[:, :9])
+
+
+def test_outputs_that_are_not_asked_for_are_not_read():
+    layer = nn.Linear(6, 20)
+    with torch.no_grad():
+        layer.weight[5:] = torch.nan
+        assert AskedLinear(layer)(torch.randn(1, 6), torch.arange(5)).isfinite().all()
+
+
+def test_gradients_are_those_of_the_layer():
+    layer, x = nn.Linear(6, 20), torch.randn(3, 6)
+    AskedLinear(layer)(x, torch.tensor([7, 2])).sum().backward()
+    found, layer.weight.grad = layer.weight.grad, None
+    layer(x)[:, [7, 2]].sum().backward()
+    torch.testing.assert_close(found, layer.weight.grad)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (torch.tensor([0, 20]), "outputs 0 to 20 are asked for of a layer of 20"),
+        (torch.tensor([-1]), "outputs -1 to -1 are asked for of a layer of 20"),
+        (torch.tensor([1.0]), r"outputs must be int64 of shape \(n,\) or a mask of shape \(20,\), got torch.float32"),
+        (torch.ones(19, dtype=torch.bool), r"got torch.bool of shape \(19,\)"),
+    ],
+)
+def test_outputs_that_are_not_there_are_refused(outputs, message):
+    with pytest.raises(InputError, match=message):
+        AskedLinear(nn.Linear(6, 20))(torch.randn(1, 6), outputs)
+
+
+def test_a_network_gives_what_is_asked_and_shares_its_weights():
+    torch.manual_seed(0)
+    model, frames = gru_acoustic(width=16), torch.randn(3, 12, 40)
+    asked = AskedOutputs(model, frames)
+    with torch.no_grad():
+        expected = model(frames)
+        torch.testing.assert_close(asked(frames), expected)
+        torch.testing.assert_close(asked(frames, outputs=torch.tensor([9, 0])), expected[:, [9, 0]])
+        hidden = asked.hidden(frames)
+        torch.testing.assert_close(asked.head(hidden, torch.tensor([4])), expected[:, [4]])
+    assert {id(each) for each in asked.parameters()} == {id(each) for each in model.parameters()}
+    assert model.head.out_features == 10
+
+
+def test_a_network_that_is_one_layer_is_taken():
+    layer, x = nn.Linear(6, 20), torch.randn(2, 6)
+    torch.testing.assert_close(AskedOutputs(layer, x)(x, outputs=torch.tensor([3])), layer(x)[:, [3]])
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.layer(self.layer(x))
+
+
+@pytest.mark.parametrize("model", [nn.Sequential(nn.Linear(6, 6), nn.Softmax(-1)), Twice()], ids=["softmax", "twice"])
+def test_a_network_with_another_end_is_refused(model):
+    with pytest.raises(InputError, match="are not those of a linear layer that runs once"):
+        AskedOutputs(model, torch.randn(1, 6))

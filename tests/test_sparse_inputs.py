@@ -1,0 +1,135 @@
+"""Products that leave out zero inputs are the dense ones, whatever is zero."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ecc.core.errors import InputError
+from ecc.stages.execution import kernels as kernels_module
+from ecc.stages.execution import sparse_inputs
+from ecc.stages.execution.kernels import add_asked, add_fan_out, kernels, suit
+from ecc.stages.execution.sparse_inputs import SparseInputLinear, fan_out
+
+
+@pytest.fixture
+def without_numba(monkeypatch):
+    monkeypatch.setattr(sparse_inputs, "kernels", lambda: None)
+
+
+def drawn(batch, inputs, outputs, zeros, seed, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, inputs, generator=generator, dtype=dtype)
+    x[torch.rand(x.shape, generator=generator) < zeros] = 0
+    weight = torch.randn(inputs, outputs, generator=generator, dtype=dtype)
+    return x, weight, torch.randn(outputs, generator=generator, dtype=dtype)
+
+
+PATTERNS = {
+    "batch": st.integers(0, 4),
+    "inputs": st.integers(1, 150),
+    "outputs": st.integers(1, 20),
+    "zeros": st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+    "seed": st.integers(0, 1000),
+}
+
+
+@given(**PATTERNS)
+@settings(max_examples=40, deadline=None)
+def test_the_compiled_product_is_the_dense_one(batch, inputs, outputs, zeros, seed):
+    x, weight, bias = drawn(batch, inputs, outputs, zeros, seed)
+    assert kernels() is not None, "numba belongs to the extra test"
+    torch.testing.assert_close(fan_out(x, weight, bias), x @ weight + bias)
+
+
+@given(**PATTERNS)
+@settings(max_examples=40, deadline=None)
+def test_the_product_by_bags_is_the_dense_one(batch, inputs, outputs, zeros, seed):
+    x, weight, _ = drawn(batch, inputs, outputs, zeros, seed)
+    torch.testing.assert_close(sparse_inputs._bags(x, weight), x @ weight)
+
+
+def test_the_loops_are_right_before_they_are_compiled_and_beyond_one_piece(monkeypatch):
+    monkeypatch.setattr(kernels_module, "_OUTPUTS", 5)
+    monkeypatch.setattr(kernels_module, "_INPUTS", 7)
+    x, weight, bias = (each.numpy() for each in drawn(3, 23, 13, 0.4, 0))
+    found = np.tile(bias, (3, 1))
+    add_fan_out(x, weight, found)
+    np.testing.assert_allclose(found, x @ weight + bias)
+    rows = np.array([4, 4, 0, 12, 7, 1])
+    asked = np.zeros((3, 6))
+    add_asked(x, np.ascontiguousarray(weight.T), rows, asked)
+    np.testing.assert_allclose(asked, (x @ weight)[:, rows])
+
+
+def test_wide_layers_are_computed_in_pieces():
+    x, weight, bias = drawn(2, 70, 4100, 0.5, 3)
+    torch.testing.assert_close(fan_out(x, weight, bias), x @ weight + bias)
+
+
+def test_rows_of_zero_inputs_are_not_read():
+    x, weight, _ = drawn(1, 40, 6, 0.5, 1)
+    weight[(x[0] == 0).nonzero()[:, 0]] = torch.nan
+    expected = torch.nan_to_num(x) @ torch.nan_to_num(weight)
+    torch.testing.assert_close(fan_out(x, weight), expected)
+    torch.testing.assert_close(sparse_inputs._bags(x, weight), expected)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_inputs_that_are_not_finite_stay_so(value):
+    x, weight, _ = drawn(1, 12, 3, 0.5, 1)
+    x[0, 5] = value
+    torch.testing.assert_close(fan_out(x, weight), x @ weight, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(30,), (1, 30), (2, 3, 30), (9, 30), (0, 30)], ids=str)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_the_layer_stands_for_a_linear_one(dtype, shape, bias):
+    torch.manual_seed(0)
+    layer = nn.Linear(30, 11, bias=bias, dtype=dtype)
+    x = torch.randn(shape, dtype=dtype).relu()
+    with torch.no_grad():
+        rounding = {"atol": 0.02, "rtol": 0.02} if dtype == torch.bfloat16 else {}
+        torch.testing.assert_close(SparseInputLinear(layer)(x), layer(x), **rounding)
+
+
+@pytest.mark.usefixtures("without_numba")
+def test_the_layer_works_without_numba():
+    torch.manual_seed(0)
+    layer, x = nn.Linear(30, 11), torch.randn(3, 30).relu()
+    torch.testing.assert_close(SparseInputLinear(layer)(x), layer(x).detach())
+
+
+def test_numba_that_is_not_there_is_no_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    assert kernels.__wrapped__() is None
+
+
+def test_inputs_that_are_not_row_by_row_in_memory_are_taken():
+    torch.manual_seed(0)
+    layer, x = nn.Linear(30, 11), torch.randn(30, 4).relu().t()
+    torch.testing.assert_close(SparseInputLinear(layer)(x), layer(x).detach())
+    assert suit(x.contiguous())
+    assert not suit(x)
+
+
+def test_gradients_reach_the_input():
+    torch.manual_seed(0)
+    layer, x = nn.Linear(5, 3), torch.randn(1, 5).relu().requires_grad_()
+    SparseInputLinear(layer)(x).sum().backward()
+    torch.testing.assert_close(x.grad, layer.weight.sum(0, keepdim=True).detach())
+
+
+def test_what_cannot_be_is_refused():
+    layer = nn.Linear(5, 3)
+    with pytest.raises(InputError, match=r"^fan_out takes x \(batch, inputs\) and a weight \(inputs, outputs\) of one"):
+        fan_out(torch.ones(1, 4), torch.ones(5, 3))
+    with torch.no_grad():
+        layer.weight[0, 0] = torch.inf
+    with pytest.raises(InputError, match="whose weights are not all finite cannot leave out zeros"):
+        SparseInputLinear(layer)
