@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ecc.core.errors import InputError, UnavailableError
+from ecc.core.errors import InputError
 from ecc.network.comparing import difference
 from ecc.network.nesting import bind, map_tensors, tensors_in
 from ecc.profiler.meters.latency import CpuLatency
 from ecc.profiler.pairing import Estimate, Ready, alternate, estimate, ready
-from ecc.profiler.runtimes.onnxruntime import OnnxRuntime
+from ecc.profiler.runtimes.onnxruntime import OnnxRuntime, open_session
 from ecc.stages.fixed_point.onnx_int8 import Feed, Int8, to_int8
 
-__all__ = ["Int8Network", "int8_session"]
+__all__ = ["Int8Network", "agreement", "int8_session", "pieces"]
 
 _PAIRS, _BLOCKS, _BURST = 5, 12, 5
 _WARM_S, _WARM_RUNS = 0.2, 10
@@ -40,7 +40,7 @@ class Int8Network(nn.Module):
         self.float_onnx, self.int8_onnx = float_onnx, int8_onnx
         self.agreement, self.difference = math.nan, math.nan
         self._inputs, self._batch, self._threads = inputs, _batch(inputs), threads
-        self.session = _session(int8_onnx, threads)
+        self.session = open_session(int8_onnx, threads)
 
     @property
     def nbytes(self) -> int:
@@ -103,15 +103,15 @@ def int8_session(
     if any(tensor.dtype != torch.float32 for tensor in model.parameters() if tensor.is_floating_point()):
         raise InputError("int8 execution starts from float32; convert the network with .float()")
     size = _batch(inputs)
-    pieces = [piece for batch in calibration for piece, count in _pieces(bind(batch), size) if count == size]
-    if not pieces:
+    cut = [piece for batch in calibration for piece, count in pieces(bind(batch), size) if count == size]
+    if not cut:
         raise InputError(f"int8 needs calibration data: at least one batch of {size} examples")
     exported = OnnxRuntime("cpu", threads).export(model.eval(), inputs)
-    original = _session(exported, threads)
-    feeds = [_feed(original, piece) for piece in pieces]
+    original = open_session(exported, threads)
+    feeds = [_feed(original, piece) for piece in cut]
     made = Int8Network(inputs, exported, to_int8(exported, feeds, settings or Int8()), threads)
     expected, found = _all(original, feeds), _all(made.session, feeds)
-    made.agreement, made.difference = _agreement(expected[0], found[0]), difference(expected, found)
+    made.agreement, made.difference = agreement(expected[0], found[0]), difference(expected, found)
     return made
 
 
@@ -121,8 +121,12 @@ def _batch(inputs: Any) -> int:
     return int(tensor.shape[0]) if tensor.ndim else 1
 
 
-def _pieces(call: tuple[Any, Any], size: int) -> Iterator[tuple[tuple[Any, Any], int]]:
-    """A call's examples in batches of one size, with how many of each count: the last is filled up by repetition."""
+def pieces(call: tuple[Any, Any], size: int) -> Iterator[tuple[tuple[Any, Any], int]]:
+    """A call's examples in batches of one size, with how many of each count: the last is filled up by repetition.
+
+    Args:
+        call: Positional and keyword arguments; tensors have as many examples along the first axis.
+    """
     whole = _batch_of(call)
     for start in range(0, whole, size):
         places = torch.arange(start, start + size).clamp_max(whole - 1)
@@ -146,7 +150,7 @@ def _outputs(session: Any, call: tuple[Any, Any], size: int) -> list[Tensor]:
     """Of a call with a batch of any size."""
     made = [
         [torch.from_numpy(array[:count] if array.ndim else array) for array in session.run(None, _feed(session, piece))]
-        for piece, count in _pieces(call, size)
+        for piece, count in pieces(call, size)
     ]
     return [torch.cat(parts) if parts[0].ndim else parts[0] for parts in zip(*made, strict=True)]
 
@@ -163,20 +167,8 @@ def _feed(session: Any, call: tuple[Any, Any]) -> Feed:
     return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in named.items() if name in taken}
 
 
-def _agreement(one: Tensor, other: Tensor) -> float:
+def agreement(one: Tensor, other: Tensor) -> float:
     """Share of examples with the same winner; of outputs that are no scores, nothing."""
     if one.ndim < 2 or one.shape[1] < 2:
         return math.nan
     return float((one.argmax(1) == other.argmax(1)).double().mean())
-
-
-def _session(model: bytes, threads: int) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UnavailableError(
-            "int8 execution needs onnxruntime, which is not installed; pip install 'ecc-compress[onnx]'"
-        ) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -22,7 +22,7 @@ from ecc.profiler.runtimes.calling import Call, demand_agreement, eager_outputs,
 from ecc.profiler.runtimes.silencing import quiet_output
 from ecc.profiler.runtimes.templates import Templates
 
-__all__ = ["Engine", "demand_exporters", "input_names", "sound_engine"]
+__all__ = ["Engine", "Flat", "demand_exporters", "input_names", "sound_engine"]
 
 
 class Engine(Protocol):
@@ -70,7 +70,7 @@ def sound_engine(
         raise InputError(f"{runtime} takes no inputs of bfloat16; give float32 or float16, or use --runtime eager")
     expected = eager_outputs(network, call)
     known = templates or Templates()
-    if (model := known.fill(flat := _Flat(network, call), call)) is not None:
+    if (model := known.fill(flat := Flat(network, call), call)) is not None:
         try:
             return _agreed(runtime, network, expected, load(model))
         except Exception:  # as below
@@ -114,7 +114,7 @@ def input_names(call: Call) -> list[str]:
     return [f"input_{index}" for index in range(len(call.tensors))]
 
 
-class _Flat(nn.Module):
+class Flat(nn.Module):
     """A network whose inputs and outputs are tensors one after another, whatever they were nested in."""
 
     def __init__(self, network: nn.Module, call: Call) -> None:
@@ -153,7 +153,7 @@ def _by_graph(network: nn.Module, call: Call) -> bytes:
 
 def _export(network: nn.Module, call: Call, *target: Any, dynamo: bool, **options: Any) -> Any:
     tensors: Sequence[Tensor] = [tensor.clone() for tensor in call.tensors]
-    flat = _Flat(copy.deepcopy(network), call).eval()  # exporters leave traces in a module
+    flat = Flat(copy.deepcopy(network), call).eval()  # exporters leave traces in a module
     with warnings.catch_warnings(), torch.no_grad(), quiet_output():
         warnings.simplefilter("ignore")
         return torch.onnx.export(

@@ -16,7 +16,7 @@ from ecc.profiler.runtimes.calling import Call
 from ecc.profiler.runtimes.exporting import demand_exporters, input_names, sound_engine
 from ecc.profiler.runtimes.templates import Templates
 
-__all__ = ["OnnxRuntime"]
+__all__ = ["OnnxRuntime", "open_session"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,18 @@ class OnnxRuntime:
         """Wait until the device has finished all work."""
         if torch.device(self.device).type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def open_session(model: bytes | str, threads: int = 1) -> Any:
+    """A session of ONNX Runtime on the CPU.
+
+    Args:
+        model: Serialised, or the path of its file, which may name files of weights beside it.
+
+    Raises:
+        UnavailableError: If onnxruntime is not installed.
+    """
+    return _library().InferenceSession(model, _options(threads), providers=_providers("cpu", 0))
 
 
 class _Session:
