@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import threading
 import time
@@ -25,7 +27,7 @@ class ProgressLine:
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
         self._stream = stream or sys.stderr
         self._quiet = quiet
-        self._terminal = self._stream.isatty()
+        self._terminal = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._period_s = _TERMINAL_PERIOD_S if self._terminal else _LOG_PERIOD_S
         self._stage = ""
         self._started = 0.0
@@ -99,7 +101,7 @@ class ProgressLine:
 
     def _write(self, line: str) -> None:
         if self._terminal:
-            self._stream.write(f"\r\x1b[2K{line[:118]}")
+            self._stream.write(f"\r\x1b[2K{line[: shutil.get_terminal_size((119, 24)).columns - 1]}")  # else it wraps
             self._open = True
         else:
             self._stream.write(line + "\n")
