@@ -105,11 +105,16 @@ def draw(
         for place, (method, part) in enumerate(points[points[panel] == name].groupby("method", sort=False)):
             stats = part.groupby("setting").agg({x: "mean", y: ["mean", "min", "max"]}).sort_values((x, "mean"))
             mean = stats[y]["mean"]
-            spans = [mean - stats[y]["min"], stats[y]["max"] - mean]
+            spans = [(mean - stats[y]["min"]).clip(lower=0), (stats[y]["max"] - mean).clip(lower=0)]
             style = {"color": COLOURS.get(str(method)), "linestyle": "--" if "log-quant" in str(method) else "-"}
             axis.errorbar(stats[x]["mean"], mean, spans, marker="osD^vP*X"[place % 8], ms=4, label=method, **style)
         axis.set(xscale="log", xlabel=labels[0], ylabel=labels[1], title=name)
-        axis.grid(alpha=0.3)
+        if "error" in labels[1]:
+            axis.set(yscale="log")
+        for each in (axis.xaxis, axis.yaxis):
+            each.set_major_formatter("{x:g}")
+            each.set_minor_formatter("{x:g}")
+        axis.grid(alpha=0.3, which="both")
     axes[0][-1].legend(fontsize=7)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=120)
