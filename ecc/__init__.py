@@ -6,6 +6,7 @@
     fit       ProfileTable → CostModel;  judge gives its held-out error beside it
     compress  budgets → a network that holds them, measured; compress_path, one for each of many budgets
     stage     a network or an artefact → its weights in fewer bytes, by stages in any sensible order
+    export    a network as ONNX, as a program of torch.export or as a state dict, run and compared; load_state
     save, load, verify, front      artefacts on disk, and what they are worth
     sparse_execution   which layers a device runs faster without their zeros
     load_cost, compose, diagnose   cost models from files, from operators alone, and how well they are known
@@ -20,6 +21,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ecc.api.composing import compose
     from ecc.api.compressing import Compression
+    from ecc.api.deployment.exported import Exported
+    from ecc.api.deployment.exporting import export
+    from ecc.api.deployment.state_files import load_state
     from ecc.api.describing import Source
     from ecc.api.diagnosing import diagnose
     from ecc.api.executing import SparseExecution, sparse_execution
@@ -78,6 +82,7 @@ _HOME = {
     "CostModel": "ecc.core.cost",
     "CountCost": "ecc.energy_models.counting",
     "EccError": "ecc.core.errors",
+    "Exported": "ecc.api.deployment.exported",
     "FactoredCost": "ecc.energy_models.factored",
     "Fisher": "ecc.solvers.baselines.loss_change",
     "Fit": "ecc.energy_models.judging",
@@ -114,11 +119,13 @@ _HOME = {
     "compress": "ecc.api.verbs",
     "compress_path": "ecc.api.verbs",
     "diagnose": "ecc.api.diagnosing",
+    "export": "ecc.api.deployment.exporting",
     "fit": "ecc.api.fitting",
     "front": "ecc.api.verbs",
     "judge": "ecc.api.fitting",
     "load": "ecc.api.keeping",
     "load_cost": "ecc.energy_models.loading",
+    "load_state": "ecc.api.deployment.state_files",
     "outline": "ecc.network.slimming",
     "profile": "ecc.api.verbs",
     "rebuild": "ecc.network.manifest",
@@ -144,6 +151,7 @@ __all__ = [
     "CostModel",
     "CountCost",
     "EccError",
+    "Exported",
     "FactoredCost",
     "Fisher",
     "Fit",
@@ -180,11 +188,13 @@ __all__ = [
     "compress",
     "compress_path",
     "diagnose",
+    "export",
     "fit",
     "front",
     "judge",
     "load",
     "load_cost",
+    "load_state",
     "outline",
     "profile",
     "rebuild",

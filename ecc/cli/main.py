@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "compress": ("ecc.cli.compression", "Prune a trained network to its budgets and verify them on the device."),
         "verify": ("ecc.cli.compression", "Load an artefact, measure it, and say whether each budget holds."),
         "stage": ("ecc.cli.stage", "Secondary stages: the weights of an artefact, or of any network, in fewer bytes."),
+        "export": ("ecc.cli.export", "The network of an artefact as ONNX, pt2 or a state dict, run and compared."),
         "front": ("ecc.cli.fronts", "Compare finished compressions: page, figure, hypervolume, pairs of methods."),
         "inspect": ("ecc.cli.results", "What is in a profile store, a cost model or an artefact."),
         "completion": ("ecc.cli.completion", "Let Tab complete commands, options and names: a script for your shell."),

@@ -19,17 +19,17 @@ __all__ = ["difference", "parting"]
 _Key = tuple[str, str, int]  # path of the module, name of the operator, how often it ran there before
 
 
-def difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """Largest difference of two lists of tensors, relative to the largest expected value of each.
+def difference(expected: Sequence[Tensor], found: Sequence[Tensor], *, relative: bool = True) -> float:
+    """Largest difference of two lists of tensors, relative to the largest expected value of each unless told not to.
 
     Infinite where shapes, NaN or infinities differ.
     """
     if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
         return float("inf")
-    return max((_relative(a, b) for a, b in zip(expected, found, strict=True)), default=0.0)
+    return max((_gap(a, b, relative) for a, b in zip(expected, found, strict=True)), default=0.0)
 
 
-def _relative(a: Tensor, b: Tensor) -> float:
+def _gap(a: Tensor, b: Tensor, relative: bool) -> float:
     if not a.numel():
         return 0.0
     a, b = (t.to(torch.complex128 if t.is_complex() else torch.float64) for t in (a, b))
@@ -38,6 +38,8 @@ def _relative(a: Tensor, b: Tensor) -> float:
     largest = torch.where(a.isfinite(), a, torch.zeros_like(a)).abs().max()
     if not bool(gap.isfinite()):
         return float("inf")
+    if not relative:
+        return float(gap)
     return float(gap / largest) if largest > 0 else float(gap > 0)
 
 
