@@ -65,6 +65,12 @@ class Listing:
     kind: str
     items: tuple[Item, ...] = ()
 
+    def __post_init__(self) -> None:
+        names = [item.name for item in self.items]
+        sound = {"file": names == [""], "folder": all(names) and len({*names}) == len(names), "absent": not names}
+        if not sound.get(self.kind):
+            raise Damaged(f"the listing of {self.path} is damaged")
+
     @property
     def nbytes(self) -> int:
         """Of all files."""

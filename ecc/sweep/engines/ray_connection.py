@@ -7,12 +7,13 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from ecc.core.errors import InputError, UnavailableError
 from ecc.sweep.engines.cluster import Node
 
-__all__ = ["LOCAL", "Settings", "alive", "connect", "probe", "split_address"]
+__all__ = ["LOCAL", "Settings", "alive", "connect", "probe", "split_address", "the_ray"]
 
 LOCAL = "the Ray cluster that was started here"
 """What a cluster is called that was started for the sweep."""
@@ -53,6 +54,21 @@ class Settings:
             raise InputError(f"wait_s of Ray must be a number of seconds, got {self.wait_s}")
 
 
+def the_ray() -> Any:
+    """Ray, which is an extra, and differs in its types from one release to the next.
+
+    Raises:
+        UnavailableError: If it is not installed.
+    """
+    try:
+        import_module("ray.util.scheduling_strategies")
+        return import_module("ray")
+    except ImportError as error:
+        raise UnavailableError(
+            f"the engine ray needs Ray, which cannot be imported ({error}); pip install 'ecc-compress[ray]'"
+        ) from error
+
+
 def split_address(address: str) -> tuple[str, int]:
     """Host and port.
 
@@ -76,8 +92,7 @@ def connect(settings: Settings) -> str:
     Raises:
         UnavailableError: If there is none, it does not answer, or it runs another version of Ray or Python.
     """
-    import ray
-
+    ray = the_ray()
     quiet: dict[str, Any] = {"configure_logging": False, "log_to_driver": False, "logging_level": logging.ERROR}
     address = settings.address or os.environ.get("RAY_ADDRESS", "")
     if address in ("", "local"):
@@ -100,8 +115,7 @@ def connect(settings: Settings) -> str:
 
 def alive() -> list[Node]:
     """The nodes that are alive, sorted by name."""
-    import ray
-
+    ray = the_ray()
     found = []
     for node in ray.nodes():
         if node["Alive"]:
@@ -110,15 +124,13 @@ def alive() -> list[Node]:
     return sorted(found, key=lambda node: node.name)
 
 
-def probe(nodes: Sequence[Node]) -> dict[str, dict[str, str]]:
+def probe(nodes: Sequence[Node]) -> dict[str, Mapping[str, str]]:
     """Versions of every node that answers, by its name."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
+    ray = the_ray()
     task = ray.remote(_asked())
     asked = {}
     for node in nodes:
-        there = NodeAffinitySchedulingStrategy(node.id, soft=False)
+        there = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node.id, soft=False)
         asked[node.name] = task.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote()
     ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=_PROBE_S) if asked else ([], [])
     found = {}

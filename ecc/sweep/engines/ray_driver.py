@@ -22,7 +22,7 @@ from typing import Any
 from ecc.core.errors import EccError, InputError, UnavailableError
 from ecc.sweep.engines.cluster import differences, lacking, slots, versions
 from ecc.sweep.engines.protocol import Unit
-from ecc.sweep.engines.ray_connection import LOCAL, Settings, alive, connect, probe
+from ecc.sweep.engines.ray_connection import LOCAL, Settings, alive, connect, probe, the_ray
 from ecc.sweep.engines.ray_run import POLL_S, Emit, Run, needs_of
 
 __all__ = ["main"]
@@ -120,14 +120,13 @@ def main() -> int:
         driver.serve()
     finally:
         if driver.where:
-            import ray
-
-            ray.shutdown()
+            the_ray().shutdown()
     return 0
 
 
 def _unit(fields: Mapping[str, Any]) -> Unit:
-    return Unit(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return Unit(**given)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from ecc.core.errors import EccError
 from ecc.sweep.engines.cluster import Needs, Node, lacking, slots, versions
 from ecc.sweep.engines.parcels import Damaged, Listing, Receiver, listing, pieces, place
 from ecc.sweep.engines.protocol import Unit
-from ecc.sweep.engines.ray_connection import Settings, alive
+from ecc.sweep.engines.ray_connection import Settings, alive, the_ray
 from ecc.sweep.engines.remote import Errand, Sign, carry_out
 
 __all__ = ["POLL_S", "Emit", "Run", "needs_of", "run_errand"]
@@ -90,8 +90,7 @@ class Run:
 
     def run(self) -> None:
         """Until every unit has ended, or until told to stop."""
-        import ray
-
+        ray = the_ray()
         root = next((unit.root for unit, _ in self.waiting if unit.root), "")
         if root:
             shutil.rmtree(Path(root) / _INCOMING, ignore_errors=True)
@@ -118,8 +117,7 @@ class Run:
 
     def _submit(self) -> None:
         """Hand out as much as fits twice on the nodes: enough that none waits for us, no more than the order bears."""
-        import ray
-
+        ray = the_ray()
         task = ray.remote(run_errand)
         held: dict[Needs, int] = {}
         for each in self.running.values():
@@ -164,8 +162,7 @@ class Run:
 
     def _content(self, path: str) -> tuple[Listing, tuple[Any, ...]]:
         """A listing with its pieces in Ray's store, where they stay for the next unit."""
-        import ray
-
+        ray = the_ray()
         now = listing(path)
         if path not in self.sent or self.sent[path][0] != now:
             self.sent[path] = (now, tuple(ray.put(piece) for piece in pieces(now)))
@@ -175,8 +172,7 @@ class Run:
 
     def _next(self, generator: Any) -> None:
         """Take the next thing that a unit says, or notice that it has died."""
-        import ray
-
+        ray = the_ray()
         task = self.running[generator]
         try:
             self._take(task, ray.get(next(generator)))
@@ -220,8 +216,9 @@ class Run:
                 told = f"its results could not be written: {error.strerror or error}"
                 self._ended(task.unit, task.attempt, error=told, at=task.worker)
                 return
-            error, detail = said.get("error", ""), said.get("detail", "")
-            self._ended(task.unit, task.attempt, said.get("value"), error, detail, task.worker)
+            self._ended(
+                task.unit, task.attempt, said.get("value"), said.get("error", ""), said.get("detail", ""), task.worker
+            )
 
     def _put(self, task: _Task) -> None:
         """Put what came back in its place."""
@@ -256,8 +253,7 @@ class Run:
 
     def _give_up(self) -> None:
         """End the units that no node has had the means for, for as long as the user would wait."""
-        import ray
-
+        ray = the_ray()
         now = time.monotonic()
         every = {needs_of(unit) for unit, _ in self.waiting}
         every |= {task.needs for task in self.running.values() if not task.worker}
@@ -277,8 +273,7 @@ class Run:
 
     def _cancel(self) -> None:
         """Ask everything that runs to keep its state and end, and wait for it a while."""
-        import ray
-
+        ray = the_ray()
         for generator in self.running:
             with suppress(ray.exceptions.RayError, ValueError):
                 ray.cancel(generator, force=False)
@@ -297,8 +292,7 @@ class Run:
 
 def run_errand(errand: Errand) -> Iterator[dict[str, Any] | bytes]:
     """What Ray runs on a node."""
-    import ray
-
+    ray = the_ray()
     yield from carry_out(errand, ray.get)
 
 
