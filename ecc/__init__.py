@@ -9,6 +9,7 @@
     export    a network as ONNX, as a program of torch.export or as a state dict, run and compared; load_state
     save, load, verify, front      artefacts on disk, and what they are worth
     sparse_execution   which layers a device runs faster without their zeros
+    dispatch           which way of running each layer is the fastest here, kept and applied again
     load_cost, compose, diagnose   cost models from files, from operators alone, and how well they are known
 
 The parts behind the verbs are public in their modules: ``ecc.network``, ``ecc.profiler``, ``ecc.energy_models``,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from ecc.api.deployment.state_files import load_state
     from ecc.api.describing import Source
     from ecc.api.diagnosing import diagnose
+    from ecc.api.dispatched import Dispatch
+    from ecc.api.dispatching import dispatch
     from ecc.api.executing import SparseExecution, sparse_execution
     from ecc.api.fitting import fit, judge
     from ecc.api.keeping import load
@@ -81,6 +84,7 @@ _HOME = {
     "Compression": "ecc.api.compressing",
     "CostModel": "ecc.core.cost",
     "CountCost": "ecc.energy_models.counting",
+    "Dispatch": "ecc.api.dispatched",
     "EccError": "ecc.core.errors",
     "Exported": "ecc.api.deployment.exported",
     "FactoredCost": "ecc.energy_models.factored",
@@ -119,6 +123,7 @@ _HOME = {
     "compress": "ecc.api.verbs",
     "compress_path": "ecc.api.verbs",
     "diagnose": "ecc.api.diagnosing",
+    "dispatch": "ecc.api.dispatching",
     "export": "ecc.api.deployment.exporting",
     "fit": "ecc.api.fitting",
     "front": "ecc.api.verbs",
@@ -150,6 +155,7 @@ __all__ = [
     "Compression",
     "CostModel",
     "CountCost",
+    "Dispatch",
     "EccError",
     "Exported",
     "FactoredCost",
@@ -188,6 +194,7 @@ __all__ = [
     "compress",
     "compress_path",
     "diagnose",
+    "dispatch",
     "export",
     "fit",
     "front",

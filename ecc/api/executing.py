@@ -30,7 +30,7 @@ from ecc.profiler.runtimes.eager import Eager
 from ecc.profiler.window import Window
 from ecc.solvers.evaluation import device_of
 
-__all__ = ["Measure", "SparseExecution", "sparse_execution"]
+__all__ = ["Measure", "SparseExecution", "measured_on", "sparse_execution"]
 
 Measure = Callable[[nn.Module, nn.Module, Any], Estimate]
 """(dense, sparse, inputs of a forward) → the latter's latency relative to the former's."""
@@ -102,7 +102,7 @@ def sparse_execution(
         InputError: If no layer has a weight that is zero.
     """
     dense = copy_sharing(model, {}).eval()
-    found = measure or _measured_on(device_of(dense), threads, seconds, seed, progress)
+    found = measure or measured_on(device_of(dense), threads, seconds, seed, progress)
     given = _inputs_of_layers(dense, inputs)
     if not given:
         raise InputError("no linear layer or convolution of the network has weights that are zero")
@@ -172,8 +172,8 @@ def _inputs_of_layers(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
     return found
 
 
-def _measured_on(device: torch.device, threads: int, seconds: float, seed: int, progress: Progress | None) -> Measure:
-    """Latency on a device, in turn, in visits until the ratio is known to 2 % or the time is over."""
+def measured_on(device: torch.device, threads: int, seconds: float, seed: int, progress: Progress | None) -> Measure:
+    """Latency on a device, in turn, in visits until the ratio is known to 2 % or the time is over, in s."""
     runtime, meter = Eager(str(device)), meter_for("latency", str(device))
     window = Window(
         device_warm_up_s=0.1, blocks=4, pairs=5, burst=10, rel_half_width=0.02, max_s=seconds, threads=threads

@@ -1,0 +1,143 @@
+"""Dispatching: which way of running each layer is the fastest on this device, measured once.
+
+What can be chosen for a layer changes nothing of what it computes but rounding. It is measured alone, in turn with the
+layer as it came, on the inputs that it gets in a forward: how many of these are zero is a property of the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ecc.api.dispatched import KEPT, Choice, Dispatch, Ratio, replaced, weight_shape
+from ecc.api.executing import Measure, measured_on
+from ecc.core.errors import InputError
+from ecc.core.problem import Progress
+from ecc.network.capture import run
+from ecc.network.comparing import difference
+from ecc.network.copying import copy_sharing
+from ecc.network.equality import tolerance
+from ecc.profiler.devices import current_device
+from ecc.profiler.pairing import Estimate
+from ecc.solvers.evaluation import device_of
+from ecc.stages.execution.ways import WAYS
+
+__all__ = ["dispatch"]
+
+_ZERO_INPUTS = 0.25  # share of zeros from which leaving them out may pay
+_ZERO_WEIGHTS = 0.5  # products in CSR need far more than that on most devices
+
+
+def dispatch(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    ways: Collection[str] = tuple(WAYS),
+    threads: int = 1,
+    seconds: float = 1.0,
+    seed: int = 0,
+    measure: Measure | None = None,
+    progress: Progress | None = None,
+) -> Dispatch:
+    """Choose how linear layers, stored or dense, and convolutions of a network are run on its device.
+
+    A way is measured where it may pay: zero inputs are left out from a quarter of them on, weights from half of them
+    on, and a rank where it saves multiplications. One is chosen whose whole interval lies below the latency of the
+    layer as it came; the one of the least ratio, if several. In the end the whole network is measured so, and if that
+    is not faster, all layers stay.
+
+    Args:
+        model: Is left as it is.
+        inputs: The batch that is to be run; real data, as zeros in random inputs are others.
+        ways: Those that may be chosen, names of ``ecc.stages.execution.ways.WAYS``.
+        threads: Intra-op threads of a CPU while it measures; compiled loops use one.
+        seconds: Longest time of each measurement.
+        measure: Instead of the device's clock.
+    Raises:
+        InputError: If there is no such way, or no layer to choose for.
+    """
+    if unknown := sorted(set(ways) - set(WAYS)):
+        raise InputError(f"dispatch(ways=...) knows {', '.join(WAYS)}, not {', '.join(unknown)}")
+    came = copy_sharing(model, {}).eval()
+    device = device_of(came)
+    found = measure or measured_on(device, threads, seconds, seed, progress)
+    given = _inputs_of_layers(came, inputs)
+    if not given:
+        raise InputError("no linear layer or convolution runs in a forward of the network")
+    choices: dict[str, Choice] = {}
+    chosen = copy_sharing(came, {})
+    for name, x in given.items():
+        choices[name], layer = _tried(came.get_submodule(name), x, [way for way in WAYS if way in ways], found)
+        if layer is not None:
+            chosen = replaced(chosen, name, layer)
+    overall = None
+    if any(each.way != KEPT for each in choices.values()):
+        gap = difference(run(came, inputs), run(chosen, inputs))
+        if not gap <= tolerance(came):
+            raise InputError(f"the network differs by {gap:.1e} when its layers are run so; run it as it is")
+        overall = _ratio(found(came, chosen, inputs))
+        if not overall.high < 1:
+            choices = {name: replace(each, way=KEPT) for name, each in choices.items()}
+    return Dispatch(choices, current_device(str(device)).fingerprint, threads, overall)
+
+
+def _tried(layer: nn.Module, x: Tensor, ways: Collection[str], measure: Measure) -> tuple[Choice, nn.Module | None]:
+    """What is chosen for a layer, and the layer that takes its place."""
+    weight = layer.weight.detach()  # type: ignore[operator]
+    zero_inputs, zero_weights = (float((each == 0).double().mean()) for each in (x, weight))
+    worth = {"sparse inputs": zero_inputs >= _ZERO_INPUTS, "sparse weights": zero_weights >= _ZERO_WEIGHTS}
+    tried: dict[str, Ratio] = {}
+    refused: dict[str, str] = {}
+    best, least, taken = KEPT, 1.0, None
+    for way in ways:
+        if not worth.get(way, True):
+            continue
+        try:
+            other = WAYS[way](layer).eval()
+            gap = difference(run(layer, x), run(other, x))
+        except (InputError, RuntimeError) as error:  # builds of torch without such products for the device
+            refused[way] = str(error).splitlines()[0]
+            continue
+        if not gap <= tolerance(layer):
+            refused[way] = f"its outputs differ by {gap:.1e}"
+            continue
+        tried[way] = ratio = _ratio(measure(layer, other, x))
+        if ratio.high < 1 and ratio.value < least:
+            best, least, taken = way, ratio.value, other
+    rows = x.numel() // max(x.shape[-1], 1) if weight.ndim == 2 else len(x)
+    shape = weight_shape(layer) or tuple(weight.shape)
+    return Choice(best, shape, rows, zero_inputs, zero_weights, tried, refused), taken
+
+
+def _ratio(found: Estimate) -> Ratio:
+    return Ratio(found.ratio, found.low, found.high)
+
+
+def _inputs_of_layers(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
+    """The first input of each layer that can be dispatched, by path, from one forward."""
+    found: dict[str, Tensor] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def keep(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+            if name not in found and arguments and isinstance(arguments[0], Tensor) and arguments[0].numel():
+                found[name] = arguments[0].detach().clone()
+
+        return keep
+
+    handles = [
+        # Before hooks that mask inputs, which the layer is measured with.
+        layer.register_forward_pre_hook(note(name), prepend=True)
+        for name, layer in model.named_modules()
+        if weight_shape(layer) is not None
+    ]
+    try:
+        with torch.no_grad():
+            run(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
