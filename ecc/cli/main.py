@@ -21,7 +21,7 @@ import ecc
 from ecc.cli.command import Command, Outcome
 from ecc.cli.progress import ProgressLine
 from ecc.core.errors import EccError, InputError, Interrupted
-from ecc.solvers.interrupts import requests_to_end
+from ecc.solvers.interrupts import ignore_requests, requests_to_end
 from ecc.solvers.launching import launched, launched_first
 
 __all__ = ["COMMANDS", "main", "whole_parser"]
@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "compress": ("ecc.cli.compression", "Prune a trained network to its budgets and verify them on the device."),
         "verify": ("ecc.cli.compression", "Load an artefact, measure it, and say whether each budget holds."),
         "stage": ("ecc.cli.stage", "Secondary stages: the weights of an artefact, or of any network, in fewer bytes."),
+        "sweep": ("ecc.cli.sweep", "Methods × budgets × seeds of one job file, on all cores, and the front of them."),
         "export": ("ecc.cli.export", "The network of an artefact as ONNX, pt2 or a state dict, run and compared."),
         "front": ("ecc.cli.fronts", "Compare finished compressions: page, figure, hypervolume, pairs of methods."),
         "inspect": ("ecc.cli.results", "What is in a profile store, a cost model or an artefact."),
@@ -110,13 +111,17 @@ def _end(code: int, text: str, resume: str) -> int:
     """Say why the command ends, unless another process of this job has said so; returns the job's exit code."""
     speaks = True
     if launched():
-        from ecc.solvers.distributed import first_to_end
+        from ecc.solvers.distributed import first_to_end, has_spoken
 
+        ignore_requests()
         speaks, code = first_to_end(code)
     if speaks:
         print(text, file=sys.stderr)
         if resume:
             print(f"resume with: {resume}", file=sys.stderr)
+        if launched():
+            sys.stderr.flush()
+            has_spoken()
     return code
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ecc.core.errors import InputError
 
-__all__ = ["Load", "boost_state", "choose_cores", "free_to_measure_on", "pinned", "smt_state"]
+__all__ = ["Load", "boost_state", "choose_cores", "free_to_measure_on", "physical_cores", "pinned", "smt_state"]
 
 _TREE = Path("/sys/devices/system/cpu")
 _STAT = Path("/proc/stat")
@@ -111,6 +111,11 @@ class Load:
             return None
         others = (self.busy_s - earlier.busy_s) - (self.own_s - earlier.own_s)
         return max(0.0, others / (seconds * self.cores))
+
+
+def physical_cores(*, tree: Path = _TREE) -> int:
+    """How many physical cores this process may use, at least 1; all that there are where the system does not tell."""
+    return max(1, len(_physical(_allowed(), tree)) if sys.platform == "linux" else os.cpu_count() or 1)
 
 
 @contextmanager

@@ -10,28 +10,25 @@ from typing import Any, TypeVar
 
 import torch
 
-from ecc.api.analytic import SYSTOLIC_PREFIX, systolic_costs
+from ecc.api.analytic import SYSTOLIC_PREFIX
 from ecc.api.compressing import job_of
-from ecc.api.constraints import graph_of_costs
 from ecc.api.stage_options import stages_of
 from ecc.api.weight_costs import demand_weight_metrics
 from ecc.api.weight_recipe import AnyRecipe, WeightRecipe, recipe_of
-from ecc.core.budget import Budget
-from ecc.core.cost import CostModel
 from ecc.core.errors import EccError
 from ecc.data.loading import load_data
 from ecc.data.values import Data
 from ecc.energy_models.loading import load_cost
 from ecc.energy_models.systolic.array import SystolicArray
 from ecc.network.graph import WidthGraph
-from ecc.network.tracing import trace
 from ecc.sweep.entries import Mistakes
 from ecc.sweep.job_file import BudgetSet, JobFile, MethodEntry, NetworkEntry
 from ecc.sweep.lines import Path
+from ecc.sweep.parts import Costs, data_name
 from ecc.sweep.plan import Plan, costs_for, data_of, model_of, plan_of
 from ecc.zoo.loading import LoadedModel, load_model, load_weights
 
-__all__ = ["batch_of", "checked", "data_for", "the_costs"]
+__all__ = ["checked"]
 
 T = TypeVar("T")
 
@@ -51,27 +48,6 @@ def checked(file: JobFile, *, device: str) -> Plan:
     review.look()
     file.mistakes.refuse()
     return plan_of(file, metrics=review.metrics)
-
-
-def batch_of(costs: list[CostModel]) -> int:
-    """Examples per run of the cost models; 1 where nothing is measured."""
-    places = [cost.provenance for cost in costs if cost.provenance is not None]
-    return places[0].input_shape[0] if places and places[0].input_shape else 1
-
-
-def the_costs(names: tuple[str, ...], budgets: tuple[Budget, ...], graph: WidthGraph, module: Any) -> list[CostModel]:
-    """The cost models of those names, files first, for these budgets."""
-    costs = [load_cost(name) for name in names if not name.startswith(SYSTOLIC_PREFIX)]
-    for name in names:
-        if name.startswith(SYSTOLIC_PREFIX):
-            array = SystolicArray.parse(name.removeprefix(SYSTOLIC_PREFIX))
-            costs += systolic_costs(graph_of_costs(graph, module, costs), array, budgets, costs)
-    return costs
-
-
-def data_for(spec: str, loaded: LoadedModel) -> str:
-    """The DATA that is meant: images in the size that a network of the zoo takes where there are several."""
-    return loaded.data if loaded.data.rpartition("-")[0] == spec else spec
 
 
 def _at(path: Path) -> Callable[[str], Path]:
@@ -174,7 +150,7 @@ class _Review:
         return load_model(model_of(self.file, network), network.options)
 
     def _data(self, network: NetworkEntry, loaded: LoadedModel) -> Data:
-        name = data_for(data_of(self.file, network), loaded)
+        name = data_name(data_of(self.file, network), loaded)
         folder = str(self.file.path_of(network.data_dir)) if network.data_dir else ""
         if (name, folder) not in self.data:
             size = self.file.batch_size
@@ -196,14 +172,11 @@ class _Review:
         try:
             if isinstance(recipe, WeightRecipe):
                 demand_weight_metrics(budgets.budgets, recipe.method)
-            names = costs_for(self.file, network, device, budgets, self.metrics)
-            files = [load_cost(name) for name in names if not name.startswith(SYSTOLIC_PREFIX)]
-            batch = batch_of(files)
-            if batch not in graphs:
-                inputs = data.example(batch)
-                graphs[batch] = (inputs, trace(loaded.module, inputs))
-            inputs, graph = graphs[batch]
-            costs = the_costs(names, budgets.budgets, graph, loaded.module)
+            names = Costs.of(costs_for(self.file, network, device, budgets, self.metrics))
+            if names.batch not in graphs:
+                graphs[names.batch] = names.traced(loaded.module, data)
+            inputs, graph = graphs[names.batch]
+            costs = names.models(loaded.module, graph, budgets.budgets)
             job_of(loaded.module, graph, data.task(), [budgets.budgets], costs, inputs, recipe=recipe)
         except EccError as error:
             text = str(error)

@@ -10,6 +10,7 @@ sweep they belong to.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,6 +37,8 @@ class Gate:
         self._turns = {device: self._open(device, "turn") for device in self._training}
         self._inside = False
         self._measuring = False
+        self.waited_s = 0.0
+        """Time that this process waited here so far."""
 
     def _open(self, device: str, what: str) -> int:
         return os.open(self._folder / f"{device}.{what}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -68,12 +71,13 @@ class Gate:
 
     def _wait_for(self, device: str, training: int) -> None:
         """Have a share of the training once nobody measures."""
-        turn = self._turns[device]
+        turn, began = self._turns[device], time.monotonic()
         fcntl.flock(turn, fcntl.LOCK_SH)
         try:
             fcntl.flock(training, fcntl.LOCK_SH)
         finally:
             fcntl.flock(turn, fcntl.LOCK_UN)
+            self.waited_s += time.monotonic() - began
 
     @contextmanager
     def alone(self, device: str) -> Iterator[None]:
@@ -88,9 +92,11 @@ class Gate:
         inside, self._measuring = self._inside, True
         self.leave()
         turn, training = self._open(device, "turn"), self._open(device, "training")
+        began = time.monotonic()
         try:
             fcntl.flock(turn, fcntl.LOCK_EX)
             fcntl.flock(training, fcntl.LOCK_EX)
+            self.waited_s += time.monotonic() - began
             yield
         finally:
             for file in (training, turn):

@@ -124,22 +124,20 @@ class Plan:
 
     def _job_unit(self, folder: Path, job: Job, device: str) -> Unit:
         entry, how = job.entry, job.how
-        weights = str(self.file.path_of(entry.weights)) if entry.weights else ""
-        origin = entry.weights
+        own = {"origin": entry.weights}
         if job.dense is not None:
-            weights, origin = str(folder / "dense" / f"{job.dense.id}.safetensors"), job.dense.origin
+            own = {"origin": job.dense.origin, "weights": str(folder / "dense" / f"{job.dense.id}.safetensors")}
         description = {
             "kind": "job",
             **job.fields,
-            "weights": weights,
-            "origin": origin,
+            **own,
             "costs": list(job.costs),
             "recipe": {"method": how.method, "then": how.then, **how.settings, "options": dict(how.options)},
             "chains": [chain_fields(chain) for chain in self.file.chains],
         }
         staged = (f"../staged/{chain.name}/{job.id}" for chain in self.file.chains)
         names = (job.id, *staged, f"{job.id}.error.txt", f"{job.id}.json")  # its record last
-        reads = (weights, *(cost for cost in job.costs if not cost.startswith(SYSTOLIC_PREFIX)))
+        reads = (own.get("weights", ""), *(cost for cost in job.costs if not cost.startswith(SYSTOLIC_PREFIX)))
         return self._unit(folder, job.id, entry, device, description, reads=reads, writes=("jobs", names))
 
     def _unit(
@@ -163,11 +161,12 @@ class Plan:
             "data_dir": str(self.file.path_of(entry.data_dir)) if entry.data_dir else "",
             "batch_size": self.file.batch_size,
             "dense_seed": entry.seed,
+            "weights": str(self.file.path_of(entry.weights)) if entry.weights else "",
             "train_on": device,
             "threads": self.file.threads,
         }
         place, names = writes
-        sources = (_file_in(own["model"]), _file_in(own["data"]), *reads)
+        sources = (_file_in(own["model"]), _file_in(own["data"]), own["weights"], *reads)
         return Unit(
             id,
             own | dict(description),

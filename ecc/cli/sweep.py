@@ -1,0 +1,196 @@
+"""sweep: many constrained jobs of one job file, compared fairly."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ecc.api.fronts import front_of
+from ecc.cli.command import Command, Outcome
+from ecc.cli.fronts import front_text, front_value
+from ecc.cli.progress import ProgressLine
+from ecc.cli.sweep_table import SweepTable, verdict
+from ecc.cli.tables import table
+from ecc.core.errors import EccError, InputError, Interrupted
+from ecc.profiler.cores import physical_cores
+from ecc.profiler.devices import current_device
+from ecc.report.saving import save, write_front
+from ecc.sweep.checking import checked
+from ecc.sweep.engines.local import LocalEngine
+from ecc.sweep.engines.protocol import Engine
+from ecc.sweep.ledger import Ledger
+from ecc.sweep.plan import Plan
+from ecc.sweep.reading import read_job_file
+from ecc.sweep.running import Runner
+from ecc.sweep.sweeping import Swept, sweep
+
+__all__ = ["COMMANDS", "SweepWork"]
+
+ENGINES = ("local",)
+_WORK = "ecc.cli.sweep:SweepWork"
+
+
+class SweepWork:
+    """What a worker of ``ecc sweep`` does with a unit; artefacts get their pages."""
+
+    def __init__(self) -> None:
+        self._runner = Runner(save)
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        """Run it; gives its record."""
+        return self._runner.run(unit)
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", metavar="JOB.toml", help="networks, methods, budgets and seeds; see docs/sweeps.md")
+    parser.add_argument("--out", metavar="DIR", help="folder of the sweep (default: out of the file, or NAME-sweep)")
+    parser.add_argument(
+        "--resume", action="store_true", help="run what is missing in the folder, and what failed there"
+    )
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help=f"where jobs run (default {ENGINES[0]})")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes of the local engine (default: one per physical core)"
+    )
+    parser.add_argument("--check", action="store_true", help="only look for mistakes and list the jobs")
+
+
+def _run(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
+    if arguments.workers is not None and arguments.workers < 1:
+        raise InputError(f"--workers must be a whole number from 1, got {arguments.workers}")
+    if arguments.seed:
+        raise InputError("the seeds of a sweep are those of its job file; leave --seed out")
+    file = read_job_file(arguments.job)
+    device = current_device(file.device or ("cuda" if torch.cuda.is_available() else "cpu")).torch_name
+    progress.begin("check the job file")
+    plan = checked(file, device=device)
+    progress.end_line()
+    folder = Path(arguments.out).expanduser() if arguments.out else _usual_folder(plan)
+    ledger = Ledger(folder.resolve())
+    if arguments.check:
+        return _listed(plan, ledger)
+    ledger.demand_free(plan, resume=arguments.resume)
+    with ledger.claimed():
+        ledger.begin(plan)
+        return _outcome(_sweep(arguments, plan, ledger, device, progress), ledger)
+
+
+def _usual_folder(plan: Plan) -> Path:
+    return plan.file.path_of(plan.file.out) if plan.file.out else Path(f"{plan.file.name}-sweep")
+
+
+def _engine(arguments: argparse.Namespace, plan: Plan, ledger: Ledger, device: str) -> Engine:
+    threads = plan.file.threads
+    workers = arguments.workers or max(1, physical_cores() // threads)
+    gpus = torch.cuda.device_count() if device.startswith("cuda") else 0
+    return LocalEngine(min(workers, len(plan.jobs)), ledger.logs, threads=threads, gpus=gpus)
+
+
+def _sweep(arguments: argparse.Namespace, plan: Plan, ledger: Ledger, device: str, progress: ProgressLine) -> Swept:
+    shown = SweepTable(ledger, progress, quiet=arguments.quiet)
+    try:
+        return sweep(plan, ledger, _engine(arguments, plan, ledger, device), _WORK, device=device, watch=shown)
+    except KeyboardInterrupt:
+        shown.close()
+        raise Interrupted(
+            f"interrupted; {ledger.done_of(plan)} of {len(plan.jobs)} jobs are done, and the state of those that "
+            "ran is saved",
+            resume=_resume_line(arguments),
+        ) from None
+    finally:
+        shown.close()
+
+
+def _resume_line(arguments: argparse.Namespace) -> str:
+    """The command that goes on."""
+    words = ["ecc", "sweep", arguments.job, "--resume"]
+    for name in ("out", "workers"):
+        if (value := getattr(arguments, name)) is not None:
+            words += [f"--{name}", str(value)]
+    words += ["--engine", arguments.engine] if arguments.engine != ENGINES[0] else []
+    words += [f"--{name}" for name, given in (("json", arguments.as_json), ("quiet", arguments.quiet)) if given]
+    return shlex.join(words)
+
+
+def _listed(plan: Plan, ledger: Ledger) -> Outcome:
+    """The jobs of a plan without running any."""
+    rows = [[job.id, job.network, job.device, job.method, job.budgets.label, str(job.seed)] for job in plan.jobs]
+    named = any(job.device for job in plan.jobs)
+    header = ["job", "network", "device", "method", "budgets", "seed"]
+    shown = [place for place, name in enumerate(header) if named or name != "device"]
+    text = table([header[place] for place in shown], [[row[place] for place in shown] for row in rows])
+    value = {
+        "jobs": len(plan.jobs),
+        "done": ledger.done_of(plan),
+        "plan": [{"id": job.id, **job.fields} for job in plan.jobs],
+        "out": str(ledger.folder),
+    }
+    return Outcome(value, f"{text}\n\n{len(plan.jobs)} job(s), no mistake found")
+
+
+def _outcome(swept: Swept, ledger: Ledger) -> Outcome:
+    """What has come of a sweep, with the front of what is done."""
+    front, text, page = _front(swept, ledger)
+    value: dict[str, Any] = {
+        "jobs": len(swept.plan.jobs),
+        "done": len(swept.done),
+        "failed": len(swept.failed),
+        "front": page,
+        "missed": [record.id for record in swept.missed],
+        "ran": len(swept.fresh),
+        "failures": [
+            {"id": record.id, "error": record.error, "traceback": str(ledger.error(record.id))}
+            for record in swept.failed
+        ],
+        "results": [{"artefact": str(ledger.artefact(record.id))} | record.to_json() for record in (*swept.done,)],
+        "hypervolume": front,
+        "seconds": swept.seconds,
+        "job_seconds": swept.job_seconds,
+        "workers": swept.workers,
+        "out": str(ledger.folder),
+    }
+    counts = [f"{len(swept.done)} of {len(swept.plan.jobs)} jobs done"]
+    counts += [f"{len(swept.failed)} failed"] if swept.failed else []
+    counts += [f"{len(swept.missed)} missed a budget"] if swept.missed else []
+    lines = [text] if text else []
+    lines += _failures(swept, ledger)
+    lines += [f"{record.id}: {verdict(record)}" for record in swept.missed]
+    lines.append(f"{', '.join(counts)}; {swept.seconds:.0f} s for {swept.job_seconds:.0f} s of jobs: {ledger.folder}")
+    return Outcome(value, "\n".join(lines), exit_code=int(bool(swept.failed or swept.missed)))
+
+
+def _failures(swept: Swept, ledger: Ledger) -> list[str]:
+    """A line for each thing that went wrong, however many jobs it has cost."""
+    by_error: dict[str, list[str]] = {}
+    for record in swept.failed:
+        by_error.setdefault(record.error, []).append(record.id)
+    return [
+        f"{ids[0]}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''} failed: {error} ({ledger.error(ids[0])})"
+        for error, ids in by_error.items()
+    ]
+
+
+def _front(swept: Swept, ledger: Ledger) -> tuple[dict[str, Any] | None, str, str | None]:
+    """The front of what is done: its JSON object, its text and its page; why there is none, where there is none."""
+    if not swept.done:
+        return None, "", None
+    try:
+        found = front_of([ledger.artefact(record.id) for record in swept.done], x=swept.plan.axis)
+        written = write_front(found, ledger.folder / "front.html")
+    except EccError as error:
+        return None, f"no front: {error}", None
+    return front_value(found, written)["hypervolume"], front_text(found, written), str(written.page)
+
+
+COMMANDS = (
+    Command(
+        "sweep",
+        "ecc sweep digits.toml --out digits-sweep",
+        _arguments,
+        _run,
+        resumes=True,
+    ),
+)
