@@ -112,6 +112,8 @@ class Run:
             if self.running:
                 self._cancel()
             self.sign.take_down()
+            if root:
+                shutil.rmtree(Path(root) / _INCOMING, ignore_errors=True)
 
     # -- out
 
@@ -230,6 +232,8 @@ class Run:
 
     def _lost(self, task: _Task, why: str, detail: str = "") -> None:
         """A unit has died with its worker: once more, or no more."""
+        if task.receiver is not None:
+            shutil.rmtree(task.receiver.folder, ignore_errors=True)
         if task.attempt < self.settings.attempts:
             self.emit({"event": "note", "text": f"{task.unit.id} is run again: {why}"})
             self.waiting.appendleft((task.unit, task.attempt + 1))
