@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ecc.report.saving import save, write_front
 from ecc.sweep.checking import checked
 from ecc.sweep.engines.local import LocalEngine
 from ecc.sweep.engines.protocol import Engine
+from ecc.sweep.engines.ray import RayEngine
 from ecc.sweep.ledger import Ledger
 from ecc.sweep.plan import Plan
 from ecc.sweep.reading import read_job_file
@@ -30,7 +32,7 @@ from ecc.sweep.sweeping import Swept, sweep
 
 __all__ = ["COMMANDS", "SweepWork"]
 
-ENGINES = ("local",)
+_ENGINES = ("local", "ray")
 _WORK = "ecc.cli.sweep:SweepWork"
 
 
@@ -51,9 +53,17 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="run what is missing in the folder, and what failed there"
     )
-    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help=f"where jobs run (default {ENGINES[0]})")
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes of the local engine (default: one per physical core)"
+        "--engine", choices=_ENGINES, default=_ENGINES[0], help=f"where jobs run (default {_ENGINES[0]})"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="jobs at a time on this machine (default: one per physical core)"
+    )
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="of a running Ray cluster, or auto for the one of this machine (default: address of [ray] in the file, "
+        "$RAY_ADDRESS, or a cluster that is started here)",
     )
     parser.add_argument("--check", action="store_true", help="only look for mistakes and list the jobs")
 
@@ -84,6 +94,12 @@ def _usual_folder(plan: Plan) -> Path:
 
 def _engine(arguments: argparse.Namespace, plan: Plan, ledger: Ledger, device: str) -> Engine:
     threads = plan.file.threads
+    if arguments.engine == "ray":
+        given = {"address": arguments.address, "workers": arguments.workers}
+        settings = replace(plan.file.ray, **{name: value for name, value in given.items() if value is not None})
+        return RayEngine(settings, ledger.logs)
+    if arguments.address is not None:
+        raise InputError("--address is of the engine ray; give --engine ray, or leave it out")
     workers = arguments.workers or max(1, physical_cores() // threads)
     gpus = torch.cuda.device_count() if device.startswith("cuda") else 0
     return LocalEngine(min(workers, len(plan.jobs)), ledger.logs, threads=threads, gpus=gpus)
@@ -107,10 +123,10 @@ def _sweep(arguments: argparse.Namespace, plan: Plan, ledger: Ledger, device: st
 def _resume_line(arguments: argparse.Namespace) -> str:
     """The command that goes on."""
     words = ["ecc", "sweep", arguments.job, "--resume"]
-    for name in ("out", "workers"):
+    for name in ("out", "workers", "address"):
         if (value := getattr(arguments, name)) is not None:
             words += [f"--{name}", str(value)]
-    words += ["--engine", arguments.engine] if arguments.engine != ENGINES[0] else []
+    words += ["--engine", arguments.engine] if arguments.engine != _ENGINES[0] else []
     words += [f"--{name}" for name, given in (("json", arguments.as_json), ("quiet", arguments.quiet)) if given]
     return shlex.join(words)
 

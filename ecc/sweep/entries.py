@@ -118,6 +118,13 @@ class Entries:
         self.wrong(name, f"{name} must be a number, got {_shown(value)}")
         return default
 
+    def flag(self, name: str) -> bool:
+        """True or false; false where there is none."""
+        value = self.raw(name)
+        if value is not None and not isinstance(value, bool):
+            self.wrong(name, f"{name} must be true or false, got {_shown(value)}")
+        return value is True
+
     def array(self, name: str, example: str) -> list[Any]:
         """An array; one value alone counts as an array of it, except a table."""
         value = self.raw(name)

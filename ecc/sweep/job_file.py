@@ -8,6 +8,8 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from ecc.core.budget import Budget
+from ecc.sweep.claims import Claims
+from ecc.sweep.engines.ray_connection import Settings
 from ecc.sweep.entries import Mistakes
 from ecc.sweep.lines import Path
 
@@ -49,6 +51,7 @@ class NetworkEntry:
         seed: Of fresh weights and of that training.
         devices: COST files or ``systolic:ARRAY`` by the name of the device that they are of.
         budgets: Instead of those of the file; None for these.
+        claims: Of its jobs, over those of the file.
         path: Where it stands.
     """
 
@@ -62,6 +65,7 @@ class NetworkEntry:
     seed: int
     devices: Mapping[str, tuple[str, ...]]
     budgets: tuple[BudgetSet, ...] | None
+    claims: Claims
     path: Path
 
 
@@ -124,6 +128,8 @@ class JobFile:
         batch_size: Of training.
         device: Where to train; empty for CUDA where there is one.
         threads: Of the CPU, per job.
+        claims: What a job claims of a node beside these.
+        ray: Which Ray cluster the engine ``ray`` uses, and how.
         mistakes: Lines of everything, for what is found later.
     """
 
@@ -139,6 +145,8 @@ class JobFile:
     batch_size: int
     device: str
     threads: int
+    claims: Claims
+    ray: Settings
     mistakes: Mistakes = field(repr=False)
 
     def path_of(self, text: str) -> FilePath:

@@ -166,12 +166,16 @@ class Plan:
             "threads": self.file.threads,
         }
         place, names = writes
+        claims = entry.claims.over(self.file.claims)
+        usual_gpus = 1.0 if device.startswith("cuda") else 0.0
         sources = (_file_in(own["model"]), _file_in(own["data"]), own["weights"], *reads)
         return Unit(
             id,
             own | dict(description),
             cpus=self.file.threads,
-            gpus=1.0 if device.startswith("cuda") else 0.0,
+            gpus=usual_gpus if claims.gpus is None else claims.gpus,
+            memory_bytes=claims.memory_bytes,
+            resources=claims.resources,
             reads=tuple(dict.fromkeys(filter(None, sources))),
             writes=tuple(os.path.abspath(folder / place / name) for name in names),
             root=os.path.abspath(folder),

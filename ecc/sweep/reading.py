@@ -15,6 +15,7 @@ from ecc.api.weight_recipe import WEIGHT_METHODS
 from ecc.core.budget import Budget
 from ecc.core.errors import InputError
 from ecc.core.factories import suggestion
+from ecc.sweep.claims import claims_of, ray_of
 from ecc.sweep.entries import Entries, Mistakes
 from ecc.sweep.job_file import BudgetSet, Chain, JobFile, MethodEntry, NetworkEntry
 from ecc.sweep.lines import Path, lines_of
@@ -67,6 +68,8 @@ def _job_file(file: FilePath, top: Entries) -> JobFile:
         batch_size=training.whole("batch_size", 1, 128) or 128,
         device=training.text("device"),
         threads=training.whole("threads", 1, 1) or 1,
+        claims=claims_of(top),
+        ray=ray_of(top),
         mistakes=top.mistakes,
     )
     if found.x and found.x not in AXES:
@@ -182,6 +185,7 @@ def _network(own: Entries) -> NetworkEntry:
         seed=own.whole("seed", 0, 0) or 0,
         devices=_devices(own),
         budgets=_budgets(own),
+        claims=claims_of(own),
         path=own.path,
     )
     own.demand_known("a network")
