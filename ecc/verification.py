@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ecc.core.verdict import BudgetCheck, joint_confidence
+from ecc.core.markup import card
+from ecc.core.verdict import BudgetCheck, joint_confidence, marked
 
 __all__ = ["Verification"]
 
@@ -46,3 +47,7 @@ class Verification:
 
     def __str__(self) -> str:
         return "\n".join(str(check) for check in self.checks)
+
+    def _repr_html_(self) -> str:
+        accuracy = None if self.accuracy is None else f"{self.accuracy:.4f}"
+        return card("Verification", [("accuracy", accuracy)], ["", "budget"], marked(self.checks))

@@ -28,6 +28,7 @@ from ecc.api.surroundings import (
     takes_databases,
     why_not_writable,
 )
+from ecc.core.markup import card
 
 __all__ = ["FOUND", "NOTE", "OK", "PROBLEM", "Check", "Checkup", "examine"]
 
@@ -96,6 +97,11 @@ class Checkup:
     def __repr__(self) -> str:
         verdict = "usable" if self.usable else "not usable"
         return f"Checkup({verdict}, {self.count(PROBLEM)} problems, {self.count(NOTE)} notes)"
+
+    def _repr_html_(self) -> str:
+        rows = [[check.state, check.part, check.name, check.found, check.mend] for check in self.checks]
+        rows.sort(key=lambda row: [PROBLEM, NOTE, OK].index(row[0]))
+        return card(repr(self), header=["", "part", "what", "found", "mend"], rows=rows)
 
 
 def examine(data_dir: str | Path | None = None) -> Checkup:

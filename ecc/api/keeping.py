@@ -89,6 +89,13 @@ class Loaded:
         """What the artefact is."""
         return self.artefact.manifest
 
+    def __repr__(self) -> str:
+        """The folder; the networks are ``dense`` and ``model``."""
+        return f"Loaded({self.artefact!r})"
+
+    def _repr_html_(self) -> str:
+        return self.artefact._repr_html_()
+
     def costs(self) -> dict[str, CostModel]:
         """The cost models that the budgets were set on, by metric."""
         return {metric: load_cost(path) for metric, path in self.artefact.costs.items()}

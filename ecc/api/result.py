@@ -12,7 +12,8 @@ from torch import nn
 from ecc.api.sparsity import Sparsity, nonzeros_of
 from ecc.api.weight_recipe import AnyRecipe
 from ecc.core.cost import CostModel
-from ecc.core.verdict import BudgetCheck, joint_confidence
+from ecc.core.markup import card
+from ecc.core.verdict import BudgetCheck, joint_confidence, marked
 from ecc.core.widths import Kept
 from ecc.network.graph import WidthGraph
 
@@ -116,3 +117,14 @@ class Compression:
     def __repr__(self) -> str:
         checks = "; ".join(str(check) for check in self.budgets)
         return f"Compression({self.recipe.method}, accuracy {self.accuracy_dense:.4f} → {self.accuracy:.4f}; {checks})"
+
+    def _repr_html_(self) -> str:
+        facts = [
+            ("accuracy", f"{self.accuracy_dense:.4f} → {self.accuracy:.4f}"),
+            ("parameters left", f"{self.nonzero_fraction:.1%}"),
+            ("blocks removed", ", ".join(self.removed)),
+            ("rounds", self.rounds),
+            ("seconds", f"{self.seconds:.0f}"),
+        ]
+        title = f"{self.network} by {self.recipe.method}" + (f", {self.label}" if self.label else "")
+        return card(title, facts, ["", "budget"], marked(self.budgets))

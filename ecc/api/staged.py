@@ -15,6 +15,7 @@ from ecc.api.stage_start import Start
 from ecc.api.workshop import Training
 from ecc.artefact import Manifest, StageRecord
 from ecc.core.errors import InputError
+from ecc.core.markup import card
 from ecc.core.verdict import BudgetCheck
 from ecc.stages.code import PackedCode
 
@@ -100,6 +101,24 @@ class Staged:
         if self.accuracy is None or self.accuracy_before is None:
             return f"Staged({names}: {sizes})"
         return f"Staged({names}: {sizes}, accuracy {self.accuracy_before:.4f} → {self.accuracy:.4f})"
+
+    def _repr_html_(self) -> str:
+        rows: list[list[object]] = [
+            [stage.name, stage.bytes, f"{self.bytes_before / stage.bytes:.1f}×", _score(stage.accuracy)]
+            for stage in self.stages
+        ]
+        before = ["as it was", self.bytes_before, "", _score(self.accuracy_before)]
+        facts = [("budgets", "; ".join(map(str, self.budgets))), ("notes", "; ".join(self.notes))]
+        return card(
+            f"Staged: {self.ratio:.1f} times fewer bytes",
+            facts,
+            ["stage", "bytes", "ratio", "accuracy"],
+            [before, *rows],
+        )
+
+
+def _score(accuracy: float | None) -> str:
+    return "not computed" if accuracy is None else f"{accuracy:.4f}"
 
 
 def manifest_of_staged(result: Staged, source: Source | None = None) -> Manifest:

@@ -22,6 +22,8 @@ from ecc.artefact.manifest import FILE_NAME, FileRecord, Manifest
 from ecc.core.cost import METRICS
 from ecc.core.errors import InputError
 from ecc.core.fields import parse_object
+from ecc.core.markup import card
+from ecc.core.verdict import marked
 
 __all__ = ["HISTORY", "MANIFEST", "PACKED", "WEIGHTS", "Artefact", "cost_name", "inspect", "parse", "read"]
 
@@ -120,6 +122,20 @@ class Artefact:
     def __repr__(self) -> str:
         manifest = self.manifest
         return f"Artefact({str(self.path)!r}, {manifest.method} of {manifest.network}, {len(self.files)} files)"
+
+    def _repr_html_(self) -> str:
+        manifest, sizes = self.manifest, sum(record.bytes for record in self.files.values())
+        scores = [score for score in (manifest.accuracy_dense, manifest.accuracy) if score is not None]
+        facts = [
+            ("folder", self.path),
+            ("network", manifest.network),
+            ("method", manifest.method),
+            ("device", manifest.device),
+            ("stages", ", ".join(stage.name for stage in manifest.stages)),
+            ("accuracy", " → ".join(f"{score:.4f}" for score in scores)),
+            ("files", f"{len(self.files)}, {sizes:,} bytes"),
+        ]
+        return card("Artefact", facts, ["", "budget"], marked(manifest.budgets))
 
 
 def read(path: str | Path) -> Artefact:

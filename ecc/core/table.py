@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from ecc.core.calls import OperatorCall
 from ecc.core.layers import Layer
+from ecc.core.markup import card
 from ecc.core.operators import COLUMNS, Operator
 from ecc.core.widths import WidthSpace
 
@@ -123,6 +125,9 @@ class ProfileTable:
         subject = f"{self.provenance.network}, {len(self.space.names)} groups"
         return _line(self, subject, "dense")
 
+    def _repr_html_(self) -> str:
+        return _card(self, "dense")
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that were measured."""
@@ -170,6 +175,9 @@ class OperatorTable:
         """One line for people; the rows are ``rows``."""
         return _line(self, "operators", f"base {self.base.kind}")
 
+    def _repr_html_(self) -> str:
+        return _card(self, f"base {self.base.kind}")
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that were measured."""
@@ -205,13 +213,34 @@ def describe_operators(operators: Sequence[Operator], itemsize: int) -> pd.DataF
     return pd.DataFrame(entries, columns=[*OPERATOR_COLUMNS])
 
 
+_UNITS = MappingProxyType({"latency": "s", "energy": "J"})
+
+
+def _card(table: ProfileTable | OperatorTable, reference: str) -> str:
+    """A table as HTML: what was measured where, the reference of each metric, and how far the rows reach."""
+    place = table.provenance
+    flagged = int((table.rows["flags"] != "").sum()) if "flags" in table.rows else 0
+    facts = [
+        ("network", place.network),
+        ("device", f"{place.device}, {place.runtime}" + (f", {place.threads} threads" if place.threads else "")),
+        ("rows", f"{len(table)}, {flagged} of them flagged"),
+    ]
+    rows = []
+    for metric, (value, low, high) in table.reference.items():
+        unit, name = _UNITS.get(metric, ""), f"{metric}_ratio"
+        known = len(table) > 0 and name in table.rows
+        ends = [f"{ratio:.3f}" for ratio in table.rows[name].quantile([0.0, 0.5, 1.0])] if known else ["", "", ""]
+        rows.append([metric, f"{value:.4g} {unit}", f"[{low:.4g}, {high:.4g}]", *ends])
+    header = ["metric", reference, "95 % interval", "least ratio", "median", "greatest"]
+    return card(type(table).__name__, facts, header, rows)
+
+
 def _line(table: ProfileTable | OperatorTable, subject: str, reference: str) -> str:
     """A table in one line: what was measured, where, how many rows, and what the reference took."""
     place = table.provenance
     threads = f", {place.threads} thread{'' if place.threads == 1 else 's'}" if place.threads else ""
-    units = {"latency": "s", "energy": "J"}
     values = [
-        f"{metric} ({reference} {value:.4g} {units.get(metric, '')}".rstrip() + ")"
+        f"{metric} ({reference} {value:.4g} {_UNITS.get(metric, '')}".rstrip() + ")"
         for metric, (value, _, _) in table.reference.items()
     ]
     rows = f"{len(table)} row{'' if len(table) == 1 else 's'}"

@@ -18,7 +18,7 @@ from ecc.core.cost import METRICS, NORMALISED, units_of
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields
 
-__all__ = ["BudgetCheck", "Measured", "joint_confidence"]
+__all__ = ["BudgetCheck", "Measured", "joint_confidence", "marked"]
 
 _Z95 = 1.959963984540054
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
@@ -241,6 +241,12 @@ class BudgetCheck:
         ends = ", ".join(_number(end, self.limit) for end in (self.low, self.high))
         verdict = "holds" if self.met else "does not hold" if self.low > self.limit else "is not certain to hold"
         return f"{named} {value} [{ends}] {sign} {limit}: {verdict} ({_percent(self.confidence or 0.0)})"
+
+
+def marked(checks: Sequence[BudgetCheck]) -> list[tuple[str, str]]:
+    """Each check as a sentence behind a mark, for tables."""
+    marks = {True: "✓", False: "✗", None: "?"}
+    return [(marks[check.met], str(check)) for check in checks]
 
 
 def joint_confidence(checks: Sequence[BudgetCheck]) -> float | None:

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from ecc.core.errors import InputError
+from ecc.core.markup import card
 from ecc.fronts.comparing import Comparison, compare
 from ecc.fronts.curves import Curve, curves_by_seed
 from ecc.fronts.points import DENSE, Point, hypervolume, non_dominated
@@ -188,6 +189,26 @@ class Front:
         short = tuple(seed for seed, mine in seeds.items() if len(mine) < most)
         return Standing(method, mean_over_seeds(areas), len(points), len(seeds), short)
 
+    def __repr__(self) -> str:
+        of = f", {self.name}" if self.name else ""
+        return f"Front({len(self.points)} points over {self.x_name}, {len(self.methods)} methods{of})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [
+                level.method,
+                level.budget,
+                f"{level.x.mean:.4g} {self.unit}",
+                f"{level.accuracy.mean:.4f}",
+                len(level.points),
+                "dominated" if level.dominated else "",
+            ]
+            for level in self.levels
+        ]
+        header = ["method", "budget", self.x_name, "accuracy", "runs", ""]
+        volumes = ", ".join(f"{each.method} {each.hypervolume.mean:.4f}" for each in self.standings)
+        return card(repr(self), [("hypervolume", volumes)], header, rows)
+
     def to_json(self) -> dict[str, Any]:
         """A JSON value: axes, points, hypervolumes, means over seeds and comparisons."""
         return {
@@ -314,6 +335,9 @@ class Fronts:
 
     def __repr__(self) -> str:
         return f"Fronts({len(self.points)} points over {self.x}, {len(self.methods)} methods, {len(self)} panel(s))"
+
+    def _repr_html_(self) -> str:
+        return "".join(panel._repr_html_() for panel in self.panels)
 
 
 def _means(points: list[Point]) -> tuple[SeedMean, SeedMean]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ecc.core.calls import OperatorCall, calls_without
 from ecc.core.errors import InputError
 from ecc.core.layers import Layer, Side
+from ecc.core.markup import card
 from ecc.core.memory import Activation, Peak, activations_without
 from ecc.core.widths import WidthGroup, Widths, WidthSpace
 from ecc.network.directions import Direction
@@ -451,6 +452,14 @@ class WidthGraph:
             f"WidthGraph({len(self.prunable)} prunable of {len(self.groups)} groups, "
             f"{len(self.layers)} layers, {self.macs():,} MACs, {self.params():,} parameters)"
         )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [group.name, group.width, group.step, ", ".join(group.layers), "yes" if group.prunable else group.reason]
+            for group in self.groups
+        ]
+        facts = [("notes", "; ".join(self.notes)), ("blocks", ", ".join(block.name for block in self.blocks))]
+        return card(repr(self), facts, ["group", "width", "step", "layers", "prunable"], rows)
 
 
 def _renumbered(block: Block, number: Sequence[int]) -> Block:

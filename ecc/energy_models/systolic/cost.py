@@ -20,6 +20,7 @@ from ecc.core.cost import METRICS, as_vector
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields
 from ecc.core.interactions import Interactions, joint_interactions
+from ecc.core.markup import card
 from ecc.core.widths import Widths, WidthSpace
 from ecc.energy_models.cost_files import objects, refuse_large, space_of, write_cost
 from ecc.energy_models.systolic.array import SystolicArray
@@ -203,6 +204,14 @@ class SystolicCost:
 
     def __repr__(self) -> str:
         return f"SystolicCost({self.metric} {self.dense:.4g} {self.unit} dense, {self.source})"
+
+    def _repr_html_(self) -> str:
+        facts = [
+            ("dense", f"{self.dense:.4g} {self.unit}"),
+            ("of", self.source),
+            ("widths", f"{len(self.space)} groups, {sum(self.space.dense):,} channels"),
+        ]
+        return card(f"SystolicCost of {self.metric}: computed, not measured", facts)
 
 
 def _array(given: Mapping[str, Any]) -> SystolicArray:

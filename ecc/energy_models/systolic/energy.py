@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ecc.core.code import Stored
 from ecc.core.errors import InputError
+from ecc.core.markup import card
 from ecc.energy_models.systolic.account import LayerEnergy, layer_energy
 from ecc.energy_models.systolic.array import DATAFLOWS, Dataflow, SystolicArray
 from ecc.energy_models.systolic.dataflow import execute
@@ -81,6 +82,14 @@ class SystolicEnergy:
 
     def __repr__(self) -> str:
         return f"SystolicEnergy({self})"
+
+    def _repr_html_(self) -> str:
+        total = self.total
+        rows = [
+            [each.layer.name, each.layer.operator.kind, each.nonzeros, f"{each.total:.4g}", f"{each.total / total:.1%}"]
+            for each in self.layers
+        ]
+        return card(repr(self), header=["layer", "kind", "weights kept", f"total ({self.unit})", "share"], rows=rows)
 
     def table(self) -> pd.DataFrame:
         """A row per layer with what it takes and what for."""
