@@ -22,6 +22,7 @@ from torch import Tensor
 from ecc.core.cost import METRICS, as_vector
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields
+from ecc.core.markup import card
 from ecc.core.table import Provenance
 from ecc.core.widths import Widths, WidthSpace
 from ecc.energy_models.cost_files import metric_of, numbers, provenance_of, space_of, write_cost
@@ -260,6 +261,19 @@ class FittedCost(ABC):
     def __repr__(self) -> str:
         error = f", held-out MAPE {self.holdout['mape']:.1%}" if self.holdout else ""
         return f"{type(self).__name__}({self.metric} {self.dense:.4g} {self.unit} dense, {self.samples} rows{error})"
+
+    def _repr_html_(self) -> str:
+        place, held = self.provenance, self.holdout
+        value, low, high = self.reference
+        facts = [
+            ("dense", f"{value:.4g} {self.unit}, 95 % interval [{low:.4g}, {high:.4g}]"),
+            ("network", None if place is None else place.network),
+            ("device", None if place is None else f"{place.device}, {place.runtime}"),
+            ("fitted to", f"{self.samples} rows" if self.samples else None),
+            ("held-out error", None if not held else f"{held['mape']:.1%} (mean), {held['p95']:.1%} (95th percentile)"),
+            ("widths", f"{len(self.space)} groups, {sum(self.space.dense):,} channels"),
+        ]
+        return card(f"{type(self).__name__} of {self.metric}", facts)
 
 
 def ground_of(samples: Samples) -> dict[str, Any]:

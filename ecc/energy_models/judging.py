@@ -21,6 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ecc.core.errors import InputError
+from ecc.core.markup import card
 from ecc.core.problem import Progress
 from ecc.core.table import OperatorTable, ProfileTable
 from ecc.energy_models import bilinear
@@ -105,6 +106,23 @@ class Fit:
             f"Fit({self.form} {self.cost.metric}, {self.samples} samples, held-out MAPE {self.holdout['mape']:.1%}, "
             f"noise floor {floor}, 95 % interval covers {self.interval_coverage:.0%})"
         )
+
+    def _repr_html_(self) -> str:
+        held, floor = self.holdout, None if np.isnan(self.noise_floor) else f"{self.noise_floor:.1%}"
+        facts = [
+            ("held-out error", f"{held['mape']:.1%} (mean), {held['p95']:.1%} (95th percentile)"),
+            ("noise floor", floor or "unknown"),
+            ("MACs alone", f"{self.macs_only:.1%}"),
+            ("95 % intervals cover", f"{self.interval_coverage:.0%}"),
+            ("chosen because", self.chosen_because),
+            ("notes", "; ".join(self.notes)),
+        ]
+        rows = [
+            [each.form, f"left out: {each.left_out}" if each.mape is None else f"{each.mape:.1%}"]
+            for each in self.forms
+        ]
+        title = f"{self.form} model of {self.cost.metric}, {self.samples} rows"
+        return card(title, facts, ["form", "held-out error"], rows)
 
 
 def judge(
