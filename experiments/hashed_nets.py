@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -79,10 +79,14 @@ class Case:
     width: int
     epochs: int
     quick: bool
+    longer: str = ""  # what is said of other epochs than the usual ones
 
     @property
     def rounds(self) -> int:
         return 1 if self.quick else self.epochs
+
+    def lasting(self, epochs: int | None) -> Case:
+        return self if epochs is None else replace(self, epochs=epochs, longer=f", {epochs} epochs")
 
     def dense(self, seed: int, ratio: float) -> nn.Module:
         torch.manual_seed(seed)
@@ -209,16 +213,21 @@ def stages(case: Case, ratio: float, seed: int) -> Iterator[tuple[str, Stage]]:
     yield "multi-hash", MultiHash(lr=RATES["multi-hash"], **shared)
 
 
-def add_rows(records: Records, case: Case, ratio: float, seed: int, teacher: nn.Module | None) -> None:
+def add_rows(
+    records: Records, case: Case, ratio: float, seed: int, teacher: nn.Module | None, methods: Sequence[str] = ()
+) -> None:
     key = {"part": case.part, "data": case.data.name, "layers": case.layers, "ratio": ratio, "seed": seed}
     for method, stage in stages(case, ratio, seed):
-        named = method if teacher is None else f"{method}, distilled"
-        records.add({**key, "method": named}, partial(by_stage, case, stage, ratio, seed, teacher))
-    if teacher is None:
+        named = (method if teacher is None else f"{method}, distilled") + case.longer
+        if method in methods or not methods:
+            records.add({**key, "method": named}, partial(by_stage, case, stage, ratio, seed, teacher))
+    if teacher is None and not methods:
         records.add({**key, "method": "small dense"}, partial(small_dense, case, ratio, seed))
 
 
-def run_images(records: Records, cases: list[Case], ratios: list[float], seeds: int, distill: bool) -> None:
+def run_images(
+    records: Records, cases: list[Case], ratios: list[float], seeds: int, distill: bool, methods: Sequence[str] = ()
+) -> None:
     for seed in range(seeds):
         for case in cases:
             teacher = None
@@ -228,7 +237,7 @@ def run_images(records: Records, cases: list[Case], ratios: list[float], seeds: 
             key = {"part": case.part, "data": case.data.name, "layers": case.layers, "ratio": 1.0, "seed": seed}
             records.add({**key, "method": "dense"}, partial(trained_dense, case, seed, 8))
             for ratio in ratios:
-                add_rows(records, case, ratio, seed, teacher)
+                add_rows(records, case, ratio, seed, teacher, methods)
 
 
 def words_case(name: str, quick: bool) -> Case:
@@ -282,6 +291,8 @@ def main() -> None:
     parser.add_argument("--data", nargs="+")
     parser.add_argument("--work", type=Path, default=Path("hashed_nets"), help="folder of trained classifiers")
     parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--epochs", type=int, help="of the images' networks; the methods are named after them")
+    parser.add_argument("--methods", nargs="+", choices=("hashed", "multi-hash"), default=())
     parser.add_argument("--distill", action="store_true")
     parser.add_argument("--quick", action="store_true", help="one epoch; give --out too")
     options = parser.parse_args()
@@ -295,7 +306,8 @@ def main() -> None:
         names = options.data or ["rotated-mnist", "fashion-mnist"]
         cases = [perceptrons("depth", name, hidden, 500, options.quick) for name in names for hidden in (1, 3)]
         ratios = [64.0]
-    run_images(records, cases, options.ratios or ratios, options.seeds, options.distill)
+    cases = [case.lasting(options.epochs) for case in cases]
+    run_images(records, cases, options.ratios or ratios, options.seeds, options.distill, options.methods)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,16 @@ from stages_page import DOCS, FOLDER, made, spread
 
 __all__ = ["write_page"]
 
-HASHING = ("dense", "small dense", "hashed", "multi-hash")
+HASHING = ("dense", "small dense", "hashed", "hashed, 36 epochs", "multi-hash")
 SHRINKING = ("deepthin", "deepthin, fitted", "rank factorisation", "pruning", "dense", "hashed")
 COLOURS = dict(
     zip((*SHRINKING, "multi-hash", "product-quant", "small dense"), plt.get_cmap("tab10").colors, strict=False)
 )
-BARS = {("digits", 8, "hashed"): "≤ 1.55", ("digits", 64, "hashed"): "≤ 3.2"}
+BARS = {
+    ("digits", 8, "hashed"): "≤ 1.55",
+    ("digits", 8, "hashed, 36 epochs"): "≤ 1.55",
+    ("digits", 64, "hashed"): "≤ 3.2",
+}
 PUBLISHED = {  # an independent reproduction, tables of which the bars are made
     ("digits", 8, "hashed"): "1.52",
     ("digits", 64, "hashed"): "3.15",
