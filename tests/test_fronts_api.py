@@ -1,19 +1,30 @@
+import base64
+import hashlib
+import io
 import json
+import os
+import re
+import time
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from solver_toy import ResidualNet
 
 import ecc
 from ecc.api.compressing import compress
-from ecc.api.fronts import AXES, front_of
+from ecc.api.fronts import AXES, find_artefacts, front_of
 from ecc.api.recipe import Recipe
 from ecc.artefact import read
 from ecc.core.budget import Budget
 from ecc.core.errors import InputError
 from ecc.core.verdict import BudgetCheck
 from ecc.data.loading import load_data
+from ecc.fronts import Front, Fronts, Point
 from ecc.network.tracing import trace
+from ecc.report.front_page import render_fronts
+from ecc.report.front_table import front_csv
 from ecc.report.saving import save, write_front
 
 
@@ -82,30 +93,160 @@ def test_artefact_without_accuracy_is_refused(folders, tmp_path):
         front_of([blind], x="macs")
 
 
-def test_measurements_of_two_devices_are_not_mixed_but_counts_are(folders, tmp_path):
-    check = BudgetCheck("latency", 1e-3, 2e-3, 9e-4, 9e-4, 8e-4, 9.5e-4, True, 0.99, relative=True)
-    measured = {"budgets": [check.to_json()]}
-    here = copied(folders[0], tmp_path / "here", measured)
-    moved = copied(folders[1], tmp_path / "moved", measured | {"device": "Abacus", "device_fingerprint": "f" * 16})
-    with pytest.raises(InputError, match="different devices"):
-        front_of([here, moved], x="latency")
+def measured(latency, dense=2e-3, **changes):
+    """Changes of a manifest: a latency of that value, on a device."""
+    check = BudgetCheck(
+        "latency", dense / 2, dense, latency, latency, 0.9 * latency, 1.1 * latency, True, 0.99, relative=True
+    )
+    return {"budgets": [check.to_json()], "device": "Abacus", "device_fingerprint": "f" * 16, **changes}
+
+
+def test_devices_have_axes_of_their_own_and_counts_are_common(folders, tmp_path):
+    here = copied(folders[0], tmp_path / "here", measured(9e-4))
+    same = copied(folders[2], tmp_path / "same", measured(8e-4))
+    moved = copied(folders[1], tmp_path / "moved", measured(2e-2, 4e-2, device="Slide rule", device_fingerprint="0"))
+    first, second = front_of([here, moved, same], x="latency")
+    assert [(point.method, point.x) for point in first.points] == [
+        ("dense", 2e-3),
+        ("uniform", 9e-4),
+        ("magnitude", 8e-4),
+    ]
+    assert [(point.method, point.x) for point in second.points] == [("dense", 4e-2), ("uniform", 2e-2)]
+    assert (first.place["device"], second.place["device"]) == ("Abacus", "Slide rule")
+    (counted,) = front_of([here, moved, same], x="macs")
+    assert [point.method for point in counted.points] == [
+        "dense",
+        "uniform (for Abacus)",
+        "uniform (for Slide rule)",
+        "magnitude",
+    ]
     with pytest.raises(InputError, match="has no measured latency"):
         front_of([here, folders[1]], x="latency")
-    assert len(front_of([here, moved], x="macs").points) == 3
 
 
-def test_page_and_picture_are_written_side_by_side_and_again(folders, tmp_path):
+def test_what_was_measured_is_placed_by_its_ratio_to_the_dense_network(folders, tmp_path):
+    calm = copied(folders[0], tmp_path / "calm", measured(1e-3, 2e-3))
+    busy = copied(folders[1], tmp_path / "busy", measured(2e-3, 4e-3))
+    (front,) = front_of([calm, busy])
+    assert [point.x for point in front.points] == pytest.approx([3e-3, 1.5e-3, 1.5e-3])
+    assert front.points[1].x_high == pytest.approx(1.65e-3)
+
+
+@pytest.mark.parametrize("fact", ["data", "network", "fingerprint"])
+def test_other_data_and_networks_have_axes_of_their_own(folders, tmp_path, fact):
+    other = copied(folders[1], tmp_path / "other", {fact: "else"})
+    fronts = front_of([folders[0], other], x="macs")
+    assert [len(front.points) for front in fronts] == [2, 2]
+
+
+def test_settings_that_differ_name_methods_and_those_of_stages_name_budgets(folders, tmp_path):
+    epochs = json.loads((folders[0] / "manifest.json").read_text())["settings"]
+    longer = copied(folders[0], tmp_path / "longer", {"settings": epochs | {"epochs": 9, "seed": 1}, "seed": 1})
+    (front,) = front_of([*folders, longer], x="macs")
+    assert list(front.methods) == ["uniform (epochs 2)", "magnitude", "uniform (epochs 9)"]
+    stage = {"name": "codebook", "bytes": 9, "accuracy": 0.5, "seconds": 1.0, "choices": {}}
+    packed = [
+        copied(folders[0], tmp_path / f"{bits}", {"stages": [{**stage, "settings": {"bits": bits, "seed": bits}}]})
+        for bits in (3, 5)
+    ]
+    (front,) = front_of(packed, x="bytes")
+    assert list(front.methods) == ["uniform + codebook"]
+    assert [point.budget for point in front.points] == [
+        "no limit",
+        "macs ≤ 0.4 of dense and codebook.bits 3",
+        "macs ≤ 0.4 of dense and codebook.bits 5",
+    ]
+
+
+def test_seeds_of_a_budget_are_one_level_and_each_start_is_a_dense_point(folders, tmp_path):
+    again = copied(folders[0], tmp_path / "again", {"seed": 6, "weights": "fresh, seed 6", "accuracy": 0.5})
+    (front,) = front_of([folders[0], again], x="macs")
+    assert [(level.method, len(level.points)) for level in front.levels] == [("uniform", 2), ("dense", 2)]
+    assert [point.seed for point in front.points] == [5, 6, 5, 6]
+
+
+def test_folder_of_artefacts_is_searched_and_what_cannot_be_placed_is_told(folders, tmp_path):
+    sweep = tmp_path / "sweep"
+    (sweep / "jobs" / ".work").mkdir(parents=True)
+    copied(folders[0], sweep / "jobs" / "one", {})
+    copied(folders[1], sweep / "jobs" / "two", {})
+    copied(folders[2], sweep / "jobs" / "three", {"accuracy": None})
+    copied(folders[2], sweep / "jobs" / ".work" / "hidden", {})
+    (sweep / "jobs" / "failed").mkdir()
+    (sweep / "jobs" / "broken").mkdir()
+    (sweep / "jobs" / "broken" / "manifest.json").write_text("{")
+    (sweep / "again").symlink_to(sweep / "jobs")
+    assert [path.name for path in find_artefacts(sweep)] == ["broken", "one", "three", "two"]
+    fronts = front_of([sweep, sweep / "jobs" / "one", folders[2]], x="macs")
+    assert [point.method for point in fronts.points] == ["dense", "uniform", "uniform", "magnitude"]
+    assert [(Path(one.folder).name, "no accuracy" in one.reason) for one in fronts.left_out] == [
+        ("broken", False),
+        ("three", True),
+    ]
+    with pytest.raises(InputError, match="has no accuracy"):
+        front_of([sweep, sweep / "jobs" / "three"], x="macs")
+    with pytest.raises(InputError, match=r"none of 4 artefacts can be placed: .*JSON"):
+        front_of([sweep])
+    with pytest.raises(InputError, match=r"has no manifest\.json"):
+        front_of([sweep / "jobs" / "failed"])
+
+
+HOSTILE = '=1+1;"><script>alert(1)</script>,"x'
+
+
+def test_hostile_names_break_neither_page_nor_table(folders, tmp_path):
+    evil = copied(folders[0], tmp_path / '<b>,\n"evil', {"method": HOSTILE, "network": HOSTILE, "data": HOSTILE})
+    os.rename(evil, os.fsencode(tmp_path) + b'/<i>\xff,\n"')
+    fronts = front_of([tmp_path], x="macs")
+    written = write_front(fronts, tmp_path / "front.html")
+    html = written.page.read_text(encoding="utf-8")
+    assert "<script>alert" not in html
+    assert "<i>" not in html
+    assert html.count("<script") == 2
+    script = html.rpartition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html
+    assert "http" not in re.sub(r"http-equiv|http://www.w3.org/\S+", "", html)
+    rows = pd.read_csv(io.BytesIO(front_csv(fronts)))
+    assert len(rows) == 2
+    assert rows["method"][1].startswith("'=1+1;")
+    assert rows["label"][1].startswith("<i>")
+    json.dumps(fronts.to_json()).encode()
+
+
+def test_table_holds_every_point(folders):
+    fronts = front_of(folders, x="macs")
+    rows = pd.read_csv(io.BytesIO(front_csv(fronts)))
+    assert rows["x"].tolist() == [point.x for point in fronts.points]
+    assert rows["dominated"].tolist() == list(fronts.panels[0].dominated)
+    assert rows["network"].unique().tolist() == ["ResidualNet"]
+
+
+def test_two_thousand_points_are_quick():
+    points = [
+        Point(f"m{i % 5}", 1 + (i * 37 % 2000) / 700, (i * 61 % 1000) / 1000, i // 5 % 10, budget=f"x ≤ {i // 50}")
+        for i in range(2000)
+    ]
+    fronts = Fronts((Front(tuple(points), "latency", "s"),))
+    begin = time.process_time()
+    html = render_fronts(fronts)
+    assert time.process_time() - begin < 10  # a second or so; no figure per point is drawn
+    assert html.count("<circle") > 2000
+
+
+def test_page_and_pictures_are_written_side_by_side_and_again(folders, tmp_path):
     front = front_of(folders, x="macs")
     with pytest.raises(InputError, match=r"the folder .* does not exist; make it"):
         write_front(front, tmp_path / "deep" / "front.html")
     (tmp_path / "deep").mkdir()
-    page, picture = write_front(front, tmp_path / "deep" / "front.html")
-    first = picture.read_bytes()
-    assert first.startswith(b"\x89PNG")
-    assert picture.parent == page.parent == tmp_path / "deep"
-    assert write_front(front, page) == (page, picture)
-    assert picture.read_bytes() == first
-    assert sorted(path.name for path in page.parent.iterdir()) == ["front-front.png", "front.html"]
+    written = write_front(front, tmp_path / "deep" / "front.html")
+    first = written.picture.read_bytes(), written.drawing.read_bytes(), written.page.read_bytes()
+    assert first[0].startswith(b"\x89PNG")
+    assert first[1].startswith(b"<svg")
+    assert write_front(front, written.page) == written
+    assert (written.picture.read_bytes(), written.drawing.read_bytes(), written.page.read_bytes()) == first
+    names = sorted(path.name for path in written.page.parent.iterdir())
+    assert names == ["front-front.png", "front-front.svg", "front.html"]
 
 
 @pytest.mark.parametrize("place", [".", "file/front.html"])

@@ -21,8 +21,11 @@ from oracles import simulated_profile
 from ecc.core.errors import InputError
 from ecc.core.verdict import BudgetCheck
 from ecc.energy_models.judging import Fit, judge
-from ecc.fronts import Front, Point
+from ecc.fronts import Front, Fronts, LeftOut, Point
 from ecc.report import figures
+from ecc.report.front_drawing import SYMBOLS
+from ecc.report.front_figures import FAINT, fronts_figure, look_of
+from ecc.report.front_page import render_fronts
 from ecc.report.page import Report, pictures, render
 from ecc.report.style import COLOURS, MARKERS, plain, quantity, scale, to_png, to_svg
 
@@ -221,8 +224,8 @@ def test_a_group_that_is_not_named_is_dense() -> None:
     assert [text.get_text() for text in ax.texts] == ["4 / 4", "2 / 8"]
 
 
-def test_the_front_shows_points_intervals_and_what_is_dominated() -> None:
-    (ax,) = figures.front(a_front()).axes
+def test_the_front_shows_means_intervals_and_what_is_dominated() -> None:
+    (ax,) = fronts_figure(Fronts((a_front(),))).axes
     assert ax.get_xlabel() == "latency (ms)"
     (step,) = (line for line in ax.lines if line.get_drawstyle() == "steps-post")  # what a budget of x buys
     assert step.get_xydata().tolist() == [[pytest.approx(2.0), 0.97], [pytest.approx(4.0), 0.99]]  # type: ignore[union-attr]
@@ -231,18 +234,74 @@ def test_the_front_shows_points_intervals_and_what_is_dominated() -> None:
     ((interval,),) = (bar.get_segments() for bar in admm[2])  # type: ignore[index, union-attr]
     assert interval[:, 0].tolist() == pytest.approx([1.9, 2.2])
     assert not uniform.has_xerr  # type: ignore[attr-defined]
-    assert [line[0].get_alpha() for line in (admm, uniform, dense)] == [1.0, 0.45, 1.0]  # type: ignore[index]
+    assert [line[0].get_alpha() for line in (admm, uniform, dense)] == [1.0, FAINT, 1.0]  # type: ignore[index]
     looks = {(line[0].get_marker(), to_hex(line[0].get_color())) for line in (admm, uniform, dense)}  # type: ignore[index]
     assert len({marker for marker, _ in looks}) == len({colour for _, colour in looks}) == 3
 
 
+def test_seeds_are_small_points_and_their_mean_has_the_interval() -> None:
+    seeds = [Point("admm", 1.0 + i / 100, accuracy, i, budget="x") for i, accuracy in enumerate((0.90, 0.92, 0.97))]
+    front = Front((*seeds, Point("dense", 4.0, 0.99)), "macs")
+    (ax,) = fronts_figure(Fronts((front,))).axes
+    (runs,) = (found for found in ax.collections if len(found.get_offsets()) == 3)  # type: ignore[arg-type]
+    assert np.asarray(runs.get_offsets())[:, 1].tolist() == [0.90, 0.92, 0.97]
+    mean = ax.containers[0]
+    assert mean[0].get_xydata().tolist() == [[pytest.approx(1.01), pytest.approx(0.93)]]  # type: ignore[index, union-attr]
+    across, up = (bar.get_segments()[0] for bar in mean[2])  # type: ignore[index, union-attr]
+    (level,) = [level for level in front.levels if level.method == "admm"]
+    assert up[:, 1].tolist() == pytest.approx([level.accuracy.low, level.accuracy.high])
+    assert across[:, 0].tolist() == pytest.approx([level.x.low, level.x.high])
+
+
 def test_a_front_of_many_methods_and_of_one_point_is_drawn() -> None:
-    points = tuple(Point(f"method {i}", 1.0 + i, 0.5 + i / 100, i) for i in range(20))
-    assert to_png(figures.front(Front(points, "bytes", "B"))).startswith(b"\x89PNG")
-    alone = figures.front(Front((Point("admm", 0.5, 0.9, x_low=0.4, x_high=float("inf")),), "latency"))
-    assert alone.axes[0].get_xlabel() == "latency"
-    assert to_png(alone).startswith(b"\x89PNG")
-    assert len(set(COLOURS)) == len(set(MARKERS)) == len(COLOURS) == len(MARKERS)
+    points = tuple(Point(f"method {i}", 10.0**i, 0.5 + i / 100, i) for i in range(20))
+    many = Front(points, "bytes", "B")
+    assert to_png(fronts_figure(Fronts((many, a_front(), many)))).startswith(b"\x89PNG")
+    assert fronts_figure(Fronts((many,))).axes[0].get_xscale() == "log"
+    assert len({look_of(i) for i in range(64)}) == 64
+    alone = Fronts((Front((Point("admm", 0.5, 0.9, x_low=0.4, x_high=float("inf")),), "latency"),))
+    assert fronts_figure(alone).axes[0].get_xlabel() == "latency"
+    assert to_png(fronts_figure(alone)).startswith(b"\x89PNG")
+    for fronts in (alone, Fronts((many, a_front()))):
+        page = Page(render_fronts(fronts))
+        assert page.tags.count("circle") + page.tags.count("use") >= len(fronts.points)
+    assert len(set(COLOURS)) == len(set(MARKERS)) == len(COLOURS) == len(MARKERS) == len(SYMBOLS) - 1
+
+
+def test_the_page_of_fronts_says_what_is_claimed_and_no_more() -> None:
+    points = [
+        Point(method, x, 0.9 + gain + seed / 500 + noise * (seed == 1), seed, budget=f"x ≤ {x}")
+        for method, gain, noise in (("good", 0.05, 0.001), ("bad", 0.0, 0.0), ("shaky", 0.001, 0.05))
+        for seed in range(4)
+        for x in (0.5, 1.0)
+    ]
+    fronts = Fronts((Front(tuple(points), "latency", "s"),), (LeftOut("lost", "has no accuracy"),))
+    text = Page(render_fronts(fronts)).text
+    assert "1 of the 3 pairs of methods differ at equal budgets" in text
+    for said in (
+        "good is more accurate than bad between 500 ms and 1.00 s, by 5.03 points [4.95, 5.10] (4 seeds; p < 0.001",
+        "bad and shaky are not distinguishable between 500 ms and 1.00 s: −1.35 points [−5.33, +2.63] (4 seeds",
+    ):
+        assert said in text
+    assert "lost: has no accuracy" in text
+    assert "nan" not in text.lower().replace("dominant", "")
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ([Point("a", 1.0, 0.5, 0)], "There is one method, so nothing is compared."),
+        ([Point("a", 1.0, 0.5, 0), Point("b", 1.0, 0.6, 0)], "one seed tells nothing of the spread"),
+        ([Point("a", 1.0, 0.5, 0), Point("b", 1.0, 0.6, 1)], "they have no seed in common"),
+        ([Point(f"m{i}", 1.0, 0.5, 0) for i in range(30)], "30 methods are too many to compare in pairs"),
+        (
+            [Point("a", x, y, seed) for x, y, seed in ((1, 0.5, 0), (2, 0.6, 0), (1, 0.4, 1))],
+            "a has fewer points of seed 1",
+        ),
+    ],
+)
+def test_what_few_points_say_is_told(points: list[Point], said: str) -> None:
+    assert said in Page(render_fronts(Fronts((Front(tuple(points), "macs", "MAC"),)))).text
 
 
 def test_history_shows_what_the_frame_holds_and_no_more() -> None:

@@ -103,17 +103,17 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
             yield from _below(path, depth + 1)
 
 
-def _all_of(folders: Sequence[str | Path]) -> Iterator[tuple[Path, bool]]:
+def _all_of(folders: Sequence[str | Path]) -> list[tuple[Path, bool]]:
     """Each artefact once, and whether it was named itself."""
-    seen: set[Path] = set()
+    found: dict[Path, tuple[Path, bool]] = {}
     for given in folders:
         folder = Path(given).expanduser()
         inside = find_artefacts(folder) if folder.is_dir() and not (folder / _MANIFEST).exists() else []
         for path in inside or [folder]:  # a folder without any is refused as it is read
             place = path.resolve()
-            if place not in seen:
-                seen.add(place)
-                yield path, not inside
+            before, named = found.get(place, (path, False))
+            found[place] = (before, named or not inside)
+    return list(found.values())
 
 
 def _place(artefact: Artefact, x: str) -> _Placed:
@@ -163,8 +163,17 @@ def _place_of(one: _Placed) -> dict[str, str]:
     place = {"network": manifest.network, "data": manifest.data}
     if one.check is not None and not one.check.source:
         device, _, runtime, threads, batch = _device(manifest)
-        place |= {"device": device, "runtime": runtime, "threads": threads if threads != "0" else "", "batch": batch}
+        place |= {
+            "device": device,
+            "runtime": runtime,
+            "threads": _counted(threads, "thread") if threads != "0" else "",
+            "batch": f"batch {batch}" if batch else "",
+        }
     return {name: _printable(text) for name, text in place.items()}
+
+
+def _counted(number: str, noun: str) -> str:
+    return f"{number} {noun}{'' if number == '1' else 's'}"
 
 
 def _dense_x(group: Sequence[_Placed], x: str) -> float | None:

@@ -1,8 +1,8 @@
 """Curves: a method's accuracy as a function of the budget.
 
-Between two networks of one seed that are not dominated the accuracy is interpolated linearly; below the cheapest of
-them there is none, and beyond the costliest none is claimed either. Points of other seeds never help: what a seed
-reaches is what one run of the method reaches.
+Between two networks of one seed that are not dominated the accuracy is interpolated linearly, and it stays what it was
+from the best one to the costliest. Below the cheapest there is none, and beyond the costliest none is claimed. Points
+of other seeds never help: what a seed reaches is what one run of the method reaches.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Curve:
 
     Attributes:
         x: Rising costs, shape (n,).
-        accuracy: Accuracy at them, rising, shape (n,).
+        accuracy: Accuracy at them, never falling, shape (n,).
     """
 
     x: Floats
@@ -36,9 +36,14 @@ class Curve:
     @classmethod
     def through(cls, points: Iterable[Point]) -> Curve:
         """The curve of one seed's points."""
-        best = non_dominated(tuple(points))
+        points = tuple(points)
+        best = non_dominated(points)
         x, first = np.unique([point.x for point in best], return_index=True)
-        return cls(x, np.array([point.accuracy for point in best])[first])
+        accuracy = np.array([point.accuracy for point in best])[first]
+        costliest = max(point.x for point in points)
+        if costliest > x[-1]:  # who may spend that much takes the best of the cheaper ones
+            x, accuracy = np.append(x, costliest), np.append(accuracy, accuracy[-1])
+        return cls(x, accuracy)
 
     def at(self, x: float) -> float:
         """Accuracy at a cost; that of the nearer end where x lies beyond."""

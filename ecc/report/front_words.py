@@ -33,7 +33,8 @@ def sentence(comparison: Comparison, unit: str = "") -> str:
             why = " once all comparisons are counted"
         return f"{first} and {second} are not distinguishable {where}{why}: {points_between(difference)} ({tested})."
     better, other, sign = (first, second, 1) if comparison.verdict is Verdict.FIRST else (second, first, -1)
-    return f"{better} is more accurate than {other} {where}, by {points_between(difference, sign)} ({tested})."
+    by = points_between(difference, sign).replace("+", "")
+    return f"{better} is more accurate than {other} {where}, by {by} ({tested})."
 
 
 def claims(front: Front) -> list[str]:
