@@ -162,9 +162,10 @@ class LocalEngine:
 
     def _listen(self, worker: _Worker) -> None:
         """Put what a worker says in the queue; None when it has ended."""
-        for line in _stream(worker.process.stdout):
-            with suppress(ValueError):
-                self._said.put((worker, json.loads(line)))
+        with _stream(worker.process.stdout) as lines:
+            for line in lines:
+                with suppress(ValueError):
+                    self._said.put((worker, json.loads(line)))
         worker.process.wait()
         self._said.put((worker, None))
 
@@ -200,6 +201,8 @@ class LocalEngine:
     def _bury(self, worker: _Worker, waiting: deque[tuple[Unit, int]]) -> Event | None:
         """A worker has died: its unit is tried again, or ends."""
         del self._alive[worker.number]
+        with suppress(OSError):
+            _stream(worker.process.stdin).close()
         how, unit = _how_ended(worker.process.returncode), worker.unit
         if unit is None:
             self._failed_starts += not worker.ready
