@@ -137,7 +137,10 @@ class Plan:
         }
         staged = (f"../staged/{chain.name}/{job.id}" for chain in self.file.chains)
         names = (job.id, *staged, f"{job.id}.error.txt", f"{job.id}.json")  # its record last
-        reads = (own.get("weights", ""), *(cost for cost in job.costs if not cost.startswith(SYSTOLIC_PREFIX)))
+        reads = (
+            own.get("weights", ""),
+            *filter(os.path.isabs, (cost.removeprefix(SYSTOLIC_PREFIX) for cost in job.costs)),
+        )
         return self._unit(folder, job.id, entry, device, description, reads=reads, writes=("jobs", names))
 
     def _unit(
