@@ -15,8 +15,8 @@ test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/test.stamp
-	$(BIN)/ruff check ecc tests experiments
-	$(BIN)/ruff format --check ecc tests experiments
+	$(BIN)/ruff check ecc tests experiments examples docs/hooks.py
+	$(BIN)/ruff format --check ecc tests experiments examples docs/hooks.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
