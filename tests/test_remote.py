@@ -50,8 +50,11 @@ def test_where_the_folder_is_the_same_nothing_travels(unit):
     assert "process" in worker["worker"]
     assert ended == {"value": {"input": unit.description["input"], "artefact": f"{unit.root}/out"}}
     assert (Path(unit.root) / "out" / "copy").read_bytes() == b"content"
-    sign.take_down()
+    later = Sign.put_up(Path(unit.root))  # the first one was killed
+    assert later.seen
     assert not sign.seen
+    later.take_down()
+    assert not list(Path(unit.root).glob(".*"))
 
 
 def test_elsewhere_results_come_back_and_nothing_is_left(unit, tmp_path, monkeypatch):

@@ -95,7 +95,8 @@ def _usual_folder(plan: Plan) -> Path:
 def _engine(arguments: argparse.Namespace, plan: Plan, ledger: Ledger, device: str) -> Engine:
     threads = plan.file.threads
     if arguments.engine == "ray":
-        given = {"address": arguments.address, "workers": arguments.workers}
+        cores = arguments.workers and arguments.workers * threads
+        given = {"address": arguments.address, "workers": cores}
         settings = replace(plan.file.ray, **{name: value for name, value in given.items() if value is not None})
         return RayEngine(settings, ledger.logs)
     if arguments.address is not None:
@@ -109,7 +110,7 @@ def _sweep(arguments: argparse.Namespace, plan: Plan, ledger: Ledger, device: st
     shown = SweepTable(ledger, progress, quiet=arguments.quiet)
     try:
         return sweep(plan, ledger, _engine(arguments, plan, ledger, device), _WORK, device=device, watch=shown)
-    except KeyboardInterrupt:
+    except (Interrupted, KeyboardInterrupt):
         shown.close()
         raise Interrupted(
             f"interrupted; {ledger.done_of(plan)} of {len(plan.jobs)} jobs are done, and the state of those that "

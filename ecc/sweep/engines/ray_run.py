@@ -93,7 +93,7 @@ class Run:
         ray = the_ray()
         root = next((unit.root for unit, _ in self.waiting if unit.root), "")
         if root:
-            shutil.rmtree(Path(root) / _INCOMING, ignore_errors=True)
+            shutil.rmtree(Path(root) / _INCOMING, ignore_errors=True)  # of a run that was killed
             self.sign = Sign.put_up(Path(root))
         looked = 0.0
         try:

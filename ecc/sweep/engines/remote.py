@@ -45,11 +45,13 @@ class Sign:
 
     @classmethod
     def put_up(cls, folder: Path) -> Sign:
-        """Make one in a folder.
+        """Make one in a folder; any that a program left there that was killed goes.
 
         Raises:
             OSError: If it cannot be written.
         """
+        for old in folder.glob(".*.sign"):
+            old.unlink(missing_ok=True)
         text = secrets.token_hex(16)
         path = folder / f".{text[:8]}.sign"
         path.write_text(text, encoding="ascii")
