@@ -1,12 +1,16 @@
-"""Forms: the kinds of cost model that can be fitted to a profile, by name, the simplest first."""
+"""Forms: the kinds of cost model that can be fitted to a profile, by name, the simplest first.
+
+Installed packages may add to them: entry points of the group ``ecc.forms``, each a Form.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from typing import Any
 
 from ecc.core.errors import InputError
+from ecc.core.parts import Parts
 from ecc.core.table import OperatorTable
 from ecc.energy_models import bilinear, composition, factored, mlp, staircase
 from ecc.energy_models.additive import AdditiveCost
@@ -73,7 +77,14 @@ def _fit_additive(samples: Samples, options: Options) -> AdditiveCost:
     return composition.fit_samples(samples, options.operators, options.learnt)
 
 
-FORMS: Mapping[str, Form] = MappingProxyType(
+def _as_form(name: str, found: Any) -> Form:
+    if not isinstance(found, Form) or found.cost.form != name:
+        raise InputError(f"form {name!r} must be a Form whose cost has the form {name!r}, got {found!r:.80}")
+    return found
+
+
+FORMS: Mapping[str, Form] = Parts(
+    "ecc.forms",
     {
         MACS: Form(
             BilinearCost,
@@ -106,7 +117,8 @@ FORMS: Mapping[str, Form] = MappingProxyType(
             "the sum of what the network's operators cost alone, corrected by rows; needs --operators",
             needs_operators=True,
         ),
-    }
+    },
+    _as_form,
 )
 """The fitted forms by name; of two that predict equally well the earlier one is preferred."""
 

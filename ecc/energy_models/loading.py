@@ -11,14 +11,13 @@ from ecc.core.errors import InputError
 from ecc.core.fields import DAMAGED, Fields
 from ecc.energy_models.cost_files import read_cost
 from ecc.energy_models.counting import CountCost
-from ecc.energy_models.forms import FORMS
+from ecc.energy_models.forms import FORMS, MACS
 from ecc.energy_models.systolic.cost import SystolicCost
 
 __all__ = ["load_cost"]
 
 _READERS: Mapping[str, Callable[[Fields], CostModel]] = MappingProxyType(
     {
-        **{form.cost.form: form.cost.from_fields for form in FORMS.values()},
         "count": CountCost.from_fields,
         "systolic": SystolicCost.from_fields,
     }
@@ -32,11 +31,12 @@ def load_cost(path: str | Path) -> CostModel:
         InputError: If the file is missing, damaged or of a form that this program does not know.
     """
     form, fields = read_cost(path)
-    if form not in _READERS:
-        known = ", ".join(sorted(_READERS))
+    if form not in _READERS and form not in FORMS:
+        known = ", ".join(sorted({*_READERS, *FORMS} - {MACS}))
         raise InputError(f"cost model {str(path)!r} has the form {form!r}; this program reads {known}")
+    read = _READERS[form] if form in _READERS else FORMS[form].cost.from_fields
     try:
-        return _READERS[form](fields)
+        return read(fields)
     except InputError as error:
         where = f"cost model {str(path)!r}"
         problem = str(error).removesuffix(DAMAGED)

@@ -1,11 +1,17 @@
-"""STAGES: every secondary stage by the name it has on the command line; the one list that the api and it read."""
+"""STAGES: every secondary stage by the name it has on the command line; the one list that the api and it read.
+
+Installed packages may add to it: entry points of the group ``ecc.stages``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
+from dataclasses import is_dataclass
+from typing import Any
 
 from ecc.core.code import Stage
+from ecc.core.errors import InputError
+from ecc.core.parts import Parts
 from ecc.stages.codebook import Codebook
 from ecc.stages.deep_compression import DeepCompression
 from ecc.stages.deepthin import DeepThin
@@ -23,7 +29,15 @@ from ecc.stages.svd import Svd
 
 __all__ = ["STAGES"]
 
-STAGES: Mapping[str, type[Stage]] = MappingProxyType(
+
+def _as_stage(name: str, found: Any) -> type[Stage]:
+    if not (isinstance(found, type) and is_dataclass(found) and callable(getattr(found, "encode", None))):
+        raise InputError(f"stage {name!r} must be a frozen dataclass with a method encode, got {found!r:.80}")
+    return found
+
+
+STAGES: Mapping[str, type[Stage]] = Parts(
+    "ecc.stages",
     {
         "fold": Fold,
         "svd": Svd,
@@ -40,6 +54,7 @@ STAGES: Mapping[str, type[Stage]] = MappingProxyType(
         "half": Half,
         "huffman": Huffman,
         "entropy": Entropy,
-    }
+    },
+    _as_stage,
 )
 """Frozen dataclasses whose fields are the stage's options; in the order in which stages make sense."""
