@@ -1,6 +1,8 @@
 """Job files: every mistake is named with its line before anything runs, and ids of jobs stay."""
 
+import re
 import tomllib
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -8,11 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sweep_cases import write_job
 
+from ecc.api.stage_options import stages_of
+from ecc.api.weight_recipe import recipe_of
 from ecc.core.errors import InputError
 from ecc.sweep.checking import checked
 from ecc.sweep.lines import lines_of
 from ecc.sweep.plan import plan_of
 from ecc.sweep.reading import read_job_file
+from ecc.zoo.loading import load_model
+
+_JOBS = sorted((Path(__file__).parents[1] / "experiments" / "jobs").glob("*.toml"))
 
 _DOCUMENT = """\
 # values are the lines that they stand on
@@ -209,8 +216,6 @@ npu = "systolic:no"
         (24, "no.json"),
         (25, "no"),
     ]
-    import re
-
     for line, text in expected:
         assert any(one.startswith(f"line {line}: ") and re.search(text, one) for one in told), (line, text, told)
     assert len(told) == len(expected), told
@@ -266,3 +271,22 @@ def test_one_seed_of_everything_comes_before_the_next(tmp_path):
     jobs = plan_of(read_job_file(path), metrics={}).jobs
     assert [job.seed for job in jobs] == [7] * 4 + [2] * 4
     assert [job.budgets.label for job in jobs[:2]] == ["macs=0.5", "macs=0.25"]
+
+
+def test_the_example_of_the_guide_is_a_job_file(tmp_path):
+    guide = (Path(__file__).parents[1] / "docs" / "sweeps.md").read_text()
+    (tmp_path / "digits.toml").write_text(guide.split("```toml\n")[1].split("```")[0])
+    file = read_job_file(tmp_path / "digits.toml")
+    jobs = plan_of(file, metrics={str(tmp_path / "latency.json"): "latency"}).jobs
+    assert len(jobs) == 3 * 3 * 4
+    assert {job.method for job in jobs} == {"admm", "uniform", "admm, stiff"}
+    assert {job.costs for job in jobs} == {(str(tmp_path / "latency.json"),)}
+    stages_of(file.chains[0].apply, dict(file.chains[0].options))
+    for method in file.methods:
+        recipe_of(method.method, options=method.options, **method.settings)
+    load_model(file.networks[0].model, file.networks[0].options)
+
+
+@pytest.mark.parametrize("path", _JOBS, ids=[path.stem for path in _JOBS])
+def test_job_files_of_the_experiments_are_read(path):
+    assert plan_of(read_job_file(path), metrics={}).jobs

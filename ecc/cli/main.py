@@ -44,7 +44,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "sweep": ("ecc.cli.sweep", "Methods × budgets × seeds of one job file, on all cores, and the front of them."),
         "export": ("ecc.cli.export", "The network of an artefact as ONNX, pt2 or a state dict, run and compared."),
         "front": ("ecc.cli.fronts", "Compare finished compressions: page, figure, hypervolume, pairs of methods."),
-        "inspect": ("ecc.cli.results", "What is in a profile store, a cost model or an artefact."),
+        "inspect": ("ecc.cli.results", "What is in a profile store, a cost model, an artefact or a sweep."),
         "completion": ("ecc.cli.completion", "Let Tab complete commands, options and names: a script for your shell."),
     }
 )

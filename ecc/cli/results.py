@@ -18,8 +18,10 @@ from ecc.cli.costs import cost_text, inspect_cost
 from ecc.cli.packing import tensors_text
 from ecc.cli.progress import ProgressLine
 from ecc.cli.stores import add_exports, exports_given, inspect_store, store_text
+from ecc.cli.sweep_table import sweep_text
 from ecc.cli.tables import table
 from ecc.core.errors import InputError
+from ecc.sweep.ledger import PLAN, Ledger
 
 __all__ = ["COMMANDS"]
 
@@ -28,7 +30,9 @@ _LONGEST = 100  # characters of a value in the summary of inspect
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="profile store, cost model, artefact folder or weights.ecz")
+    parser.add_argument(
+        "file", metavar="FILE", help="profile store, cost model, artefact folder, folder of a sweep or weights.ecz"
+    )
     add_exports(parser)
 
 
@@ -44,6 +48,9 @@ def _inspect(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     if store:
         value = inspect_store(path, arguments)
         return Outcome(value, store_text(path, value))
+    if (path / PLAN).is_file():
+        value = Ledger(path.resolve()).told()
+        return Outcome(value, sweep_text(value))
     if path.is_dir():
         value = inspect_artefact(path)
         layers = layers_in(read_artefact(path))

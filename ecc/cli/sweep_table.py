@@ -6,9 +6,10 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ecc.cli.progress import ProgressLine
+from ecc.cli.tables import Tone, table, toned
 from ecc.cli.text import percent
 from ecc.sweep.beacon import Stage
 from ecc.sweep.ledger import Ledger, Record
@@ -17,7 +18,7 @@ from ecc.sweep.sweeping import Running
 if TYPE_CHECKING:
     from rich.live import Live
 
-__all__ = ["SweepTable", "verdict"]
+__all__ = ["SweepTable", "sweep_text", "verdict"]
 
 _REDRAW_S = 0.4
 _WORDS = {"jobs": "job", "dense": "dense network"}
@@ -132,6 +133,20 @@ def verdict(record: Record) -> str:
         return score
     words = {True: "budgets met", False: "budget missed", None: "not measured"}[record.met]
     return f"{score}, {words}" if score else words
+
+
+def sweep_text(value: Mapping[str, Any]) -> str:
+    """What ``Ledger.told`` says, for people."""
+    rows = []
+    for job in value["plan"]:
+        record = None if job["record"] is None else Record.of_fields(job["record"])
+        words = "to do" if record is None else verdict(record)
+        name = " on ".join(filter(None, (job["network"], job["device"])))
+        tone: Tone = "faint" if record is None else "good" if record.done and record.met is not False else "bad"
+        rows.append([name, job["method"], " ".join(job["budgets"]), str(job["seed"]), toned(words, tone)])
+    left = value["jobs"] - value["done"] - value["failed"]
+    counts = f"{value['done']} of {value['jobs']} jobs done, {value['failed']} failed, {left} to do"
+    return f"{table(['network', 'method', 'budgets', 'seed', 'state'], rows)}\n\n{counts}"
 
 
 def _plural(word: str, count: int) -> str:

@@ -28,7 +28,7 @@ from typing import Any
 from ecc.api.describing import environment
 from ecc.artefact import read as read_artefact
 from ecc.core.errors import EccError, InputError, UnavailableError
-from ecc.core.fields import parse_object
+from ecc.core.fields import Fields, parse_object
 from ecc.sweep.plan import Plan
 
 __all__ = ["DONE", "FAILED", "PLAN", "Ledger", "Record", "write_whole"]
@@ -82,16 +82,25 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """As the ledger keeps it."""
-        return asdict(self) | {"budgets": [dict(each) for each in self.budgets]}
+        return asdict(self) | {"budgets": [dict(each) for each in self.budgets], "staged": dict(self.staged)}
 
     @classmethod
     def from_json(cls, content: bytes, where: str) -> Record:
+        """The record in a file.
+
+        Raises:
+            InputError: If it is none.
+        """
+        return cls.of_fields(parse_object(content, where), where)
+
+    @classmethod
+    def of_fields(cls, value: Fields | Mapping[str, Any], where: str = "record") -> Record:
         """The inverse of ``to_json``.
 
         Raises:
             InputError: If it is none.
         """
-        fields = parse_object(content, where)
+        fields = value if isinstance(value, Fields) else Fields(dict(value), where)
         status, staged = fields.text("status"), fields.inner("staged")
         if status not in (DONE, FAILED):
             raise InputError(f"{where} has the status {status!r:.80}; remove it to run its job again")
@@ -253,6 +262,35 @@ class Ledger:
             budgets=tuple(check.to_json() for check in manifest.budgets),
             seconds=manifest.seconds,
         )
+
+    def told(self) -> dict[str, Any]:
+        """What the folder says of its sweep: the plan, with the record of each job in its place.
+
+        Raises:
+            InputError: If it holds no sweep.
+        """
+        file = self.folder / PLAN
+        try:
+            fields = parse_object(file.read_bytes(), str(file))
+        except OSError as error:
+            raise InputError(f"{str(self.folder)!r} holds no sweep: {error.strerror}") from error
+        if fields.text("schema") != _SCHEMA:
+            raise InputError(f"{file} is of another version of this program; run the sweep again with --resume")
+        jobs = [Fields(each, f"a job of {file}") for each in fields.items("jobs")]
+        records = self.records(job.text("id") for job in jobs)
+        told = []
+        for job in jobs:
+            record = records.get(id := job.text("id"))
+            names = {name: job.text(name) for name in ("network", "device", "method")}
+            own = {"id": id, **names, "budgets": list(job.texts("budgets")), "seed": job.whole("seed")}
+            told.append({**own, "record": None if record is None else record.to_json()})
+        return {
+            "sweep": fields.text("name"),
+            "jobs": len(told),
+            "done": sum(record.done for record in records.values()),
+            "failed": sum(not record.done for record in records.values()),
+            "plan": told,
+        }
 
     def write(self, record: Record, part: str = "jobs", *, trace: str = "") -> None:
         """Keep a record; a traceback goes beside that of a failed job.
