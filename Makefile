@@ -1,12 +1,13 @@
 # make demo   the whole story on embedded data
 # make test   the whole test suite
 # make lint   ruff, mypy, import directions
+# make results-small   the small studies again, beside what is published: half an hour on two cores
 # make docs   the site, into site/; opens from disk
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint results-small docs clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/ecc demo $(ARGS)
@@ -22,6 +23,9 @@ lint: $(VENV)/test.stamp
 
 docs: $(VENV)/docs.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean --quiet $(ARGS)
+
+results-small: $(VENV)/test.stamp
+	$(BIN)/python experiments/results_small.py $(ARGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
