@@ -38,12 +38,18 @@ class Records:
 
     def add(self, key: Mapping[str, Any], measure: Callable[[], Row]) -> None:
         """Measure what the key names, unless it is there."""
-        wanted = tuple(str(key[name]) for name in self.keys)
-        if wanted in self._known:
+        if self.holds(key):
             return
         self.rows.append({**key, **measure(), **environment()})
-        self._known.add(wanted)
+        self._known.add(self._named(key))
         pd.DataFrame(self.rows).to_csv(self.path, index=False)
+
+    def holds(self, key: Mapping[str, Any]) -> bool:
+        """Whether what the key names is there."""
+        return self._named(key) in self._known
+
+    def _named(self, key: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(str(key[name]) for name in self.keys)
 
 
 def environment() -> Row:

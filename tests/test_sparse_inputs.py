@@ -12,7 +12,7 @@ from torch import nn
 from ecc.core.errors import InputError
 from ecc.stages.execution import kernels as kernels_module
 from ecc.stages.execution import sparse_inputs
-from ecc.stages.execution.kernels import add_asked, add_fan_out, kernels, suit
+from ecc.stages.execution.kernels import add_fan_out, fill_asked, kernels, suit
 from ecc.stages.execution.sparse_inputs import SparseInputLinear, fan_out
 
 
@@ -61,8 +61,10 @@ def test_the_loops_are_right_before_they_are_compiled_and_beyond_one_piece(monke
     add_fan_out(x, weight, found)
     np.testing.assert_allclose(found, x @ weight + bias)
     rows = np.array([4, 4, 0, 12, 7, 1])
-    asked = np.zeros((3, 6))
-    add_asked(x, np.ascontiguousarray(weight.T), rows, asked)
+    asked, turned = np.full((3, 6), np.nan), np.ascontiguousarray(weight.T)
+    fill_asked(x, turned, bias, rows, asked)
+    np.testing.assert_allclose(asked, (x @ weight + bias)[:, rows])
+    fill_asked(x, turned, bias[:0], rows, asked)
     np.testing.assert_allclose(asked, (x @ weight)[:, rows])
 
 
@@ -114,8 +116,8 @@ def test_inputs_that_are_not_row_by_row_in_memory_are_taken():
     torch.manual_seed(0)
     layer, x = nn.Linear(30, 11), torch.randn(30, 4).relu().t()
     torch.testing.assert_close(SparseInputLinear(layer)(x), layer(x).detach())
-    assert suit(x.contiguous())
-    assert not suit(x)
+    assert suit(x.contiguous(), layer.weight)
+    assert not suit(x, layer.weight)
 
 
 def test_gradients_reach_the_input():

@@ -83,13 +83,14 @@ class AskedLinear(nn.Module):
         """Shape (batch, in_features) → (batch, n)."""
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
             return F.linear(x, self.weight[index], None if self.bias is None else self.bias[index])
-        weight, compiled = self.weight.detach(), kernels()
-        bias = None if self.bias is None else self.bias.detach().index_select(0, index)
-        if compiled is None or len(x) > _MOST_ROWS or not suit(x := x.detach().contiguous(), weight):
+        x, weight, compiled = x.detach(), self.weight.detach(), kernels()
+        bias = None if self.bias is None else self.bias.detach()
+        if compiled is None or len(x) > _MOST_ROWS or not suit(x := x.contiguous(), weight):
             found = self._gathered(x, weight, index)
-            return found if bias is None else found + bias
-        found = x.new_zeros(len(x), len(index)) if bias is None else bias.repeat(len(x), 1)
-        compiled.asked(x.numpy(), weight.numpy(), index.numpy(), found.numpy())
+            return found if bias is None else found + bias[index]
+        found = x.new_empty(len(x), len(index))
+        start = weight.new_empty(0) if bias is None else bias.to(weight.dtype)
+        compiled.asked(x.numpy(), weight.numpy(), start.numpy(), index.numpy(), found.numpy())
         return found
 
     def _gathered(self, x: Tensor, weight: Tensor, index: Tensor) -> Tensor:

@@ -11,15 +11,16 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Kernels", "add_asked", "add_fan_out", "kernels", "suit"]
+__all__ = ["Kernels", "add_fan_out", "fill_asked", "kernels", "suit"]
 
 Array = NDArray[Any]
 
-_INPUTS = 64  # rows of a matrix that a batch uses while they are in cache
+_INPUTS = 128  # rows of a matrix that a batch uses while they are in cache
 _OUTPUTS = 4096  # elements of a result that stay in the first level of cache
 # Sums may be reordered; infinities and NaN are what they are.
 _ARITHMETIC = frozenset({"contract", "reassoc", "nsz", "arcp"})
@@ -31,11 +32,11 @@ class Kernels:
 
     Attributes:
         fan_out: As ``add_fan_out``.
-        asked: As ``add_asked``.
+        asked: As ``fill_asked``.
     """
 
     fan_out: Callable[[Array, Array, Array], None]
-    asked: Callable[[Array, Array, Array, Array], None]
+    asked: Callable[[Array, Array, Array, Array, Array], None]
 
 
 @cache
@@ -46,16 +47,19 @@ def kernels() -> Kernels | None:
     except ImportError:
         return None
     compiled = numba.njit(nogil=True, fastmath=set(_ARITHMETIC))
-    return Kernels(compiled(add_fan_out), compiled(add_asked))
+    return Kernels(compiled(add_fan_out), compiled(fill_asked))
 
 
-def suit(*tensors: Tensor) -> bool:
-    """Whether the kernels take such tensors, all alike."""
-    dtypes = {each.dtype for each in tensors}
+def suit(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernels take such an input and weight."""
+    dtype = weight.dtype
     return (
-        len(dtypes) == 1
-        and dtypes <= {torch.float32, torch.float64}
-        and all(each.device.type == "cpu" and each.is_contiguous() for each in tensors)
+        (dtype is torch.float32 or dtype is torch.float64)
+        and x.dtype is dtype
+        and x.is_cpu
+        and weight.is_cpu
+        and x.is_contiguous()
+        and weight.is_contiguous()
     )
 
 
@@ -70,42 +74,47 @@ def add_fan_out(x: Array, weight: Array, found: Array) -> None:
         weight: Shape (inputs, outputs).
         found: Shape (batch, outputs), changed in place.
     """
+    places = np.empty(_INPUTS, np.int64)
     for left in range(0, weight.shape[1], _OUTPUTS):
         right = min(left + _OUTPUTS, weight.shape[1])
         for top in range(0, x.shape[1], _INPUTS):
-            bottom = min(top + _INPUTS, x.shape[1])
             for row in range(x.shape[0]):
-                values, sums = x[row], found[row, left:right]
-                waiting = first = second = third = 0
-                for j in range(top, bottom):
-                    if values[j] == 0:
-                        continue
-                    if waiting < 3:
-                        first, second, third = second, third, j
-                        waiting += 1
-                        continue
-                    a, b, c, d = values[first], values[second], values[third], values[j]
-                    p, q = weight[first, left:right], weight[second, left:right]
-                    r, s = weight[third, left:right], weight[j, left:right]
+                values, sums, count = x[row], found[row, left:right], 0
+                for j in range(top, min(top + _INPUTS, x.shape[1])):  # no branch, which would be guessed wrong
+                    places[count] = j
+                    count += values[j] != 0
+                whole = count - count % 4
+                for k in range(0, whole, 4):
+                    e, f, g, h = places[k], places[k + 1], places[k + 2], places[k + 3]
+                    a, b, c, d = values[e], values[f], values[g], values[h]
+                    p, q, r, s = (
+                        weight[e, left:right],
+                        weight[f, left:right],
+                        weight[g, left:right],
+                        weight[h, left:right],
+                    )
                     for i in range(sums.size):
                         sums[i] += a * p[i] + b * q[i] + c * r[i] + d * s[i]
-                    waiting = 0
-                for which in range(waiting):
-                    j = third if which == 0 else second if which == 1 else first
-                    a, p = values[j], weight[j, left:right]
+                for k in range(whole, count):
+                    a, p = values[places[k]], weight[places[k], left:right]
                     for i in range(sums.size):
                         sums[i] += a * p[i]
 
 
-def add_asked(x: Array, weight: Array, rows: Array, found: Array) -> None:
-    """Add x · weightᵀ for some rows of the weight, four at a time so that an input is read once for four.
+def fill_asked(x: Array, weight: Array, bias: Array, rows: Array, found: Array) -> None:
+    """x · weightᵀ + bias for some rows of the weight, four at a time so that an input is read once for four.
 
     Args:
         x: Shape (batch, inputs).
         weight: Shape (outputs, inputs).
+        bias: Shape (outputs,), or (0,) for none.
         rows: Of the weight, int64, within bounds, shape (n,).
-        found: Shape (batch, n), changed in place.
+        found: Shape (batch, n); the result.
     """
+    for k in range(rows.size):
+        start = bias[rows[k]] if bias.size else 0
+        for row in range(x.shape[0]):
+            found[row, k] = start
     whole = rows.size - rows.size % 4
     for k in range(0, whole, 4):
         p, q, r, s = weight[rows[k]], weight[rows[k + 1]], weight[rows[k + 2]], weight[rows[k + 3]]

@@ -35,14 +35,14 @@ def fan_out(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             f"fan_out takes x (batch, inputs) and a weight (inputs, outputs) of one type, got {x.dtype} of shape "
             f"{tuple(x.shape)} and {weight.dtype} of shape {tuple(weight.shape)}"
         )
-    x, weight = x.detach(), weight.detach()
+    if x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad):
+        x, weight, bias = x.detach(), weight.detach(), None if bias is None else bias.detach()
     compiled = kernels()
     if compiled is None or not suit(x := x.contiguous(), weight):
         found = _bags(x, weight)
-        return found if bias is None else found + bias.detach()
-    found = x.new_zeros(len(x), weight.shape[1])
-    if bias is not None:
-        found += bias.detach()
+        return found if bias is None else found + bias
+    # Not ``repeat``, which takes as long as a small product.
+    found = x.new_zeros(len(x), weight.shape[1]) if bias is None else bias.to(x.dtype).expand(len(x), -1).clone()
     compiled.fan_out(x.numpy(), weight.numpy(), found.numpy())
     return found
 
@@ -77,11 +77,13 @@ class SparseInputLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (…, in_features) → (…, out_features)."""
-        rows = x.reshape(-1, self.in_features)
+        weight, bias = self.weight, self.bias
+        rows = x if x.ndim == 2 else x.reshape(-1, self.in_features)
         if len(rows) > _MOST_ROWS or (x.requires_grad and torch.is_grad_enabled()):
-            found = rows @ self.weight
-            return (found if self.bias is None else found + self.bias).reshape(*x.shape[:-1], self.out_features)
-        return fan_out(rows, self.weight, self.bias).reshape(*x.shape[:-1], self.out_features)
+            found = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
+        else:
+            found = fan_out(rows, weight, bias)
+        return found if x.ndim == 2 else found.reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         """Sizes."""
