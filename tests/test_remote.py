@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ecc.sweep.engines.cluster import versions
+from ecc.sweep.engines.cluster import releases
 from ecc.sweep.engines.parcels import Listing, listing, pieces
 from ecc.sweep.engines.protocol import Unit
 from ecc.sweep.engines.remote import Errand, Sign, carry_out, moved
@@ -96,7 +96,7 @@ def test_a_piece_that_is_lost_or_harmed_is_no_fault_of_the_unit(unit, tmp_path):
 
 
 def test_a_machine_with_other_versions_runs_nothing(unit):
-    other = dict(versions()) | {"torch": "1.0"}
+    other = releases() | {"torch": "1.0"}
     _, ended = carried(errand(unit, ELSEWHERE, versions=other))
     assert "other versions: torch 1.0 on the machine of the sweep and" in ended["error"]
     assert not list(Path(unit.root).iterdir())

@@ -13,7 +13,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["Needs", "Node", "differences", "lacking", "slots", "versions"]
+__all__ = ["Needs", "Node", "differences", "lacking", "releases", "slots", "versions"]
 
 _PACKAGES = {"torch": "torch", "numpy": "numpy", "ecc": "ecc-compress"}
 _TOLERANCE = 1e-9
@@ -88,26 +88,30 @@ def lacking(needs: Needs, nodes: Sequence[Node], where: str) -> str:
 
 
 @cache
-def versions() -> dict[str, str]:
-    """What decides the results on this machine: releases, and a hash of this package's own files."""
+def releases() -> dict[str, str]:
+    """Of what decides the results on this machine."""
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
     for name, package in _PACKAGES.items():
         try:
             found[name] = metadata.version(package).partition("+")[0]  # CPU and CUDA builds are one release
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Releases, and a hash of this package's own files as they are now."""
     digest, root = hashlib.sha256(), Path(__file__).parents[2]
     for file in sorted(root.rglob("*.py")):
         digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes() + b"\0")
-    found["files of ecc"] = digest.hexdigest()[:8]
-    return found
+    return releases() | {"files of ecc": digest.hexdigest()[:8]}
 
 
 def differences(own: Mapping[str, str], nodes: Mapping[str, Mapping[str, str]]) -> str:
     """Which nodes run other programs than this machine; empty where none does.
 
     Args:
-        own: ``versions()`` here.
+        own: ``versions()`` or ``releases()`` here.
         nodes: The same of each node, by its name for people.
     """
     told = []

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ecc.core.errors import EccError
-from ecc.sweep.engines.cluster import Needs, Node, lacking, slots, versions
+from ecc.sweep.engines.cluster import Needs, Node, lacking, releases, slots
 from ecc.sweep.engines.parcels import Damaged, Listing, Receiver, listing, pieces, place
 from ecc.sweep.engines.protocol import Unit
 from ecc.sweep.engines.ray_connection import Settings, alive, the_ray
@@ -159,7 +159,7 @@ class Run:
             self.sign,
             tuple(each for each, _ in found),
             tuple(contents for _, contents in found),
-            None if self.settings.mixed_versions else versions(),
+            None if self.settings.mixed_versions else releases(),
         )
 
     def _content(self, path: str) -> tuple[Listing, tuple[Any, ...]]:

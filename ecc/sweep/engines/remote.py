@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ecc.core.factories import reason
-from ecc.sweep.engines.cluster import differences, versions
+from ecc.sweep.engines.cluster import differences, releases
 from ecc.sweep.engines.parcels import Listing, Receiver, listing, pieces, place
 from ecc.sweep.engines.protocol import Unit, find_work
 
@@ -80,7 +80,7 @@ class Errand:
         sign: Of the folder of the sweep.
         brought: What the unit reads, and what is already there of what it writes, as it is where it comes from.
         contents: Of each of them: what ``fetch`` turns into its pieces.
-        versions: Of the machine that asks; empty where others will do.
+        versions: ``releases()`` of the machine that asks; empty where others will do.
     """
 
     unit: Unit
@@ -100,7 +100,7 @@ def carry_out(errand: Errand, fetch: Fetch) -> Iterator[dict[str, Any] | bytes]:
     """
     own = f"{platform.node()}, process {os.getpid()}"
     yield {"worker": own}
-    if other := differences(versions(), {"the machine of the sweep": errand.versions or versions()}):
+    if other := differences(releases(), {"the machine of the sweep": errand.versions or releases()}):
         yield {"error": f"{platform.node()} came to the cluster with other versions: {other}", "final": True}
         return
     scratch = Path(tempfile.mkdtemp(prefix="ecc-sweep-"))
