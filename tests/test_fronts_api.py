@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from cli_toy import run
 from solver_toy import ResidualNet
 
 import ecc
@@ -186,7 +187,7 @@ def test_folder_of_artefacts_is_searched_and_what_cannot_be_placed_is_told(folde
     with pytest.raises(InputError, match="has no accuracy"):
         front_of([sweep, sweep / "jobs" / "three"], x="macs")
     with pytest.raises(InputError, match=r"none of 4 artefacts can be placed: .*JSON"):
-        front_of([sweep])
+        front_of([sweep], x="latency")
     with pytest.raises(InputError, match=r"has no manifest\.json"):
         front_of([sweep / "jobs" / "failed"])
 
@@ -212,6 +213,30 @@ def test_hostile_names_break_neither_page_nor_table(folders, tmp_path):
     assert rows["method"][1].startswith("'=1+1;")
     assert rows["label"][1].startswith("<i>")
     json.dumps(fronts.to_json()).encode()
+
+
+def test_the_axis_is_the_metric_of_the_first_budget_unless_it_is_given(folders, tmp_path):
+    assert front_of(folders).x == "macs"
+    assert front_of([copied(folders[0], tmp_path / "timed", measured(1e-3))]).x == "latency"
+    assert front_of([copied(folders[0], tmp_path / "free", {"budgets": []})]).x == "macs"
+
+
+def test_command_writes_page_figures_and_table(folders, tmp_path):
+    said = run("front", folders[0].parent, f"--out {tmp_path / 'f.html'} --csv {tmp_path / 'f.csv'} --json")
+    assert said.code == 0
+    value = said.value
+    assert {point["method"] for point in value["points"]} == {"dense", "uniform", "magnitude"}
+    assert set(value["hypervolume"]) == {"dense", "uniform", "magnitude"}
+    (pair,) = value["panels"][0]["comparisons"]
+    assert pair["better"] is None
+    assert "one seed tells nothing of the spread, so nothing is claimed" in pair["sentence"] or pair["reason"]
+    for name in ("figure", "svg", "page", "csv"):
+        assert Path(value[name]).stat().st_size > 100
+    text = run("front", folders[0].parent, f"--out {tmp_path / 'f.html'}").out
+    assert "No pair of methods can be told apart" in text
+    (tmp_path / "f.csv").write_text("mine")
+    assert run("front", folders[0], f"--out {tmp_path / 'f.html'} --csv {tmp_path / 'f.csv'}").code == 2
+    assert (tmp_path / "f.csv").read_text() == "mine"
 
 
 def test_table_holds_every_point(folders):

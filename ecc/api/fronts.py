@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from ecc.artefact import Artefact, Manifest
 from ecc.artefact import read as read_artefact
@@ -47,7 +48,7 @@ class _Placed:
         return self.artefact.manifest
 
 
-def front_of(folders: Sequence[str | Path], *, x: str = "latency") -> Fronts:
+def front_of(folders: Sequence[str | Path], *, x: str | None = None) -> Fronts:
     """The artefacts in these folders, and the dense networks that they were made of, as fronts.
 
     Networks, data sets, devices and runtimes each have axes of their own. Artefacts of one method with other settings
@@ -58,27 +59,56 @@ def front_of(folders: Sequence[str | Path], *, x: str = "latency") -> Fronts:
     Args:
         folders: Artefacts, and folders that hold artefacts at any depth, such as that of a sweep. What is named must be
             sound and on the axis; of what is found in a folder, the rest is left out and told.
-        x: One of ``AXES``.
+        x: One of ``AXES``; the metric of the first budget when None, or ``macs`` where there is none.
     Raises:
         InputError: If a folder is neither, or what is named lacks the axis or the accuracy, or nothing is left.
     """
-    if x not in AXES:
+    if x is not None and x not in AXES:
         raise InputError(f"axis {x!r} is unknown; choose from {', '.join(AXES)}")
-    placed, left_out = [], []
-    for folder, named in _all_of(folders):
-        try:
-            placed.append(_place(read_artefact(folder), x))
-        except InputError as error:
-            if named:
-                raise
-            left_out.append(LeftOut(_printable(str(folder)), _printable(str(error))))
+    told = _Told([])
+    found = [(artefact, named) for path, named in _all_of(folders) for artefact in told.reading(path, named)]
+    axis = x or _first_metric([artefact for artefact, _ in found])
+    placed = [one for artefact, named in found for one in told.placing(artefact, named, axis)]
     if not placed:
-        reason = left_out[0].reason if left_out else "no folder was given"
-        raise InputError(f"none of {len(left_out)} artefacts can be placed: {reason}")
+        reason = told.left_out[0].reason if told.left_out else "no folder was given"
+        raise InputError(f"none of {len(told.left_out)} artefacts can be placed: {reason}")
     groups: dict[tuple[str, ...], list[_Placed]] = {}
     for one in placed:
         groups.setdefault(one.axes, []).append(one)
-    return Fronts(tuple(_front(group, x) for group in groups.values()), tuple(left_out))
+    return Fronts(tuple(_front(group, axis) for group in groups.values()), tuple(told.left_out))
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Remembers why what was found in a folder is left out; what was named is refused."""
+
+    left_out: list[LeftOut]
+
+    def reading(self, path: Path, named: bool) -> list[Artefact]:
+        """The artefact, if it is sound."""
+        try:
+            return [read_artefact(path)]
+        except InputError as error:
+            return self._leave_out(path, named, error)
+
+    def placing(self, artefact: Artefact, named: bool, x: str) -> list[_Placed]:
+        """The artefact on the axis, if it has a value there."""
+        try:
+            return [_place(artefact, x)]
+        except InputError as error:
+            return self._leave_out(artefact.path, named, error)
+
+    def _leave_out(self, path: Path, named: bool, error: InputError) -> list[Any]:
+        if named:
+            raise error
+        self.left_out.append(LeftOut(_printable(str(path)), _printable(str(error))))
+        return []
+
+
+def _first_metric(artefacts: Sequence[Artefact]) -> str:
+    """What the first budget is on."""
+    checks = [check for artefact in artefacts for check in artefact.manifest.budgets]
+    return next((check.metric for check in checks if check.measured is not None), "macs")
 
 
 def find_artefacts(folder: str | Path) -> list[Path]:

@@ -250,12 +250,13 @@ def verify(
     return verify_loaded(loaded, device=device, meters=meters, progress=progress)[0]
 
 
-def front(artefacts: Sequence[str | Path], *, x: str = "latency") -> Fronts:
+def front(artefacts: Sequence[str | Path], *, x: str | None = None) -> Fronts:
     """Finished artefacts as points that can be compared; networks, data sets and devices have axes of their own.
 
     Args:
         artefacts: Folders of artefacts, and folders that hold some, such as that of a sweep.
-        x: ``latency``, ``energy``, ``macs``, ``params``, ``memory`` or ``bytes``.
+        x: ``latency``, ``energy``, ``macs``, ``params``, ``memory`` or ``bytes``; the metric of the first budget when
+            None.
     Raises:
         InputError: If a folder is neither, or what is named is not sound or lacks the axis.
     """

@@ -30,7 +30,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="what ecc compress or ecc stage has written, or a folder that holds such, as of ecc sweep",
     )
-    parser.add_argument("--x", choices=AXES, default=AXES[0], help=f"horizontal axis (default {AXES[0]})")
+    parser.add_argument("--x", choices=AXES, help="horizontal axis (default: the metric of the first budget)")
     add_output(
         parser,
         "--out",

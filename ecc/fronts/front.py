@@ -285,7 +285,7 @@ class Fronts:
         """Of all panels."""
         return tuple(point for panel in self.panels for point in panel.points)
 
-    @property
+    @cached_property
     def methods(self) -> tuple[str, ...]:
         """Of all panels, in their order; the dense network is none."""
         return tuple(dict.fromkeys(method for panel in self.panels for method in panel.methods))

@@ -23,7 +23,7 @@ from ecc.report.templates import fill
 __all__ = ["render_fronts"]
 
 _ALONE, _BESIDE = Size(900, 460), Size(600, 420)
-_MOST_PAIRS = 60  # a longer list of comparisons is folded
+_MOST_PAIRS, _MOST_ROWS = 60, 200  # of tables; the table of all runs has every one
 
 
 def render_fronts(fronts: Fronts) -> str:
@@ -66,7 +66,9 @@ def render_fronts(fronts: Fronts) -> str:
         ],
         OPEN=Verdict.OPEN,
         FIRST=Verdict.FIRST,
+        numbers={method: i for i, method in enumerate(fronts.methods)},
         MOST_PAIRS=_MOST_PAIRS,
+        MOST_ROWS=_MOST_ROWS,
     )
 
 
