@@ -1,5 +1,6 @@
 """While one measures on a device, nobody trains there; and nobody waits for those who have died."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -7,6 +8,9 @@ import time
 
 import pytest
 
+from ecc.core.errors import InputError
+from ecc.profiler.cores import choose_cores, free_to_measure_on, pinned
+from ecc.profiler.locking import device_lock, measuring_by
 from ecc.sweep.gate import Gate
 
 
@@ -115,3 +119,33 @@ def test_one_that_is_killed_while_it_measures_holds_up_nobody(tmp_path):
     holder.stdout.close()
     assert trainer.moves()
     trainer.end()
+
+
+def test_measurements_of_a_job_begin_at_the_gate(tmp_path, monkeypatch, trainers):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    gate = Gate(tmp_path, ["cpu"])
+    with measuring_by(gate.alone), device_lock("cpu", "this CPU", what="testing"):
+        before = [trainer.steps for trainer in trainers]
+        time.sleep(0.05)
+        assert [trainer.steps for trainer in trainers] == before
+    assert all(trainer.moves() for trainer in trainers)
+    gate.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processes cannot be kept on cores here")
+def test_a_worker_that_is_kept_on_a_core_measures_on_the_core_of_the_profile():
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < 2:
+        pytest.skip("one core only")
+    own, other = allowed[:2]
+    os.sched_setaffinity(0, {own})
+    try:
+        with pytest.raises(InputError, match=f"core {other} is not among"):
+            choose_cores(1, (other,))
+        with free_to_measure_on(allowed):
+            assert choose_cores(1, (other,)) == (other,)
+            with pinned((other,)):
+                assert os.sched_getaffinity(0) == {other}
+        assert os.sched_getaffinity(0) == {own}
+    finally:
+        os.sched_setaffinity(0, allowed)
