@@ -186,6 +186,8 @@ class Run:
             self._ended(task.unit, task.attempt, error=_line(error.cause or error), detail=str(error), at=task.worker)
         except (ray.exceptions.RayError, Damaged, OSError) as error:
             del self.running[generator]
+            with suppress(ray.exceptions.RayError, ValueError):
+                ray.cancel(generator, force=False)  # it may still be at it
             self._lost(task, _MEANING.get(type(error).__name__) or _line(error))
 
     def _take(self, task: _Task, said: dict[str, Any] | bytes) -> None:
