@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 
@@ -76,32 +77,34 @@ class Bench:
         """
         if not self.works:
             return [Trial(name, each.widths, {}, each.removed) for each in solved]
-        found = self.ranks.told(lambda: {"measured": self._found(name, networks, solved, seconds)})
+        found = self.ranks.told(lambda: self._found(name, networks, solved, seconds))
+        took = found["seconds"] / max(len(solved), 1)
         return [
-            Trial(name, each.widths, {metric: Measured(*own) for metric, own in measured.items()}, each.removed)
+            Trial(name, each.widths, {metric: Measured(*own) for metric, own in measured.items()}, each.removed, took)
             for each, measured in zip(solved, found["measured"], strict=True)
         ]
 
     def _found(
         self, name: str, networks: Sequence[Callable[[], nn.Module]], solved: Sequence[Solution], seconds: float
-    ) -> list[_Figures]:
-        """What was measured earlier, or is measured now and kept."""
+    ) -> dict[str, Any]:
+        """What was measured earlier, or is measured now and kept: ``measured`` per network, and ``seconds`` of all."""
         widths, removed = [dict(each.widths) for each in solved], [list(each.removed) for each in solved]
         state = {"job": self.job, "widths": widths, "removed": removed}
         keeper = self.keeper(name)
         kept = keeper.load() if keeper is not None else None
         if kept is not None and all(kept.get(key) == value for key, value in state.items()):
-            known: list[_Figures] = kept["measured"]
-            return known
+            return {"measured": kept["measured"], "seconds": float(kept.get("seconds", 0.0))}
         ruler = cast(Ruler, self.ruler)  # the first process has one
+        started = time.monotonic()
         made = [make() for make in networks]
         measured = ruler.measure(made, seconds=seconds, progress=self._named(f"measure {name}"), seed=self.seed)
-        found = [
+        figures: list[_Figures] = [
             {metric: [float(value) for value in astuple(values)] for metric, values in each.items()}
             for each in measured
         ]
+        found = {"measured": figures, "seconds": time.monotonic() - started}
         if keeper is not None:
-            keeper.save(state | {"measured": found})
+            keeper.save(state | found)
         return found
 
     def _named(self, stage: str) -> Progress | None:

@@ -25,7 +25,7 @@ SAFE = 0.99  # two measurements of one network differ by up to that much
 USED = 0.95  # of a budget: below that, widths are given back
 WIDEST = 0.1  # half-width that is kept clear of: a wider interval asks for a quieter device, not for fewer channels
 
-_COLUMNS = ("round", "metric", "dense", "limit", "predicted", "measured", "low", "high", "used")
+_COLUMNS = ("round", "metric", "dense", "limit", "predicted", "measured", "low", "high", "used", "seconds")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,12 +37,14 @@ class Trial:
         widths: Channels per group.
         measured: Per metric.
         removed: Residual blocks that had gone; ``widths`` does not name the groups that go with them.
+        seconds: How long the measurement took; its share of one of several networks.
     """
 
     name: str
     widths: Widths
     measured: Mapping[str, Measured]
     removed: tuple[str, ...] = ()
+    seconds: float = 0.0
 
     def used(self, budgets: Sequence[Budget]) -> dict[str, float]:
         """Upper end of the interval over the limit, per measured metric of the budgets."""
@@ -98,7 +100,7 @@ def table_of(
     """One row per trial and measured metric, in the metric's unit: what was predicted, and what was found.
 
     ``measured``, ``low`` and ``high`` are relative to the dense network of the same run where the budget is; ``used``
-    is the upper end over the limit.
+    is the upper end over the limit; ``seconds`` is how long the trial took, all metrics together.
     """
     rows = []
     for trial in trials:
@@ -111,7 +113,8 @@ def table_of(
             ends = (reading.measured * scale, reading.low * scale, reading.high * scale)
             top = budget.limit * found.dense if budget.relative else budget.limit
             predicted = reading.predicted * limit.cost.dense
-            rows.append((trial.name, budget.metric, found.dense, top, predicted, *ends, _used(budget, found)))
+            used = _used(budget, found)
+            rows.append((trial.name, budget.metric, found.dense, top, predicted, *ends, used, trial.seconds))
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 

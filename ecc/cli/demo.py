@@ -307,6 +307,7 @@ class _Demo:
             trials=trials_of(best),
             packing=Packing.of(packed.manifest, code_of(packed)),
             fits=fits,
+            graph=graph,
             notes=graph.notes,
         )
         (front,) = front_of([artefact.path for artefact in artefacts])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ecc.core.cost import METRICS, as_vector
 from ecc.core.errors import InputError
-from ecc.core.fields import Fields
+from ecc.core.fields import Fields, Scalar
 from ecc.core.markup import card
 from ecc.core.table import Provenance
 from ecc.core.widths import Widths, WidthSpace
@@ -54,6 +54,9 @@ class FittedCost(ABC):
         holdout: Held-out error when the model was judged: ``mape``, ``p95``, ``worst``, ``within_10pct``.
         samples: Rows that it was fitted to.
         extrapolate: Whether widths outside those profiled may be asked for.
+        made: How it came about, as far as that is known, for people: ``measured_from`` and ``measured_to`` (ISO times),
+            ``measuring_s``, ``noise`` (median relative half-width of the rows), ``fitted`` (ISO time), ``fit_s``,
+            ``noise_floor``, ``macs_only`` and ``interval_coverage`` (as of Fit).
     """
 
     form: ClassVar[str]
@@ -67,6 +70,7 @@ class FittedCost(ABC):
     holdout: Mapping[str, float] | None = None
     samples: int = 0
     extrapolate: bool = False
+    made: Mapping[str, Scalar] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -219,6 +223,8 @@ class FittedCost(ABC):
             value["provenance"] = self.provenance.to_json()
         if self.holdout is not None:
             value["holdout"] = dict(self.holdout)
+        if self.made:
+            value["made"] = dict(self.made)
         return value
 
     def save(self, path: str | Path) -> None:
@@ -248,6 +254,7 @@ class FittedCost(ABC):
             "holdout": None if holdout is None else _figures(holdout),
             "samples": fields.whole("samples"),
             "extrapolate": _flag(fields, "extrapolate"),
+            "made": fields.scalars("made") if "made" in fields else {},
         }
         cost = cls.read(fields, ground)
         with torch.no_grad():

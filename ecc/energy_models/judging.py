@@ -10,8 +10,10 @@ fitted to in every fold, because an error over them is no estimate of the error 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -21,6 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ecc.core.errors import InputError
+from ecc.core.fields import Scalar
 from ecc.core.markup import card
 from ecc.core.problem import Progress
 from ecc.core.table import OperatorTable, ProfileTable
@@ -40,6 +43,7 @@ Floats = NDArray[np.float64]
 _LEVEL = 0.95
 _FEWEST_HELD = 5
 _HOLDOUT = (0.1, 1 / 3)  # three folds at least, so that something is left without two; at most 45 pairs of them
+_YEAR_S = 3.2e7  # that clocks may be apart
 _LEARNING = (0.1, 0.2, 0.4)  # shares of the training rows; fits without two folds have more, and all of them come last
 
 
@@ -153,6 +157,7 @@ def judge(
         InputError: If the form is unknown or lacks its operator profile, the share is out of range, or the rows cannot
             carry a fit (see Samples.of).
     """
+    started = time.monotonic()
     demand_form(form, given=operators is not None)
     _demand_share(holdout)
     samples = _demand_held(Samples.of(table, metric))
@@ -177,15 +182,20 @@ def judge(
     calibration = tuple(np.sort(np.abs(np.log(ratio / predicted)[drawn])).tolist())
     macs_only = float(_error(held_out(folds, partial(_macs_only, robust=robust)), ratio)[drawn].mean())
     cost = FORMS[chosen].fit(samples, options)
+    noise_floor, coverage = _noise_floor(samples.noise[drawn]), _coverage(folds, crossed, picks)
+    learning_curve = _learning_curve(folds, chosen, options, crossed[chosen], figures["mape"])
+    known = {"noise_floor": noise_floor, "interval_coverage": coverage, "macs_only": macs_only}
+    known |= {"fit_s": time.monotonic() - started}
+    made = _measured_when(table, metric) | {name: value for name, value in known.items() if np.isfinite(value)}
     return Fit(
-        cost=replace(cost, calibration=calibration, holdout=figures, extrapolate=extrapolate),
+        cost=replace(cost, calibration=calibration, holdout=figures, extrapolate=extrapolate, made=made),
         form=chosen,
         samples=len(samples),
         holdout=figures,
-        noise_floor=_noise_floor(samples.noise[drawn]),
-        interval_coverage=_coverage(folds, crossed, picks),
+        noise_floor=noise_floor,
+        interval_coverage=coverage,
         macs_only=macs_only,
-        learning_curve=_learning_curve(folds, chosen, options, crossed[chosen], figures["mape"]),
+        learning_curve=learning_curve,
         residuals=pd.DataFrame(
             {
                 "measured": ratio[drawn],
@@ -199,6 +209,23 @@ def judge(
         chosen_because=explain(errors) if form == AUTO else f"{form} was asked for",
         notes=_notes(chosen, figures["mape"], macs_only, len(samples)) if form != MACS else (),
     )
+
+
+def _measured_when(table: ProfileTable, metric: str) -> dict[str, Scalar]:
+    """When the rows were measured, for how long and with what noise, as far as the table says; and when this is."""
+    now = datetime.now().astimezone()
+    found: dict[str, Scalar] = {"fitted": now.isoformat(timespec="seconds")}
+    rows = table.rows
+    if {"started", "seconds"} <= set(rows):
+        begun = pd.to_numeric(rows["started"], errors="coerce")
+        lasted = pd.to_numeric(rows["seconds"], errors="coerce")
+        ends = (float(begun.min()), float((begun + lasted).max()))
+        if 0 < ends[0] <= ends[1] < now.timestamp() + _YEAR_S:
+            texts = [datetime.fromtimestamp(end).astimezone().isoformat(timespec="seconds") for end in ends]
+            found |= {"measured_from": texts[0], "measured_to": texts[1], "measuring_s": float(lasted.sum())}
+    half = (rows[f"{metric}_ratio_high"] - rows[f"{metric}_ratio_low"]) / 2 / rows[f"{metric}_ratio"]
+    noise = float(half.median())
+    return found | ({"noise": noise} if np.isfinite(noise) else {})
 
 
 def _demand_share(holdout: object) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
@@ -21,8 +23,11 @@ from ecc.report import figures, fit_figures
 from ecc.report.front_figures import fronts_figure
 from ecc.report.layers import layer_rows, layers_figure
 from ecc.report.packing import packing_figure, stage_rows, tensor_rows
-from ecc.report.style import quantity, to_png, to_svg
+from ecc.report.places import ModelFacts, moment
+from ecc.report.spending import Spent
+from ecc.report.style import quantity, themed, to_png, to_svg
 from ecc.report.templates import fill
+from ecc.report.work import ChannelRow
 
 __all__ = ["Report", "pictures", "render"]
 
@@ -39,11 +44,17 @@ class Report:
         accuracy: Score of the result, in [0, 1].
         dense: Channels per prunable group of the dense network; empty hides the widths.
         widths: Channels kept per prunable group.
+        channels: What each layer takes in and makes, before and after.
+        groups: Rows of ``group_rows``, for the metrics ``saved``.
+        saved: The metrics of ``groups``.
         sparsity: Weights and inputs that are zero, layer by layer.
         packing: What secondary stages have made of the weights, tensor by tensor.
         history: One row per epoch.
         trials: One row per measurement and metric on the way, as in ``Compression.trials``.
         fits: The cost models, judged.
+        models: What the files of cost models say of their accuracy, and how they did here.
+        places: What was measured where and when, name → text.
+        times: What it cost in time.
         front: The methods compared.
         device: Name of the device.
         environment: Versions and settings, name → text.
@@ -59,11 +70,17 @@ class Report:
     accuracy: float | None = None
     dense: Widths = field(default_factory=dict)
     widths: Widths = field(default_factory=dict)
+    channels: tuple[ChannelRow, ...] = ()
+    groups: tuple[Mapping[str, Any], ...] = ()
+    saved: tuple[str, ...] = ()
     sparsity: Sparsity | None = None
     packing: Packing | None = None
     history: pd.DataFrame | None = None
     trials: pd.DataFrame | None = None
     fits: tuple[Fit, ...] = ()
+    models: tuple[ModelFacts, ...] = ()
+    places: tuple[tuple[str, str], ...] = ()
+    times: tuple[Spent, ...] = ()
     front: Front | None = None
     device: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -80,13 +97,17 @@ class Report:
 
 def render(report: Report) -> str:
     """The page as HTML text; it opens from disk and needs no network."""
-    drawn = {name: Markup(to_svg(figure)) for name, figure in _draw(report).items()}
+    drawn = {name: Markup(themed(to_svg(figure))) for name, figure in _draw(report).items()}
+    judged = {fit.cost.metric for fit in report.fits}
     return fill(
         "page.html",
         {
+            "duration": _duration,
+            "moment": moment,
             "percent": _percent,
             "probability": _probability,
             "quantity": quantity,
+            "spare": _spare,
             "unit": METRICS.get,
             "verdict": _verdict,
         },
@@ -96,6 +117,10 @@ def render(report: Report) -> str:
         layers=[] if report.sparsity is None else layer_rows(report.sparsity),
         stages=[] if report.packing is None else stage_rows(report.packing),
         tensors=[] if report.packing is None else tensor_rows(report.packing),
+        epochs=[] if report.history is None else _epochs(report.history),
+        here={model.metric: model.here for model in report.models if model.here},
+        models=[model for model in report.models if model.metric not in judged],
+        longest=max((spent.seconds for spent in report.times), default=0.0) or 1.0,
         figures=drawn,
         DENSE=DENSE,
     )
@@ -130,6 +155,38 @@ def _draw(report: Report) -> dict[str, Figure]:
 def _percent(value: float | None, digits: int = 1) -> str:
     """A fraction as text."""
     return "not measured" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def _duration(seconds: float) -> str:
+    """A time as text."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{seconds / 60:.1f} min" if minutes < 60 else f"{seconds / 3600:.1f} h"
+
+
+def _spare(check: BudgetCheck) -> str:
+    """By how much a budget is kept or missed, as a share of it, with the interval."""
+    if check.measured is None or not check.limit:
+        return "–"
+    ends = [1 - end / check.limit for end in (check.high, check.low) if end is not None and math.isfinite(end)]
+    middle = 1 - check.measured / check.limit
+    text = f"{100 * abs(middle):.1f} % {'to spare' if middle >= 0 else 'too much'}"
+    if len(ends) == 2 and ends[0] < ends[1]:
+        text += f" [{100 * ends[0]:+.1f} %, {100 * ends[1]:+.1f} %]"
+    return text
+
+
+def _epochs(history: pd.DataFrame) -> list[dict[str, Any]]:
+    """The epochs for a table: what has a number, in four digits."""
+    names = [name for name in ("phase", "epoch", "loss", "score", "lr", "seconds") if name in history]
+    return [{name: _figure(row[name]) for name in names} for row in history[names].to_dict("records")]
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else "–"
+    return str(value)
 
 
 def _probability(value: float) -> str:

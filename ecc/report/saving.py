@@ -16,14 +16,20 @@ from ecc.api.packing import Packing
 from ecc.api.sparsity import Sparsity
 from ecc.api.staged import Staged, manifest_of_staged
 from ecc.artefact import Artefact, Manifest, read, save_packed
+from ecc.core.cost import CostModel
 from ecc.core.errors import InputError
+from ecc.energy_models.counting import COUNTED
 from ecc.energy_models.judging import Fit
 from ecc.fronts import Fronts
+from ecc.network.graph import WidthGraph
 from ecc.report.files import DRAWING, PICTURE, demand_target, write_file
 from ecc.report.front_figures import fronts_figure
 from ecc.report.front_page import render_fronts
 from ecc.report.page import Report, pictures, render
+from ecc.report.places import model_facts, place_facts
+from ecc.report.spending import times_of
 from ecc.report.style import to_png, to_svg
+from ecc.report.work import channel_rows, group_rows
 from ecc.solvers.distributed import present_ranks
 
 __all__ = ["TRIALS", "WrittenFront", "report_of", "save", "trials_of", "write_front", "write_page"]
@@ -40,15 +46,20 @@ def report_of(
     sparsity: Sparsity | None = None,
     packing: Packing | None = None,
     fits: Sequence[Fit] = (),
+    costs: Sequence[CostModel] = (),
+    graph: WidthGraph | None = None,
     notes: tuple[str, ...] = (),
 ) -> Report:
     """The page of one compression.
 
     Args:
+        costs: The cost models of its budgets; those of ``fits`` when there are none.
+        graph: Of the dense network; without it nothing is said of single layers.
         packing: What secondary stages have made of the weights.
         sparsity: What is zero, as in ``Compression.sparsity``.
         trials: What was measured on the way, as in ``Compression.trials``.
     """
+    models = tuple(costs) or tuple(fit.cost for fit in fits)
     left = manifest.counts.get("macs", 0) / max(manifest.counts.get("macs_dense", 0), 1)
     whole = sparsity is not None and dict(manifest.widths) == dict(manifest.dense)  # no channel went
     summary = {
@@ -64,6 +75,10 @@ def report_of(
         "Seed": str(manifest.seed),
         "Time": f"{manifest.seconds:.0f} s",
     }
+    # Groups that went with a block keep nothing.
+    widths = dict.fromkeys(manifest.dense, 0) | dict(manifest.widths)
+    known = graph is not None and not whole and set(manifest.widths) <= set(graph.space.full)
+    saving = [cost for cost in models if cost.metric not in COUNTED and not cost.source]
     return Report(
         title=f"{manifest.network}, compressed by {manifest.made_by}",
         summary={key: text for key, text in summary.items() if text},
@@ -71,16 +86,20 @@ def report_of(
         accuracy_dense=manifest.accuracy_dense,
         accuracy=manifest.accuracy,
         dense={} if whole else manifest.dense,
-        # Groups that went with a block keep nothing.
-        widths={} if whole else dict.fromkeys(manifest.dense, 0) | dict(manifest.widths),
+        widths={} if whole else widths,
+        channels=channel_rows(graph, manifest.widths, manifest.removed) if known and graph is not None else (),
+        groups=() if whole else tuple(group_rows(saving, manifest.dense, widths)),
+        saved=tuple(cost.metric for cost in saving),
         sparsity=sparsity,
         packing=packing,
         history=history,
         trials=trials,
         fits=tuple(fits),
+        models=model_facts(models, manifest),
+        places=place_facts(manifest, models),
+        times=times_of(manifest, history, trials, models),
         device=manifest.device,
         environment=manifest.environment,
-        unmeasured={check.metric: check.reason for check in manifest.budgets if check.met is None},
         notes=notes,
         created=manifest.created,
     )
@@ -107,7 +126,16 @@ def save(
 
 def _write_staged(result: Staged, path: str | Path, source: Source | None, fits: Sequence[Fit]) -> Artefact:
     manifest = manifest_of_staged(result, source)
-    report = report_of(manifest, result.history, packing=Packing.of(manifest, result.code), fits=fits)
+    loaded = result.start.loaded
+    report = report_of(
+        manifest,
+        result.history,
+        packing=Packing.of(manifest, result.code),
+        fits=fits,
+        trials=None if loaded is None else trials_of(loaded.artefact),
+        costs=() if loaded is None else tuple(loaded.costs().values()),
+        graph=None if loaded is None else loaded.graph,
+    )
     history = result.history.to_csv(index=False).encode()
     own = {} if result.limits is None else dict(result.limits.files)
     files = {
@@ -128,6 +156,8 @@ def _write(result: Compression, path: str | Path, source: Source | None, fits: S
         trials=result.trials,
         sparsity=result.sparsity,
         fits=fits,
+        costs=result.costs,
+        graph=result.graph,
         notes=result.graph.notes,
     )
     files = {"report.html": render(report).encode(), **pictures(report)}

@@ -31,6 +31,7 @@ __all__ = [
     "plain",
     "quantity",
     "scale",
+    "themed",
     "to_png",
     "to_svg",
 ]
@@ -140,6 +141,18 @@ def to_svg(figure: Figure) -> str:
         figure.savefig(buffer, format="svg", metadata=nothing, dpi=200)  # of what is a picture in it: large clouds
     svg = buffer.getvalue()
     return re.sub(r"<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+
+
+def themed(svg: str) -> str:
+    """A figure for a page that has dark colours too: those of the palette and of the paper become variables of CSS.
+
+    The page must define ``--ink``, ``--muted``, ``--line``, ``--card`` and ``--c0`` to ``--c7``.
+    """
+    names = {INK: "ink", MUTED: "muted", TRACK: "line", "#ffffff": "card", "#FFFFFF": "card"}
+    names |= {colour: f"c{place}" for place, colour in enumerate(COLOURS)}
+    variables = {colour.lower(): f"var(--{name})" for colour, name in names.items()}
+    pattern = "|".join(variables)
+    return re.sub(rf"(?<=: )(?:{pattern})\b", lambda found: variables[found.group().lower()], svg, flags=re.IGNORECASE)
 
 
 def to_png(figure: Figure, dots_per_inch: int = 160) -> bytes:
