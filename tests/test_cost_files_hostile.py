@@ -128,7 +128,7 @@ def test_a_damaged_member_is_refused_or_makes_no_difference_to_safety(tmp_path, 
 
 @pytest.mark.parametrize("form", FITTABLE)
 def test_a_missing_member_is_refused(tmp_path, documents, form):
-    optional = {"holdout", "provenance", "profiled", "extrapolate", "correction", "members"}
+    optional = {"holdout", "made", "provenance", "profiled", "extrapolate", "correction", "members"}
     for name in set(documents[form]) - optional:
         document = {key: value for key, value in documents[form].items() if key != name}
         assert not try_to_read(tmp_path / "cost.json", document), name

@@ -1,8 +1,10 @@
 """``torchrun -m ecc compress``: real processes, on the CPU."""
 
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,8 +15,11 @@ from cli_toy import NETWORK
 
 from ecc.api.keeping import load
 from ecc.artefact import read
+from ecc.cli.main import main
 
 pytestmark = pytest.mark.slow
+
+SMALL = ("--lr", "5e-3", "--epochs", "2", "--budget", "macs=0.5", "--set", "train.checkpoint_every_s=0.1")
 
 DATA = """
 import os
@@ -50,6 +55,8 @@ def failing():  # the first batch is given twice: it is tried before any work
 
 
 def slow():
+    with open(f"pid{os.environ['RANK']}", "w") as file:
+        file.write(str(os.getpid()))
     return data(pause_s=0.2)
 """
 
@@ -91,33 +98,92 @@ def test_a_network_is_compressed_and_one_process_writes_and_speaks(start, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["board", "data.py", "net.py", "out"]
 
 
-def test_a_process_that_fails_ends_the_job_with_one_sentence(start):
-    process = start("net.py:small", "data.py:failing", "--pretrain", "9", "--epochs", "2", "--budget", "macs=0.5")
-    out, err = process.communicate()
-    assert process.returncode != 0
-    assert not out
-    (said,) = spoken(err)
-    assert "failed at batch 2 of epoch 2 (OSError: no disk)" in said
+class Job:
+    """``ecc compress`` in two forked processes, as torchrun would start them, which spares them the imports."""
+
+    def __init__(self, folder, *arguments):
+        self.folder, self.arguments = folder, ["compress", *arguments, "--out", "out"]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = str(free.getsockname()[1])
+        context = multiprocessing.get_context("fork")
+        self.processes = [context.Process(target=self.run, args=(rank,)) for rank in range(2)]
+        for process in self.processes:
+            process.start()
+
+    def run(self, rank):
+        os.chdir(self.folder)
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.port}
+        with open(f"err{rank}", "w", buffering=1) as sys.stderr, open(f"out{rank}", "w") as sys.stdout:
+            code = main(self.arguments)
+        os._exit(code)
+
+    def wait_for_training(self):
+        until = time.monotonic() + 100
+        while "pretrain" not in self.text("err0") and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(1)
+
+    def signal(self, rank, number):
+        os.kill(self.processes[rank].pid, number)
+
+    def end(self):
+        for process in self.processes:
+            process.join(140)
+        return [process.exitcode for process in self.processes]
+
+    def text(self, name):
+        path = self.folder / name
+        return path.read_text() if path.exists() else ""
+
+    @property
+    def spoken(self):
+        return [line for rank in range(2) for line in spoken(self.text(f"err{rank}"))]
+
+
+def test_a_process_that_fails_ends_the_job_with_one_sentence(start, tmp_path):
+    job = Job(tmp_path, "net.py:small", "--data", "data.py:failing", "--pretrain", "9", *SMALL)
+    assert job.end() == [2, 2]
+    (said,) = job.spoken
+    assert "failed at batch 2 of epoch 2" in said
     assert "state is saved" in said
-    assert "exitcode  : 2" in err  # as torchrun tells it
+    assert not job.text("out0")
 
 
-def test_an_interrupted_job_says_so_once_and_goes_on(start, tmp_path):
-    arguments = ("--lr", "5e-3", "--epochs", "2", "--budget", "macs=0.5")
-    process = start("net.py:small", "data.py:slow", "--pretrain", "6", *arguments)
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_job_with_one_sentence_and_it_goes_on(start, tmp_path, victim):
+    """The job is killed, then interrupted, then left alone."""
+    given = ("net.py:small", "--data", "data.py:slow", "--pretrain", "6", *SMALL)
     kept = tmp_path / ".out.work"
+    job = Job(tmp_path, *given)
+    job.wait_for_training()
+    job.signal(victim, signal.SIGKILL)
+    assert sorted(job.end()) == [-9, 3]
+    (said,) = job.spoken
+    assert "another process of this job has ended" in said
+    assert "the same call goes on from the last saved state" in said
+    assert [path.name for path in kept.iterdir()] == ["pretrain.safetensors"]
+    job = Job(tmp_path, *given)
+    job.wait_for_training()
+    job.signal(1 - victim, signal.SIGINT)
+    assert job.end() == [130, 130]
+    interrupted, resume = job.spoken
+    assert "was interrupted in epoch" in interrupted
+    assert resume == "resume with: the same torchrun command"
+    job = Job(tmp_path, *given)
+    assert job.end() == [0, 0]
+    assert "macs" in job.text("out0")
+    assert not kept.exists()
+
+
+def test_torchrun_ends_the_job_of_a_killed_process_with_one_sentence(start, tmp_path):
+    process = start("net.py:small", "data.py:slow", "--pretrain", "60", *SMALL)
     for line in process.stderr:
         if line.startswith("pretrain"):
             break
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
+    os.kill(int((tmp_path / "pid0").read_text()), signal.SIGKILL)
     err = process.communicate()[1]
-    interrupted, resume = spoken(err)
-    assert "was interrupted in epoch" in interrupted
-    assert resume == "resume with: the same torchrun command"
-    assert [path.name for path in kept.iterdir()] == ["pretrain.safetensors"]
-    process = start("net.py:small", "data.py:slow", "--pretrain", "6", *arguments)
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    assert "macs" in out
-    assert not kept.exists()
+    assert process.returncode == 1
+    (said,) = (line for line in spoken(err) if line.startswith("ecc compress:"))
+    assert "another process of this job has ended" in said or "interrupted" in said

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
@@ -27,11 +27,13 @@ from ecc.core.errors import EccError, InputError, Interrupted, StorageError, Una
 from ecc.solvers.checkpoints import pack, unpack
 from ecc.solvers.launching import launched, launched_first
 
-__all__ = ["Ranks", "first_to_end", "join", "present_ranks"]
+__all__ = ["Ranks", "first_to_end", "has_spoken", "join", "present_ranks"]
 
 _T = TypeVar("_T")
 _ENDED = "ecc/ended"  # key of the store: the first process that ended with an error
+_SPOKEN = "ecc/spoken"  # key of the store: it has said why
 _LONGEST_POLL_S = 0.1
+_LONGEST_SPEECH_S = 5.0
 _GONE = re.compile(r"connection|closed by peer|broken pipe|socket|timed? ?out|recv|heartbeat", re.IGNORECASE)
 _ERRORS: Mapping[str, type[EccError]] = MappingProxyType(
     {kind.__name__: kind for kind in (InputError, Interrupted, StorageError, UnavailableError)}
@@ -215,6 +217,8 @@ def _left() -> UnavailableError:
 def first_to_end(code: int) -> tuple[bool, int]:
     """To be called by a process that ends with an error.
 
+    Others wait here until the first one ``has_spoken``, because torchrun ends all processes as soon as one has ended.
+
     Args:
         code: The exit code for that error.
 
@@ -228,7 +232,24 @@ def first_to_end(code: int) -> tuple[bool, int]:
         found = _store().compare_set(_ENDED, "", own).decode()
     except RuntimeError:
         return True, code  # whoever held the store has gone without a word
+    if found != own:
+        _listen()
     return found == own, int(found.split()[1])
+
+
+def has_spoken() -> None:
+    """To be called by the first process that ends, once it has said why."""
+    if dist.is_available() and dist.is_initialized():
+        with suppress(RuntimeError):
+            _store().set(_SPOKEN, "")
+
+
+def _listen() -> None:
+    """Wait until the first process that ended has said why, or is out of reach."""
+    until = time.monotonic() + _LONGEST_SPEECH_S
+    with suppress(RuntimeError):
+        while time.monotonic() < until and not _store().check([_SPOKEN]):
+            time.sleep(_LONGEST_POLL_S)
 
 
 def present_ranks() -> Ranks:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["deferred_interrupt", "requests_to_end"]
+__all__ = ["deferred_interrupt", "ignore_requests", "requests_to_end"]
 
 
 @contextmanager
@@ -36,6 +36,16 @@ def requests_to_end() -> Iterator[None]:
     """Within, SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
     with _handled(signal.default_int_handler, signal.SIGTERM):
         yield
+
+
+def ignore_requests() -> None:
+    """From here on neither Ctrl-C nor SIGTERM ends the process, which is about to end anyway.
+
+    torchrun asks all processes to end as soon as one has, and would cut short what this one has to say.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
