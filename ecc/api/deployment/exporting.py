@@ -19,7 +19,7 @@ from ecc.api.deployment.int8 import TOLERANCE, Examples, examples_of, put_on_byt
 from ecc.api.deployment.onnx_files import OnnxFiles, open_onnx, opset_of
 from ecc.api.deployment.program_files import ProgramFiles
 from ecc.api.deployment.sources import Exportable, source_of
-from ecc.api.deployment.state_files import StateFiles
+from ecc.api.deployment.state_files import StateFiles, demand_recipe_place
 from ecc.api.deployment.targets import demand_place, publish, staged, writing
 from ecc.core.errors import EccError, InputError
 from ecc.core.problem import Progress
@@ -40,6 +40,7 @@ _TOLERANCE = 1e-4  # as that of slimming
 _COARSE = 3e-2  # of half precision: each runtime rounds in its own places
 _TRIES = 3  # batches of inputs that a file is run on
 _STAGE = "exporting"
+_UNWRITTEN = "; nothing is written"
 
 
 def export(
@@ -84,6 +85,8 @@ def export(
     began = time.monotonic()
     kind = _kind(format, batch, opset, int8, tolerance)
     target = demand_place(file, kind.kind, kind.alike)
+    if kind is StateFiles:
+        demand_recipe_place(target)
     if kind is OnnxFiles:
         OnnxFiles(opset)  # is refused before anything is loaded
     given = source_of(source, inputs, model=model)
@@ -92,7 +95,9 @@ def export(
     bytes_wanted = kind is OnnxFiles and (given.fixed_point if int8 is None else int8)
     if bytes_wanted:
         _refuse_other_floats(network)
-        examples = examples_of(given.data if data is None else data, data_dir, batch if type(batch) is int else None)
+        examples = examples_of(
+            given.data if data is None else data, data_dir, batch if isinstance(batch, int) else None
+        )
     tell = progress or (lambda *_: None)
     with staged(target) as folder:
         path = folder / target.name
@@ -168,19 +173,21 @@ class _Attempts:
             InputError: If the network cannot be written so.
             EccError: If it can, but the file computes something else.
         """
+        self._refuse_noise()
         own = self.example.batch
         if own is None and batch is not None:
             raise InputError("the network's first input has no axes and so no batch; leave the batch out")
         if self.form.name == "state-dict":
             return self._tried([None] * _TRIES, None, None, "")
-        if type(batch) is int or own is None:
-            return self._tried([batch if type(batch) is int else None] * _TRIES, None, batch or 1, "")
+        if own is None or isinstance(batch, int):
+            size = batch if isinstance(batch, int) else None
+            return self._tried([size] * _TRIES, None, size or 1, "")
         try:
             return self._tried(self.example.batches(), self.example.batched, None, "")
         except EccError as error:
             if batch is not None:
                 raise
-            reason = str(error)
+            reason = str(error).removesuffix(_UNWRITTEN)
         return self._tried([own] * _TRIES, None, own, reason)
 
     def _tried(
@@ -200,10 +207,14 @@ class _Attempts:
             except Exception as error:  # whatever exporters and engines raise
                 failures.append(InputError(f"{writer.exporter} cannot export the network ({first_line(error)})"))
             else:
-                if relative <= self.tolerance:
-                    exporter = writer.exporter
-                    return _Found(exporter, names, self.example, samples, batch, reason, gap, relative, self.tolerance)
-                failures.append(self._differing(writer, samples[0], gap, relative))
+                if relative <= (limit := self.tolerance):
+                    return _Found(writer.exporter, names, self.example, samples, batch, reason, gap, relative, limit)
+                failures.append(
+                    EccError(
+                        f"what {writer.exporter} makes computes something else than the network: outputs differ by "
+                        f"{gap:.2g}, {relative:.2g} of the largest one, and {limit:g} of it is allowed{_UNWRITTEN}"
+                    )
+                )
         wrong = [error for error in failures if not isinstance(error, InputError)]
         raise (wrong or failures)[0]
 
@@ -213,14 +224,13 @@ class _Attempts:
         run = writer.open(self.path)
         return _gaps(samples, [run(sample.call) for sample in samples])
 
-    def _differing(self, writer: Writer, sample: Sample, gap: float, relative: float) -> EccError:
-        again = difference(sample.outputs, eager_outputs(self.network, sample.call))
-        if not again <= self.tolerance:
-            return InputError("the network gives other outputs each time that it runs; it cannot be compared")
-        return EccError(
-            f"what {writer.exporter} makes computes something else than the network: outputs differ by {gap:.2g}, "
-            f"{relative:.2g} of the largest one, and {self.tolerance:g} of it is allowed; nothing is written"
-        )
+    def _refuse_noise(self) -> None:
+        """Refuse a network that draws random numbers, or keeps something from one run to the next."""
+        (sample,) = self.example.samples(self.network, [None], self.seed)
+        if not difference(sample.outputs, eager_outputs(self.network, sample.call)) <= self.tolerance:
+            raise InputError(
+                "the network gives other outputs each time that it runs, so no file can be compared with it"
+            )
 
 
 def _kind(
@@ -279,7 +289,7 @@ def _on_bytes(found: _Found, network: nn.Module, path: Path, examples: Examples,
         agreed = "" if share is None else f", with the same winner in {100 * share:.1f} % of {count} examples"
         raise EccError(
             f"on int8 the network is too far from float: outputs differ by {gap:.2g}, {relative:.2g} of the largest "
-            f"one{agreed}, and {tolerance:g} of it is allowed; nothing is written. Allow more, or export in float"
+            f"one{agreed}, and {tolerance:g} of it is allowed; nothing is written; allow more, or export in float"
         )
     return replace(
         found,

@@ -13,6 +13,7 @@ from torch import nn
 
 from ecc.api.deployment.examples import Sample
 from ecc.api.deployment.onnx_files import feed_of
+from ecc.api.deployment.targets import DATA
 from ecc.api.int8 import agreement, pieces
 from ecc.core.errors import InputError
 from ecc.data.loading import load_data
@@ -89,7 +90,7 @@ def put_on_bytes(path: Path, names: Sequence[str], examples: Examples) -> None:
     Raises:
         InputError: If it cannot be quantised.
     """
-    if path.with_name(f"{path.name}.data").exists():
+    if path.with_name(f"{path.name}{DATA}").exists():
         raise InputError("networks of more than 2 GB are not put on int8; export in float: --float")
     session = open_session(str(path))
     feeds = [feed_of(session, names, call) for call in examples.calibration]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
@@ -14,19 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from ecc.api.deployment.formats import Run, Writer
-from ecc.api.deployment.programs import BATCH, Way, programs, takes_tensors
+from ecc.api.deployment.programs import BATCH, Way, programs, takes_tensors, undisturbed
 from ecc.core.errors import InputError, UnavailableError
 from ecc.network.nesting import tensors_in
 from ecc.profiler.runtimes.calling import Call
 from ecc.profiler.runtimes.exporting import Flat
 from ecc.profiler.runtimes.onnxruntime import open_session
-from ecc.profiler.runtimes.silencing import quiet_output
 
 __all__ = ["OnnxFiles", "feed_of", "open_onnx", "opset_of"]
 
 _LARGEST_BYTES = 2_000_000_000  # of weights inside the file, which as a protobuf has to stay below 2 GiB
 _OLDEST_OPSET = 9
+_OLDEST_WRITTEN = 18  # by the newer exporter; its models are converted to older ones, if that succeeds
 _DOMAIN = ("", "ai.onnx")
+_AROUND = "network."  # what the weights' names begin with in the module that flattens inputs and outputs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +57,7 @@ class OnnxFiles:
     def writers(
         self, network: nn.Module, call: Call, batched: Sequence[bool] | None, names: Sequence[str]
     ) -> list[Writer]:
-        """The newer exporter on each way to trace, then the older one.
+        """The newer exporter on each way to trace, then the older one; the other way round for some recurrent networks.
 
         Raises:
             InputError: If inputs or weights are in bfloat16.
@@ -68,60 +68,41 @@ class OnnxFiles:
         with torch.no_grad():
             given = call.on(network)
         ends = _output_names(given, names)
-        large = sum(tensor.nbytes for tensor in held) > _LARGEST_BYTES
-        flat = not takes_tensors(call, given)
-        own = [names, ends, flat, large]
-        writers = [
-            Writer("torch.onnx (dynamo)", partial(self._by_graph, way, *own), partial(open_onnx, names=names))
-            for way in programs(network, call, batched, flat=flat)
-        ]
-        if large:  # the older exporter would write a file per tensor
+        order = _Order(
+            network, call, tuple(names), tuple(ends), takes_tensors(call, given), sum(each.nbytes for each in held)
+        )
+        older = self.opset is not None and self.opset < _OLDEST_WRITTEN  # converted or not, however it is traced
+        ways = programs(network, call, batched, flat=not order.plain)[: 1 if older else None]
+        opened = partial(open_onnx, names=names)
+        writers = [Writer("torch.onnx (dynamo)", partial(self._by_graph, order, way), opened) for way in ways]
+        if order.large:  # the older exporter would write a file per tensor
             return writers
-        outputs = [bool(batched) and each.ndim > 0 and len(each) == len(call.tensors[0]) for each in tensors_in(given)]
-        axes = {n: {0: BATCH} for n, long in zip((*names, *ends), (*(batched or ()), *outputs), strict=False) if long}
-        older = partial(self._by_script, network, call, names, ends, axes if batched else {})
-        return [*writers, Writer("torch.onnx (TorchScript)", older, partial(open_onnx, names=names))]
+        long = [bool(batched) and each.ndim > 0 and len(each) == len(call.tensors[0]) for each in tensors_in(given)]
+        free = [name for name, follows in zip((*names, *ends), (*(batched or ()), *long), strict=False) if follows]
+        script = Writer("torch.onnx (TorchScript)", partial(self._by_script, order, free if batched else []), opened)
+        return [*writers, script] if _keeps_recurrence(network) else [script, *writers]
 
-    def _by_graph(
-        self, way: Way, names: Sequence[str], ends: Sequence[str], flat: bool, large: bool, path: Path
-    ) -> None:
+    def _by_graph(self, order: _Order, way: Way, path: Path) -> None:
         traced = way()
-        with warnings.catch_warnings(), torch.no_grad(), quiet_output():
-            warnings.simplefilter("ignore")
-            made: Any = torch.onnx.export(
-                traced,
-                dynamo=True,
-                input_names=list(names),
-                output_names=list(ends),
-                opset_version=self.opset,
-                verbose=False,
-            )
-            made.save(path, external_data=large)
-        self._finish(path, "network." if flat else "")
+        with undisturbed():
+            made: Any = torch.onnx.export(traced, dynamo=True, **self._options(order))
+            made.save(path, external_data=order.large)
+        self._finish(path, "" if order.plain else _AROUND)
 
-    def _by_script(
-        self,
-        network: nn.Module,
-        call: Call,
-        names: Sequence[str],
-        ends: Sequence[str],
-        axes: Mapping[str, Mapping[int, str]],
-        path: Path,
-    ) -> None:
-        with warnings.catch_warnings(), torch.no_grad(), quiet_output():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                Flat(network, call).eval(),
-                tuple(tensor.clone() for tensor in call.tensors),
-                str(path),
-                dynamo=False,
-                input_names=list(names),
-                output_names=list(ends),
-                dynamic_axes={name: dict(each) for name, each in axes.items()},
-                opset_version=self.opset,
-                verbose=False,
-            )
-        self._finish(path, "network.")
+    def _by_script(self, order: _Order, free: Sequence[str], path: Path) -> None:
+        flat, tensors = Flat(order.network, order.call).eval(), tuple(tensor.clone() for tensor in order.call.tensors)
+        axes = {name: {0: BATCH} for name in free}
+        with undisturbed():
+            torch.onnx.export(flat, tensors, str(path), dynamo=False, dynamic_axes=axes, **self._options(order))
+        self._finish(path, _AROUND)
+
+    def _options(self, order: _Order) -> dict[str, Any]:
+        return {
+            "input_names": list(order.names),
+            "output_names": list(order.ends),
+            "opset_version": self.opset,
+            "verbose": False,
+        }
 
     def _finish(self, path: Path, prefix: str) -> None:
         """Name the batch axis and the weights as they are called, say where the model is from, and check its opset."""
@@ -136,6 +117,28 @@ class OnnxFiles:
             _shorten(model.graph, prefix)
         onnx.helper.set_model_props(model, {f"ecc.{name}": text for name, text in self.about.items() if text})
         path.write_bytes(model.SerializeToString())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Order:
+    """A network to write, with the names of its inputs and outputs.
+
+    Attributes:
+        plain: Whether it takes and gives tensors one after another.
+        nbytes: Of its weights.
+    """
+
+    network: nn.Module
+    call: Call
+    names: tuple[str, ...]
+    ends: tuple[str, ...]
+    plain: bool
+    nbytes: int
+
+    @property
+    def large(self) -> bool:
+        """Whether the weights need a file of their own."""
+        return self.nbytes > _LARGEST_BYTES
 
 
 def open_onnx(path: Path, *, names: Sequence[str]) -> Run:
@@ -164,6 +167,25 @@ def feed_of(session: Any, names: Sequence[str], call: Call) -> dict[str, Any]:
     taken = {value.name for value in session.get_inputs()}
     given = zip(names, call.tensors, strict=True)
     return {name: tensor.detach().contiguous().numpy() for name, tensor in given if name in taken}
+
+
+def _keeps_recurrence(network: nn.Module) -> bool:
+    """Whether the newer exporter makes one operator of each recurrent layer; some versions write out every time step.
+
+    For torch 2.6 that is so of all kinds: 64 steps of an LSTM keep it busy for more than six minutes.
+    """
+    for mode in {layer.mode for layer in network.modules() if isinstance(layer, nn.RNNBase)}:
+        kind = mode.partition("_")[0]
+        tiny: nn.Module = {"LSTM": nn.LSTM, "GRU": nn.GRU}.get(kind, nn.RNN)(1, 1).eval()
+        try:
+            with undisturbed():
+                program = torch.export.export(tiny, (torch.zeros(2, 1, 1),), strict=False)
+                made: Any = torch.onnx.export(program, dynamo=True, verbose=False)
+        except Exception:  # whatever exporters raise
+            return False
+        if kind not in {node.op_type for node in made.model_proto.graph.node}:
+            return False
+    return True
 
 
 def _output_names(given: Any, taken: Sequence[str]) -> list[str]:

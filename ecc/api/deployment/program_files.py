@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ecc.api.deployment.formats import Run, Writer
-from ecc.api.deployment.programs import Way, programs
+from ecc.api.deployment.programs import Way, programs, undisturbed
 from ecc.network.nesting import tensors_in
 from ecc.profiler.runtimes.calling import Call
 
@@ -54,14 +53,12 @@ class ProgramFiles:
 
     def _write(self, way: Way, path: Path) -> None:
         program = way()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with undisturbed():
             torch.export.save(program, path, extra_files={ABOUT: json.dumps(dict(self.about))})
 
 
 def _open(path: Path, *, flat: bool) -> Run:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with undisturbed():
         program = torch.export.load(path).module()
 
     def run(call: Call) -> list[Tensor]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,7 +17,7 @@ from ecc.profiler.runtimes.calling import Call
 from ecc.profiler.runtimes.exporting import Flat
 from ecc.profiler.runtimes.silencing import quiet_output
 
-__all__ = ["BATCH", "Program", "Way", "programs", "takes_tensors"]
+__all__ = ["BATCH", "Program", "Way", "programs", "takes_tensors", "undisturbed"]
 
 Program = Any
 """A ``torch.export.ExportedProgram``, which is no public name of every version."""
@@ -48,9 +50,21 @@ def programs(network: nn.Module, call: Call, batched: Sequence[bool] | None, *, 
     return [partial(_traced, module, args, kwargs, shapes, strict) for shapes, strict in tries]
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """While exporters work: without gradients, and without what they print, warn of and log on the way."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), quiet_output():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
 def _traced(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any, strict: bool) -> Program:
-    with warnings.catch_warnings(), torch.no_grad(), quiet_output():
-        warnings.simplefilter("ignore")
+    with undisturbed():
         return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=strict)
 
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ecc.api.deployment.formats import Run, Writer
+from ecc.api.deployment.targets import demand_place
 from ecc.api.sparsity import with_stored_masks
 from ecc.artefact.stages import edit_from_json
 from ecc.core.errors import InputError
@@ -30,7 +31,7 @@ from ecc.profiler.runtimes.calling import Call, eager_outputs
 from ecc.stages.edits import Edit, apply_edits
 from ecc.zoo.loading import load_model
 
-__all__ = ["KIND", "Recipe", "StateFiles", "load_state", "recipe_path"]
+__all__ = ["KIND", "Recipe", "StateFiles", "demand_recipe_place", "load_state", "recipe_path"]
 
 KIND = "ecc-state-dict"
 """Value of ``kind`` in every such JSON file."""
@@ -157,6 +158,18 @@ class StateFiles:
 def recipe_path(weights: Path) -> Path:
     """The JSON file of a file of weights: with the ending ``.json`` in the place of its own."""
     return weights.with_suffix(".json")
+
+
+def demand_recipe_place(weights: Path) -> None:
+    """Refuse a file of weights whose JSON file would take the place of something else.
+
+    Raises:
+        InputError: If so.
+    """
+    where = recipe_path(weights)
+    if where == weights:
+        raise InputError(f"{weights.name} would be the JSON file that belongs to it; end the name in .safetensors")
+    demand_place(where, "the JSON file of an export", lambda head: f'"{KIND}"'.encode() in head)
 
 
 def load_state(path: str | Path, *, model: nn.Module | None = None) -> nn.Module:

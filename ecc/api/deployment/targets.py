@@ -12,7 +12,10 @@ from pathlib import Path
 from ecc.artefact.reading import MANIFEST
 from ecc.core.errors import InputError
 
-__all__ = ["demand_place", "publish", "staged", "writing"]
+__all__ = ["DATA", "demand_place", "publish", "staged", "writing"]
+
+DATA = ".data"
+"""What the file of an ONNX model's weights is called behind the model's name."""
 
 _HEAD_BYTES = 1 << 12
 
@@ -60,8 +63,17 @@ def staged(target: Path) -> Iterator[Path]:
 
 
 def publish(folder: Path, target: Path) -> tuple[Path, ...]:
-    """Move the files of a staged folder beside the target, itself last, once they are on the disk; returns where to."""
+    """Move the files of a staged folder beside the target, itself last, once they are on the disk; returns where to.
+
+    Raises:
+        InputError: If they cannot be moved, or a file that is not of an earlier export would be lost.
+    """
     files = sorted(folder.iterdir(), key=lambda file: file.name == target.name)
+    for file in files:
+        if file.name == f"{target.name}{DATA}" and (target.parent / file.name).exists() and not target.exists():
+            raise InputError(
+                f"{file.name} beside {target} is of no export, so it is not overwritten; choose another name"
+            )
     with writing(target):
         for file in files:
             _flush(file)
