@@ -232,7 +232,7 @@ def test_a_sweep_that_is_killed_leaves_nobody_at_work_and_goes_on(finished, tmp_
         process.kill()
         process.wait()
     (record,) = out.glob("jobs/*.json")
-    worker = int(json.loads(record.read_text())["worker"].removeprefix("process "))
+    worker = int(json.loads(record.read_text())["worker"].removeprefix("process ").partition(",")[0])
     _wait(lambda: not _alive(worker))
     when = record.stat().st_mtime_ns
     code, value = _sweep(capsys, *given, "--resume")

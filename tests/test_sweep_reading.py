@@ -202,7 +202,7 @@ npu = "systolic:no"
 """,
     )
     with pytest.raises(InputError) as caught:
-        checked(read_job_file(path), device="cpu")
+        checked(read_job_file(path))
     told = str(caught.value).split("\n  ")[1:]
     expected = [
         (1, "network tiny, method uniform: .*macs.*cannot be reached|network tiny, method uniform: .*macs"),

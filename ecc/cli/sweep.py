@@ -57,7 +57,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--engine", choices=_ENGINES, default=_ENGINES[0], help=f"where jobs run (default {_ENGINES[0]})"
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="jobs at a time on this machine (default: one per physical core)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="jobs at a time on this machine (default: one per physical core, or per GPU where they train on these)",
     )
     parser.add_argument(
         "--address",
@@ -74,9 +77,11 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     if arguments.seed:
         raise InputError("the seeds of a sweep are those of its job file; leave --seed out")
     file = read_job_file(arguments.job)
-    device = current_device(file.device or ("cuda" if torch.cuda.is_available() else "cpu")).torch_name
+    device = file.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if arguments.engine == _ENGINES[0]:
+        device = current_device(device).torch_name
     progress.begin("check the job file")
-    plan = checked(file, device=device)
+    plan = checked(file)
     progress.end_line()
     folder = Path(arguments.out).expanduser() if arguments.out else _usual_folder(plan)
     ledger = Ledger(folder.resolve())
@@ -101,9 +106,10 @@ def _engine(arguments: argparse.Namespace, plan: Plan, ledger: Ledger, device: s
         return RayEngine(settings, ledger.logs)
     if arguments.address is not None:
         raise InputError("--address is of the engine ray; give --engine ray, or leave it out")
-    workers = arguments.workers or max(1, physical_cores() // threads)
     gpus = torch.cuda.device_count() if device.startswith("cuda") else 0
-    return LocalEngine(min(workers, len(plan.jobs)), ledger.logs, threads=threads, gpus=gpus)
+    usual = int(gpus / (plan.file.claims.gpus or 1.0)) if gpus else physical_cores() // threads
+    workers = min(arguments.workers or max(1, usual), len(plan.jobs))
+    return LocalEngine(workers, ledger.logs, threads=threads, gpus=gpus)
 
 
 def _sweep(arguments: argparse.Namespace, plan: Plan, ledger: Ledger, device: str, progress: ProgressLine) -> Swept:

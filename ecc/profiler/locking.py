@@ -29,7 +29,7 @@ try:
 except ImportError:  # Windows has msvcrt instead
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Holder", "device_lock", "lock_folder", "measuring_by"]
+__all__ = ["Holder", "device_lock", "lock_folder", "measuring_by", "open_lock"]
 
 _POSIX = os.name == "posix"
 _LOG = logging.getLogger("ecc")
@@ -102,7 +102,7 @@ def device_lock(
         return
     with ExitStack() as stack:
         try:
-            file = _open(lock_folder() / f"{fingerprint}.lock")
+            file = open_lock(lock_folder() / f"{fingerprint}.lock")
             stack.callback(os.close, file)
             free = _acquire(file)
         except OSError as error:
@@ -176,7 +176,7 @@ def _private(folder: Path, user: int) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == user and not found.st_mode & 0o022
 
 
-def _open(path: Path) -> int:
+def open_lock(path: Path) -> int:
     """The lock's file, made if it is not there.
 
     Raises:

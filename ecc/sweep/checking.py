@@ -16,6 +16,7 @@ from ecc.api.stage_options import stages_of
 from ecc.api.weight_costs import demand_weight_metrics
 from ecc.api.weight_recipe import AnyRecipe, WeightRecipe, recipe_of
 from ecc.core.errors import EccError
+from ecc.core.problem import Task
 from ecc.data.loading import load_data
 from ecc.data.values import Data
 from ecc.energy_models.loading import load_cost
@@ -33,21 +34,31 @@ __all__ = ["checked"]
 T = TypeVar("T")
 
 
-def checked(file: JobFile, *, device: str) -> Plan:
+def checked(file: JobFile) -> Plan:
     """The plan of a job file, once all that it names is there and fits together.
 
     Networks and data are loaded, every cost model is read, and each network, device, method and set of budgets is made
     a job of, which refuses budgets that cannot be reached; nothing is trained or measured.
 
-    Args:
-        device: Where to train.
+    Whether the device to train on is there is not looked at: it may be another machine's.
+
     Raises:
         InputError: If anything is wrong; every mistake is named with its line.
     """
-    review = _Review(file, device)
+    review = _Review(file)
     review.look()
     file.mistakes.refuse()
     return plan_of(file, metrics=review.metrics)
+
+
+def _few(data: Data) -> Task:
+    """The task with two examples: whether network, loss and score go together is asked of every job."""
+    try:
+        inputs, targets = next(iter(data.train))
+        first = tuple(each[:2] for each in inputs) if isinstance(inputs, tuple | list) else inputs[:2]
+        return Task([(first, targets[:2])], data.validation, data.loss, data.score)
+    except Exception:  # a loader of the user's own; whoever reads it next says what is wrong with it
+        return data.task()
 
 
 def _at(path: Path) -> Callable[[str], Path]:
@@ -65,7 +76,6 @@ class _Review:
     """
 
     file: JobFile
-    device: str
     metrics: dict[str, str] = field(default_factory=dict)
     data: dict[tuple[str, str], Data] = field(default_factory=dict)
 
@@ -106,9 +116,7 @@ class _Review:
             self.metrics[path] = load_cost(path).metric
 
     def _recipe(self, method: MethodEntry) -> AnyRecipe:
-        return recipe_of(
-            method.method, then=method.then, options=method.options, device=self.device, **dict(method.settings)
-        )
+        return recipe_of(method.method, then=method.then, options=method.options, **dict(method.settings))
 
     @staticmethod
     def _near(method: MethodEntry) -> Callable[[str], Path]:
@@ -177,7 +185,7 @@ class _Review:
                 graphs[names.batch] = names.traced(loaded.module, data)
             inputs, graph = graphs[names.batch]
             costs = names.models(loaded.module, graph, budgets.budgets)
-            job_of(loaded.module, graph, data.task(), [budgets.budgets], costs, inputs, recipe=recipe)
+            job_of(loaded.module, graph, _few(data), [budgets.budgets], costs, inputs, recipe=recipe)
         except EccError as error:
             text = str(error)
             where = budgets.path if any(budget.metric in text for budget in budgets.budgets) else method.path

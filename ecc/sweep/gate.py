@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ecc.profiler.locking import open_lock
+
 try:
     import fcntl
 except ImportError:  # elsewhere measurements are alone among measurements only
@@ -27,13 +29,15 @@ class Gate:
     """The place of one process at the gates of the devices that it trains on.
 
     Args:
-        folder: Of the locks, the same for all processes on this machine.
+        folder: Of the locks, the same for all processes on this machine; None where there is none, so that nobody
+            waits for anybody.
         devices: Fingerprints of the devices that this process keeps busy while it trains.
     """
 
-    def __init__(self, folder: Path, devices: Sequence[str]) -> None:
+    def __init__(self, folder: Path | None, devices: Sequence[str]) -> None:
         self._folder = folder
-        self._training = {device: self._open(device, "training") for device in devices if fcntl is not None}
+        self._works = folder is not None and fcntl is not None
+        self._training = {device: self._open(device, "training") for device in devices if self._works}
         self._turns = {device: self._open(device, "turn") for device in self._training}
         self._inside = False
         self._measuring = False
@@ -41,7 +45,7 @@ class Gate:
         """Time that this process waited here so far."""
 
     def _open(self, device: str, what: str) -> int:
-        return os.open(self._folder / f"{device}.{what}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return open_lock((self._folder or Path()) / f"{device}.{what}")
 
     def enter(self) -> None:
         """Begin to train: waits while somebody measures."""
@@ -86,7 +90,7 @@ class Gate:
         Args:
             device: Its fingerprint; one that this process does not train on may be another one.
         """
-        if fcntl is None or self._measuring:
+        if not self._works or self._measuring:
             yield
             return
         inside, self._measuring = self._inside, True

@@ -27,7 +27,7 @@ from typing import Any
 
 from ecc.api.describing import environment
 from ecc.artefact import read as read_artefact
-from ecc.core.errors import EccError, InputError, UnavailableError
+from ecc.core.errors import EccError, InputError, StorageError, UnavailableError
 from ecc.core.fields import Fields, parse_object
 from ecc.sweep.plan import Plan
 
@@ -296,18 +296,24 @@ class Ledger:
         """Keep a record; a traceback goes beside that of a failed job.
 
         Raises:
-            OSError: If it cannot be written.
+            StorageError: If it cannot be written.
         """
-        write_whole(self.folder / part / f"{record.id}.json", _json(record.to_json()))
-        if record.done:
-            self.error(record.id, part).unlink(missing_ok=True)
-        else:
-            write_whole(self.error(record.id, part), f"{record.error}\n\n{trace}".encode(errors="replace"))
+        try:
+            write_whole(self.folder / part / f"{record.id}.json", _json(record.to_json()))
+            if record.done:
+                self.error(record.id, part).unlink(missing_ok=True)
+            elif trace or not self.error(record.id, part).exists():
+                write_whole(self.error(record.id, part), f"{record.error}\n\n{trace}".encode(errors="replace"))
+        except OSError as error:
+            raise StorageError(
+                f"what became of {record.id} cannot be written to {str(self.folder)!r}: {error.strerror}; free some "
+                "space there, and run what is missing with --resume"
+            ) from error
 
     def failed(self, id: str, error: str, part: str = "jobs", *, detail: str = "", attempt: int = 1) -> Record:
         """Keep that a job failed without a word of its own, and give its record."""
         record = replace(Record(id, FAILED), error=error, attempt=attempt)
-        self.write(record, part, trace=detail)
+        self.write(record, part, trace=detail or "(no traceback)")
         return record
 
 

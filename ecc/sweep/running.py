@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import shutil
@@ -49,6 +50,7 @@ from ecc.zoo.loading import LoadedModel, load_model, load_weights
 
 __all__ = ["Runner", "Save"]
 
+_LOG = logging.getLogger("ecc")
 _MEND = "give the network its trained weights (weights), or train it first (pretrain = EPOCHS)"
 
 
@@ -214,7 +216,7 @@ class _Session:
         self.work = work
         self.device = current_device(unit["train_on"]).torch_name
         devices = dict.fromkeys(current_device(name).fingerprint for name in ("cpu", self.device))
-        self._gate = Gate(lock_folder(), tuple(devices))
+        self._gate = Gate(_lock_folder(), tuple(devices))
         self._beacon = Beacon(work)
         self._threads = unit["threads"]
 
@@ -239,6 +241,14 @@ class _Session:
         """Told how far the unit is; steps aside for those who measure."""
         self._gate.pause()
         self._beacon.show(stage, done, total, note)
+
+
+def _lock_folder() -> Path | None:
+    try:
+        return lock_folder()
+    except OSError as error:
+        _LOG.warning("measurements cannot keep other jobs from training meanwhile: %s", error)
+        return None
 
 
 def _part(unit: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ecc.sweep.engines.protocol import Ended, Engine, Started, Unit
@@ -131,8 +131,10 @@ class _Sweep:
         """The record that the worker has kept, or one that says why there is none."""
         if ended.value is not None:
             known = self.ledger.records([ended.id], part)
-            if ended.id in known:
-                return known[ended.id]
+            if ended.id in known:  # only the engine knows where it ran, and how often
+                record = replace(known[ended.id], worker=ended.worker, attempt=ended.attempt)
+                self.ledger.write(record, part)
+                return record
             return self._lost(part, ended, "its results did not come back", "")
         return self._lost(part, ended, ended.error, ended.detail)
 
@@ -148,7 +150,7 @@ def sweep(plan: Plan, ledger: Ledger, engine: Engine, work: str, *, device: str,
         device: Where to train.
         watch: Told what happens.
     Raises:
-        UnavailableError: If no worker can be started.
+        UnavailableError: If no worker can be started, or the folder cannot be written any more.
         KeyboardInterrupt: On Ctrl-C, once the workers have kept their state.
     """
     started = time.monotonic()
