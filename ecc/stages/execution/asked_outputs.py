@@ -21,15 +21,16 @@ from ecc.stages.execution.kernels import kernels, suit
 __all__ = ["AskedLinear", "AskedOutputs"]
 
 _MOST_ROWS = 32  # beyond them rows are copied and multiplied as a matrix
-_MOST_ASKED = 0.9  # of the outputs; beyond it all are computed
+_MOST_ASKED = 0.9  # of the outputs; beyond it all are computed …
+_MOST_COPIED = 0.25  # … and beyond this one where rows are copied: a row is read, written and read again
 _BLOCK = 1 << 18  # elements of the weight that are copied at a time: they are still in cache when they are used
 
 
 class AskedLinear(nn.Module):
     """A linear layer that computes the outputs that are asked for.
 
-    With numba a compiled loop reads their rows of the weight and no other. Without, and for many inputs or gradients,
-    the rows are copied first, which pays less.
+    With numba a compiled loop reads their rows of the weight and no other. Without, and for many inputs, the rows are
+    copied first, which pays up to a quarter of the outputs; where more are asked for, or gradients, all are computed.
 
     Args:
         layer: Whose weight and bias it shares.
@@ -55,10 +56,21 @@ class AskedLinear(nn.Module):
         if outputs is None:
             return F.linear(x, self.weight, self.bias)
         index = self._index(outputs)
-        if len(index) > _MOST_ASKED * self.out_features:
+        share = len(index) / max(self.out_features, 1)
+        if share > _MOST_ASKED or (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)):
             return F.linear(x, self.weight, self.bias)[..., index]
-        rows = x.reshape(-1, self.in_features)
-        found = self._computed(rows, index)
+        rows, weight, compiled = x.detach().reshape(-1, self.in_features), self.weight.detach(), kernels()
+        bias = None if self.bias is None else self.bias.detach()
+        if compiled is not None and len(rows) <= _MOST_ROWS and suit(rows := rows.contiguous(), weight):
+            found = rows.new_empty(len(rows), len(index))
+            start = rows.new_empty(0) if bias is None else bias.to(rows.dtype)
+            compiled.asked(rows.numpy(), weight.numpy(), start.numpy(), index.numpy(), found.numpy())
+        elif share > _MOST_COPIED:
+            found = F.linear(rows, weight, bias)[:, index]
+        else:
+            pieces = torch.split(index, max(_BLOCK // max(self.in_features, 1), 1))
+            found = torch.cat([F.linear(rows, weight.index_select(0, piece)) for piece in pieces], -1)
+            found = found if bias is None else found + bias[index]
         return found.reshape(*x.shape[:-1], len(index))
 
     def extra_repr(self) -> str:
@@ -78,25 +90,6 @@ class AskedLinear(nn.Module):
             if least < 0 or most >= self.out_features:
                 raise InputError(f"outputs {least} to {most} are asked for of a layer of {self.out_features}")
         return outputs.contiguous()
-
-    def _computed(self, x: Tensor, index: Tensor) -> Tensor:
-        """Shape (batch, in_features) → (batch, n)."""
-        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
-            return F.linear(x, self.weight[index], None if self.bias is None else self.bias[index])
-        x, weight, compiled = x.detach(), self.weight.detach(), kernels()
-        bias = None if self.bias is None else self.bias.detach()
-        if compiled is None or len(x) > _MOST_ROWS or not suit(x := x.contiguous(), weight):
-            found = self._gathered(x, weight, index)
-            return found if bias is None else found + bias[index]
-        found = x.new_empty(len(x), len(index))
-        start = weight.new_empty(0) if bias is None else bias.to(weight.dtype)
-        compiled.asked(x.numpy(), weight.numpy(), start.numpy(), index.numpy(), found.numpy())
-        return found
-
-    def _gathered(self, x: Tensor, weight: Tensor, index: Tensor) -> Tensor:
-        """By copies of rows, as many at a time as stay in cache."""
-        pieces = torch.split(index, max(_BLOCK // max(self.in_features, 1), 1))
-        return torch.cat([F.linear(x, weight.index_select(0, piece)) for piece in pieces], -1)
 
 
 class AskedOutputs(nn.Module):
