@@ -219,7 +219,7 @@ def test_only_its_like_is_replaced(artefact, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"notes\.json' exists and is not"):
         ecc.export(model, tmp_path / "notes.safetensors", format="state-dict", inputs=inputs)
     with pytest.raises(InputError, match=r"end the name in \.safetensors"):
-        ecc.export(model, tmp_path / "net.json", format="state-dict", inputs=inputs)
+        ecc.export(model, tmp_path / "rows.json", format="state-dict", inputs=inputs)
     with pytest.raises(InputError, match="is an artefact, whose files are its own"):
         ecc.export(artefact, artefact / "weights.safetensors", format="state-dict")
     with pytest.raises(InputError, match="does not exist; make it"):
@@ -232,7 +232,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ecc.api.deployment.program_files.torch.export.save", full)
+    monkeypatch.setattr(ProgramFiles, "_write", full)
     with pytest.raises(InputError, match="cannot be written: No space left on device; choose another place"):
         ecc.export(nn.Linear(4, 2), tmp_path / "net.pt2", format="pt2", inputs=torch.randn(1, 4))
     assert list(tmp_path.iterdir()) == []

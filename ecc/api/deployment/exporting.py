@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ecc.api.deployment.examples import Example, Sample, input_names_of
 from ecc.api.deployment.exported import Exported
-from ecc.api.deployment.formats import Format, Writer
+from ecc.api.deployment.formats import Format
 from ecc.api.deployment.int8 import TOLERANCE, Examples, examples_of, put_on_bytes, samples_of, winners
 from ecc.api.deployment.onnx_files import OnnxFiles, open_onnx, opset_of
 from ecc.api.deployment.program_files import ProgramFiles
@@ -103,10 +103,12 @@ def export(
         path = folder / target.name
         attempt = _Attempts(_format_of(kind, given, opset), network, example, path, seed, _limit(network, tolerance))
         tell(_STAGE, 0, 2, format)
-        found = attempt.first(batch)
+        with writing(target):
+            found = attempt.first(batch)
         if bytes_wanted:
             tell(_STAGE, 1, 2, "int8")
-            found = _on_bytes(found, network, path, examples, TOLERANCE if tolerance is None else tolerance)
+            with writing(target):
+                found = _on_bytes(found, network, path, examples, TOLERANCE if tolerance is None else tolerance)
         opset_made = opset_of(path) if kind is OnnxFiles else None
         files = publish(folder, target)
     tell(_STAGE, 2, 2, "")
@@ -201,9 +203,13 @@ class _Attempts:
             for left in self.path.parent.iterdir():
                 left.unlink()
             try:
-                gap, relative = self._written(writer, samples)
+                writer.write(self.path)
+                run = writer.open(self.path)
+                gap, relative = _gaps(samples, [run(sample.call) for sample in samples])
             except EccError as error:
                 failures.append(error)
+            except OSError:  # of the disk; another exporter would meet it too
+                raise
             except Exception as error:  # whatever exporters and engines raise
                 failures.append(InputError(f"{writer.exporter} cannot export the network ({first_line(error)})"))
             else:
@@ -217,12 +223,6 @@ class _Attempts:
                 )
         wrong = [error for error in failures if not isinstance(error, InputError)]
         raise (wrong or failures)[0]
-
-    def _written(self, writer: Writer, samples: Sequence[Sample]) -> tuple[float, float]:
-        with writing(self.path):
-            writer.write(self.path)
-        run = writer.open(self.path)
-        return _gaps(samples, [run(sample.call) for sample in samples])
 
     def _refuse_noise(self) -> None:
         """Refuse a network that draws random numbers, or keeps something from one run to the next."""
