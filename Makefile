@@ -22,7 +22,7 @@ lint: $(VENV)/test.stamp
 	$(BIN)/lint-imports
 
 docs: $(VENV)/docs.stamp
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean --quiet $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean $(ARGS)
 
 results-small: $(VENV)/test.stamp
 	$(BIN)/python experiments/results_small.py $(ARGS)
