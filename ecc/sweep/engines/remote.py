@@ -99,6 +99,8 @@ def carry_out(errand: Errand, fetch: Fetch) -> Iterator[dict[str, Any] | bytes]:
         and their pieces; last its ``value``, or ``error`` and ``detail``.
     """
     own = f"{platform.node()}, process {os.getpid()}"
+    with suppress(Exception):  # what is wrong with it is told when it is called
+        _work(errand.work)  # which takes seconds in a new process, before the unit counts as begun
     yield {"worker": own}
     if other := differences(releases(), {"the machine of the sweep": errand.versions or releases()}):
         yield {"error": f"{platform.node()} came to the cluster with other versions: {other}", "final": True}
