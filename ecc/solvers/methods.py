@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, cast
 
 from ecc.core.errors import InputError
 from ecc.core.parts import Parts
@@ -25,7 +25,7 @@ __all__ = ["METHODS"]
 def _as_method(name: str, found: Any) -> type[Solver]:
     if not (isinstance(found, type) and is_dataclass(found) and callable(getattr(found, "solve", None))):
         raise InputError(f"method {name!r} must be a frozen dataclass with a method solve, got {found!r:.80}")
-    return found
+    return cast(type[Solver], found)
 
 
 METHODS: Mapping[str, type[Solver]] = Parts(

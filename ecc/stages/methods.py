@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, cast
 
 from ecc.core.code import Stage
 from ecc.core.errors import InputError
@@ -33,7 +33,7 @@ __all__ = ["STAGES"]
 def _as_stage(name: str, found: Any) -> type[Stage]:
     if not (isinstance(found, type) and is_dataclass(found) and callable(getattr(found, "encode", None))):
         raise InputError(f"stage {name!r} must be a frozen dataclass with a method encode, got {found!r:.80}")
-    return found
+    return cast(type[Stage], found)
 
 
 STAGES: Mapping[str, type[Stage]] = Parts(
