@@ -10,10 +10,11 @@ from solver_toy import accuracy, digits_task, mlp, problem, residual
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from ecc.core.errors import InputError, Interrupted
+from ecc.core.errors import EccError, InputError, Interrupted
 from ecc.core.problem import Task
 from ecc.data.values import TensorBatches
 from ecc.solvers.admm import Admm
+from ecc.solvers.alternation import Alternation
 from ecc.solvers.checkpoints import FileCheckpoint
 from ecc.solvers.distributed import Ranks
 from ecc.solvers.sharding import shard
@@ -86,17 +87,32 @@ class Plain:
         return iter(self.batches)
 
 
-def test_processes_run_the_proximal_steps_alike(tmp_path):
+def test_processes_run_the_proximal_steps_alike(tmp_path, monkeypatch):
     training = TrainConfig(epochs=2, lr=2e-3, schedule="constant", dropout=False)
+
+    duals = []
+
+    class Watched(Alternation):
+        def final(self):
+            duals.append(torch.cat([self.y, self.z, self.s, self.phi]))
+            return super().final()
 
     def work(rank):
         found = Admm(training).solve(problem(mlp(), digits_task(64), 0.5))
-        return {"model": found.model.state_dict(), "widths": dict(found.widths)}
+        history = found.history.drop(columns="seconds").to_csv()
+        return {"model": found.model.state_dict(), "widths": dict(found.widths), "duals": duals, "history": history}
 
+    monkeypatch.setattr("ecc.solvers.admm.Alternation", Watched)
     one, other = together(work, tmp_path)
     single = Admm(training).solve(problem(mlp(), digits_task(128), 0.5))
     assert one["widths"] == other["widths"] == dict(single.widths)
     assert equal(one["model"], other["model"])
+    assert one["history"] == other["history"]
+    assert len(one["duals"]) == len(duals) > 0
+    for mine, others, alone in zip(one["duals"], other["duals"], duals, strict=True):
+        assert torch.equal(mine, others)
+        torch.testing.assert_close(mine, alone, rtol=1e-4, atol=1e-4)
+        assert float(mine.abs().sum()) > 0
 
 
 def test_statistics_of_batch_norms_are_those_of_all_examples(tmp_path):
@@ -118,6 +134,51 @@ def test_statistics_of_batch_norms_are_those_of_all_examples(tmp_path):
             parts = images.split(8)[step : step + 2]
             mean = 0.9 * mean + 0.1 * torch.stack([single.stem(part).mean((0, 2, 3)) for part in parts]).mean(0)
     torch.testing.assert_close(one["model"]["stem_norm.running_mean"], mean, rtol=1e-4, atol=1e-5)
+
+
+def images(n=70):
+    return torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(n) % 10
+
+
+def image_task(batch_size, n=70):
+    batches = TensorBatches(*images(n), batch_size, shuffle=True)
+    return Task(batches, batches, nn.functional.cross_entropy, accuracy)
+
+
+@pytest.mark.parametrize("n", [70, 75], ids="n={}".format)
+def test_synced_batch_norms_train_as_one_process_with_all_examples(tmp_path, n):
+    """Of 70 examples in batches of 8 the last step has some in one process only, of 75 unequal parts in both."""
+    config = TrainConfig(epochs=2, lr=0.1, sync_norms=True, clip_norm=1.0, optimizer="sgd")
+
+    def work(rank):
+        model = residual()[0]
+        history = train(model, image_task(8, n), config)
+        return {"model": model.state_dict(), "loss": history.loss.tolist()}
+
+    one, other = together(work, tmp_path)
+    single = residual()[0]
+    start = single.state_dict()["stem.weight"].clone()
+    history = train(single, image_task(16, n), config)
+    assert equal(one["model"], other["model"])
+    close(one["model"], single.state_dict())
+    assert one["loss"] == other["loss"] == pytest.approx(history.loss.tolist(), rel=1e-4)
+    assert float((start - single.state_dict()["stem.weight"]).abs().max()) > 1e-2
+
+
+def test_a_network_that_fails_between_synced_norms_ends_all_processes(tmp_path):
+    def work(rank):
+        inputs, targets = images()
+        batches = TensorBatches(inputs, targets + (20 if rank == 1 else 0), 8)
+        try:
+            train(residual()[0], replace(image_task(8), train=batches), TrainConfig(epochs=1, sync_norms=True))
+        except EccError as error:
+            if rank == 1:
+                dist.destroy_process_group()
+            return str(error)
+
+    first, second = together(work, tmp_path)
+    assert "another process of this job has ended" in first
+    assert "do not take batch 1 of epoch 1 (IndexError" in second
 
 
 @pytest.mark.parametrize("presser", [0, 1])

@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from ecc.data.loading import load_data
 from ecc.energy_models.counting import CountCost
 from ecc.network.tracing import trace
 from ecc.report.saving import save
-from ecc.solvers.distributed import Ranks, first_to_end, join
+from ecc.solvers.distributed import Ranks, first_to_end, has_spoken, join
 from ecc.solvers.settings import TrainConfig
 from ecc.solvers.training import train
 
@@ -183,12 +184,15 @@ def test_only_the_first_to_end_speaks_and_all_end_with_its_code(tmp_path):
         if rank == 1:
             found = [first_to_end(2)]
             dist.barrier()
+            time.sleep(0.3)  # it is cut short unless the other one waits
+            (tmp_path / "said").touch()
+            has_spoken()
         else:
             dist.barrier()
-            found = [first_to_end(130), first_to_end(3)]
+            found = [first_to_end(130), (tmp_path / "said").exists(), first_to_end(3)]
         return found
 
-    assert together(work, tmp_path) == [[(False, 2), (False, 2)], [(True, 2)]]
+    assert together(work, tmp_path) == [[(False, 2), True, (False, 2)], [(True, 2)]]
 
 
 @pytest.mark.parametrize("lost", ["killed", "refused"])

@@ -27,7 +27,7 @@ from ecc.core.errors import EccError, InputError, Interrupted, StorageError, Una
 from ecc.solvers.checkpoints import pack, unpack
 from ecc.solvers.launching import launched, launched_first
 
-__all__ = ["Ranks", "first_to_end", "has_spoken", "join", "present_ranks"]
+__all__ = ["Ranks", "answered", "first_to_end", "has_spoken", "join", "present_ranks"]
 
 _T = TypeVar("_T")
 _ENDED = "ecc/ended"  # key of the store: the first process that ended with an error
@@ -64,7 +64,7 @@ class Ranks:
         if self.world == 1:
             return list(values)
         message = torch.tensor(values, dtype=torch.float64, device=self.host)
-        with _answered():
+        with answered():
             dist.all_reduce(message)
         return cast(list[float], message.tolist())
 
@@ -73,7 +73,7 @@ class Ranks:
         if self.world == 1:
             return list(values)
         message = torch.tensor(values, dtype=torch.float64, device=self.host)
-        with _answered():
+        with answered():
             dist.broadcast(message, 0)
         return cast(list[float], message.tolist())
 
@@ -81,7 +81,7 @@ class Ranks:
         """Overwrite the tensors by those of the first process."""
         if self.world == 1:
             return
-        with _answered():
+        with answered():
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), 0)
 
@@ -93,7 +93,7 @@ class Ranks:
         message = torch.empty(int(length), dtype=torch.uint8, device=self.host)
         if self.first:
             message.copy_(torch.frombuffer(bytearray(payload), dtype=torch.uint8))
-        with _answered():
+        with answered():
             dist.broadcast(message, 0)
         return message.cpu().numpy().tobytes()
 
@@ -130,11 +130,11 @@ class Ranks:
         """
         if self.world == 1:
             return work()
-        with _answered():
+        with answered():
             store = _store()
             key = f"ecc/{name}/{store.add(f'ecc/{name} by {self.rank}', 1)}"
         if not self.first:
-            with _answered():
+            with answered():
                 kind, text = json.loads(_when_there(store, key))
             if kind:
                 raise _ERRORS.get(kind, UnavailableError)(text)
@@ -144,7 +144,7 @@ class Ranks:
         except BaseException as error:
             store.set(key, json.dumps(_refusal(error)))
             raise
-        with _answered():
+        with answered():
             store.set(key, json.dumps(["", ""]))
         return found
 
@@ -161,7 +161,7 @@ class Ranks:
         wide = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
         flat = torch.cat([tensor.reshape(-1).to(wide) for tensor in tensors])
         flat = flat * weight if weight else torch.zeros_like(flat)  # a process without examples adds no NaN
-        with _answered():
+        with answered():
             dist.all_reduce(flat)
         parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
@@ -197,7 +197,7 @@ def _when_there(store: Any, key: str) -> bytes:
 
 
 @contextmanager
-def _answered() -> Iterator[None]:
+def answered() -> Iterator[None]:
     """Within, a process that does not answer any more is told of in a sentence."""
     try:
         yield
@@ -280,7 +280,7 @@ def join(device: str | None, present: torch.device) -> tuple[Ranks, str | None]:
     if device == "cuda" or (device is None and present.type == "cuda"):
         device = _own_cuda(int(os.environ.get("LOCAL_RANK", dist.get_rank() if dist.is_initialized() else 0)))
     if not dist.is_initialized():
-        with _answered():
+        with answered():
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         atexit.register(_leave)
     return present_ranks(), device

@@ -45,6 +45,8 @@ class TrainConfig:
         ema: Decay per step of an exponential moving average of the weights, which is what is scored and what the model
             holds at the end; None for the weights themselves.
         dropout: Whether dropout layers drop; ECC switches them off in the student.
+        sync_norms: Whether batch norms of several processes take the statistics of all their examples, so that these
+            train as one process with all of them does; else each normalises its own part, as in PyTorch's DDP.
         mixed_precision: Autocast to bfloat16, on CUDA devices that lack it to float16 with loss scaling.
         checkpoint_every_s: Least time between two saved states.
         seed: Of every random draw.
@@ -65,6 +67,7 @@ class TrainConfig:
     clip_norm: float | None = None
     ema: float | None = None
     dropout: bool = True
+    sync_norms: bool = False
     mixed_precision: bool = False
     checkpoint_every_s: float = 60.0
     seed: int = 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ecc.solvers.averaging import Average
 from ecc.solvers.distillation import distance
 from ecc.solvers.distributed import Ranks
 from ecc.solvers.evaluation import device_of, forward, running_statistics
+from ecc.solvers.norms import SyncedNorms
 from ecc.solvers.optimisers import make_optimizer
 from ecc.solvers.schedules import ScheduleFactory
 from ecc.solvers.settings import TrainConfig
@@ -51,18 +53,32 @@ class Stepper:
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=half == torch.float16)
         self.average = Average(model, config.ema) if config.ema is not None else None
         self._statistics = running_statistics(model)
+        self.norms = SyncedNorms(model, ranks) if config.sync_norms and ranks.world > 1 else None
 
     @property
     def rate(self) -> float:
         """Step size of the optimiser's first group."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def backward(self, inputs: Any, targets: Tensor) -> Tensor:
-        """Gradients of one batch, scaled where the precision needs it; returns its loss."""
-        with self._autocast:
-            loss = self._loss(inputs, targets)
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    def backward(self, inputs: Any, targets: Tensor, counts: Sequence[int] = ()) -> Tensor:
+        """Gradients of one batch, scaled where the precision needs it; returns its loss.
+
+        Args:
+            counts: Examples of each process in this step; where norms are synced.
+        """
+        with self._synced(counts) as share:
+            with self._autocast:
+                loss = self._loss(inputs, targets)
+            self._scaler.scale(share * loss if self.norms else loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def sit_out(self, counts: Sequence[int]) -> None:
+        """Take part in a step without examples of one's own; where norms are synced."""
+        with self._synced(counts):
+            pass
+
+    def _synced(self, counts: Sequence[int]) -> AbstractContextManager[float]:
+        return self.norms.step(counts) if self.norms is not None else nullcontext(1.0)
 
     def clear(self) -> None:
         """Forget the gradients."""
@@ -85,7 +101,11 @@ class Stepper:
                 elif parameter.grad.layout is not torch.strided:
                     parameter.grad = parameter.grad.to_dense()
                 gradients.append(parameter.grad)
-        self.ranks.average([*gradients, *self._statistics], weight)
+        if self.norms is None:
+            self.ranks.average([*gradients, *self._statistics], weight)
+        else:  # gradients have their weights already
+            self.ranks.average(gradients, 1.0)
+            self.ranks.average(self._statistics, weight)
 
     def update(self, index: int) -> float:
         """Take step ``index`` (from 0) of the run; returns its size."""

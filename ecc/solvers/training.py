@@ -178,13 +178,21 @@ class _Run:
         batch = fetched if isinstance(fetched, tuple) else None
         self.stepper.clear()
         count, refusal = 0, fetched if isinstance(fetched, Exception) else None
-        if batch is not None:
+        counts = self._counts(batch, refusal)
+        if batch is not None and counts is not None:
             try:
-                count = self._backward(*batch)
+                count = self._backward(*batch, counts)
             except (IndexError, ValueError) as error:  # targets that are no class, or of another shape
                 if isinstance(error, EccError):
                     raise
+                if counts:  # others wait in the middle of a network for what this process will never send
+                    raise InputError(
+                        f"the network and the loss of {self.stage} do not take batch {self.batch + 1} of epoch "
+                        f"{self.epoch + 1} ({told(error)}); the last saved state stands"
+                    ) from error
                 refusal = error
+        elif counts:
+            self.stepper.sit_out(counts)
         present = [float(p.grad is not None) for p in self.stepper.parameters] if self.ranks.world > 1 else []
         failures, holders, examples, *present = self.ranks.total(
             [refusal is not None, batch is not None, count, *present]
@@ -207,11 +215,20 @@ class _Run:
         self._report(index + 1, total)
         return True
 
-    def _backward(self, inputs: Any, targets: Tensor) -> int:
+    def _counts(self, batch: tuple[Any, Tensor] | None, refusal: Exception | None) -> list[int] | None:
+        """Examples of each process in this step where norms are synced, else none; None if a loader has failed."""
+        if self.stepper.norms is None:
+            return []
+        own = [0.0] * self.ranks.world
+        own[self.ranks.rank] = float(0 if batch is None else len(batch[1]))
+        failed, *counts = self.ranks.total([refusal is not None, *own])
+        return None if failed else [int(count) for count in counts]
+
+    def _backward(self, inputs: Any, targets: Tensor, counts: list[int]) -> int:
         """Gradients of one batch; its number of examples."""
         count = len(targets)
         seed_generators(self.device, self.config.seed, self.epoch, self.batch, 1 + self.ranks.rank)
-        loss = self.stepper.backward(moved(inputs, self.device), targets.to(self.device))
+        loss = self.stepper.backward(moved(inputs, self.device), targets.to(self.device), counts)
         self.loss += loss.float() * count
         return count
 
