@@ -263,14 +263,15 @@ def _levels(group: Sequence[_Placed]) -> list[str]:
     """What was asked for of each artefact: its budgets, and the options of secondary stages that differ."""
     words = _differing(group, [_stage_settings(one) for one in group])
     return [
-        _printable(" and ".join(filter(None, [*map(_limit, one.manifest.budgets), differing])))
+        _printable(" and ".join(filter(None, [*(_limit(check, one) for check in one.manifest.budgets), differing])))
         for one, differing in zip(group, words, strict=True)
     ]
 
 
-def _limit(check: BudgetCheck) -> str:
-    """A budget as text, alike for all seeds."""
-    named = f"{check.metric} of {check.source}" if check.source else check.metric
+def _limit(check: BudgetCheck, one: _Placed) -> str:
+    """A budget as text, alike for all seeds; it names its analytic model where that is not the axis."""
+    known = one.check is not None and one.check.source == check.source
+    named = f"{check.metric} of {check.source}" if check.source and not known else check.metric
     if check.relative and check.dense > 0:
         return f"{named} ≤ {check.limit / check.dense:.3g} of dense"
     return f"{named} ≤ {check.limit:.4g} {check.shown_in}"
