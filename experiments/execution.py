@@ -1,6 +1,6 @@
 """What leaving out work is worth: zero inputs, zero weights, outputs that nobody asks for, frames between others.
 
-    python experiments/execution.py sparse-inputs     # and sparse-weights, asked, dispatch: minutes, one core
+    python experiments/execution.py sparse-inputs     # and sparse-weights, asked, dispatch, skipping: minutes, one core
     ECC_DATA=/data python experiments/execution.py frames --model gru-acoustic    # and mlp-acoustic
 
 Times are CPU time of one thread, of runs in turns: ``ratio`` is the geometric mean over the turns of the time beside
@@ -8,9 +8,10 @@ that of PyTorch's layer, with its 95 % interval (Student's t). Inputs change fro
 learnt; weights are as warm as runs leave them. Calls are timed with all that Python adds.
 
 ``sparse-inputs`` has a second ratio, to the faster of two dense products, with the weight output by output and input
-by input. ``frames``: spoken digits (FSDD, split by take); networks of the zoo that give an output per frame, the mean
-of which is trained towards the word, with and without skipping. ``mlp-acoustic`` sees windows of 15 frames. Rows go to
-measurements/stages/execution_PART.csv; what is there is not done again. ``--quick``: few and small, in ``--work``.
+by input. ``skipping``: clips of 64 frames, at once and frame by frame. ``frames``: spoken digits (FSDD, split by take);
+networks of the zoo that give an output per frame, the mean of which is trained towards the word, with and without
+skipping. ``mlp-acoustic`` sees windows of 15 frames. Rows go to measurements/stages/execution_PART.csv; what is there
+is not done again. ``--quick``: few and small, in ``--work``.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from torch.nn import functional as F
 
 from ecc.api.dispatching import dispatch
 from ecc.data.loading import load_data
+from ecc.data.speech import FEATURES, FRAMES
+from ecc.data.values import Data
 from ecc.network.sparse_layers import SparseLinear
 from ecc.solvers.evaluation import evaluate
 from ecc.solvers.settings import TrainConfig
@@ -55,6 +58,7 @@ PATTERNS = 16  # inputs that follow each other
 BESIDE = 7  # frames of a window on each side of the middle one
 SKIPS = (1, 2, 3)
 CLIPS = 8  # that are timed in turns
+MODELS = ("gru-acoustic", "mlp-acoustic")
 
 Run = Callable[[], Any]
 
@@ -130,7 +134,9 @@ def sparse_input(inputs: int, outputs: int, batch: int, zeros: float, way: str) 
 
 
 def measure_sparse_inputs(options: argparse.Namespace, folder: Path) -> None:
-    records = Records(folder / "execution_sparse_inputs.csv", ("inputs", "outputs", "batch", "zeros", "way"))
+    records = Records(
+        folder / "execution_sparse_inputs.csv", ("inputs", "outputs", "batch", "zeros", "way"), fresh=options.fresh
+    )
     lengths = LENGTHS[:4] if options.quick else LENGTHS
     for inputs, batch in ((512, 1), (2048, 1), (2048, 4), (2048, 8)):
         for outputs in lengths:
@@ -159,7 +165,7 @@ def sparse_weight(inputs: int, outputs: int, kept: float) -> dict[str, Any]:
 
 
 def measure_sparse_weights(options: argparse.Namespace, folder: Path) -> None:
-    records = Records(folder / "execution_sparse_weights.csv", ("inputs", "outputs", "kept"))
+    records = Records(folder / "execution_sparse_weights.csv", ("inputs", "outputs", "kept"), fresh=options.fresh)
     for side in (256, 512) if options.quick else (256, 512, 1024, 2048, 4096):
         for kept in KEPT:
             key = {"inputs": side, "outputs": side, "kept": kept}
@@ -187,7 +193,9 @@ def asked(inputs: int, outputs: int, batch: int, share: float, way: str) -> dict
 
 
 def measure_asked(options: argparse.Namespace, folder: Path) -> None:
-    records = Records(folder / "execution_asked.csv", ("inputs", "outputs", "batch", "asked", "way"))
+    records = Records(
+        folder / "execution_asked.csv", ("inputs", "outputs", "batch", "asked", "way"), fresh=options.fresh
+    )
     for inputs, outputs in LAST_LAYERS[:1] if options.quick else LAST_LAYERS:
         for batch in (1, 4, 16):
             for share in ASKED:
@@ -209,7 +217,7 @@ def mixture(width: int) -> nn.Module:
 
 
 def measure_dispatch(options: argparse.Namespace, folder: Path) -> None:
-    records = Records(folder / "execution_dispatch.csv", ("width", "layer", "way"))
+    records = Records(folder / "execution_dispatch.csv", ("width", "layer", "way"), fresh=options.fresh)
     for width in (256,) if options.quick else (512, 2048):
         model = mixture(width)
         found = dispatch(model, torch.randn(1, width), seconds=0.5 if options.quick else 3.0)
@@ -258,35 +266,37 @@ def clip_times(model: FrameModel, clips: Sequence[Tensor], every: int) -> dict[s
     }
 
 
+def measure_skipping(options: argparse.Namespace, folder: Path) -> None:
+    records = Records(folder / "execution_skipping.csv", ("model", "every"), fresh=options.fresh)
+    clips = [torch.randn(1, FRAMES, FEATURES) for _ in range(CLIPS)]
+    for model in MODELS:
+        for every in SKIPS[1:]:
+            torch.manual_seed(0)
+            records.add({"model": model, "every": every}, partial(clip_times, frame_model(model, every), clips, every))
+
+
 def measure_frames(options: argparse.Namespace, folder: Path) -> None:
-    records = Records(folder / "execution_frames.csv", ("model", "seed", "trained_every", "every"))
+    keys = ("model", "seed", "trained_every", "every")
+    records = Records(folder / f"execution_frames_{options.model}.csv", keys, fresh=options.fresh)
     data = load_data("fsdd", batch_size=50)
     epochs = 1 if options.quick else options.epochs
-    clips = [data.test.inputs[i : i + 1] for i in range(CLIPS)]
     for seed in range(1 if options.quick else options.seeds):
         for trained in SKIPS:
+            wanted = SKIPS if trained == 1 else (trained,)
+            rows = [dict(zip(keys, (options.model, seed, trained, every), strict=True)) for every in wanted]
+            if all(records.holds(row) for row in rows):
+                continue
             torch.manual_seed(seed)
             began, model = time.process_time(), ClipMean(frame_model(options.model, trained))
-            wanted = SKIPS if trained == 1 else (trained,)
-            keys = [{"model": options.model, "seed": seed, "trained_every": trained, "every": k} for k in wanted]
-            if all(records.holds(key) for key in keys):
-                continue
             train(model, data.task(), TrainConfig(epochs=epochs, lr=options.lr, distill=0.0, seed=seed))
-            spent = time.process_time() - began
-            for key in keys:
-                records.add(key, partial(judged, model, data, clips, key["every"], epochs, spent))
+            told = {"epochs": epochs, "training_seconds": round(time.process_time() - began, 1)}
+            for row in rows:
+                records.add(row, partial(judged, model, data, int(row["every"]), told))
 
 
-def judged(
-    model: ClipMean, data: Any, clips: Sequence[Tensor], every: int, epochs: int, spent: float
-) -> dict[str, Any]:
+def judged(model: ClipMean, data: Data, every: int, told: dict[str, Any]) -> dict[str, Any]:
     model.eval().frames.every = every
-    return {
-        "test_error": 100 * (1 - evaluate(model, data.test, data.score)),
-        "epochs": epochs,
-        "training_seconds": round(spent, 1),
-        **clip_times(model.frames, clips, every),
-    }
+    return {"test_error": 100 * (1 - evaluate(model, data.test, data.score)), **told}
 
 
 PARTS = {
@@ -294,6 +304,7 @@ PARTS = {
     "sparse-weights": measure_sparse_weights,
     "asked": measure_asked,
     "dispatch": measure_dispatch,
+    "skipping": measure_skipping,
     "frames": measure_frames,
 }
 
@@ -301,11 +312,12 @@ PARTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=list(PARTS))
-    parser.add_argument("--model", choices=("gru-acoustic", "mlp-acoustic"), default="gru-acoustic")
+    parser.add_argument("--model", choices=MODELS, default="gru-acoustic")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--work", type=Path, default=Path("."), help="folder of the results of --quick")
+    parser.add_argument("--fresh", action="store_true", help="measure again what is there")
     parser.add_argument("--quick", action="store_true", help="few and small, to see that it works")
     options = parser.parse_args()
     torch.set_num_threads(1)
