@@ -150,11 +150,13 @@ def run(study: Study, out: Path) -> str:
         return ""
     began = time.monotonic()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if (HERE.parent / ".git").exists():
+        environment["GIT_DIR"] = str(HERE.parent / ".git")  # rows name the commit, wherever the folder is
     with (out / "work" / f"{study.name}.log").open("a") as log:
         for command in words:
             program = [sys.executable, "-m", "ecc"] if command[0] == "ecc" else [sys.executable]
             found = subprocess.run([*program, *command[1:]], cwd=out, env=environment, stdout=log, stderr=log)
-            if found.returncode not in (0, 1):  # 1: a promise fell short, which is a result
+            if found.returncode and (command[0] != "ecc" or found.returncode != 1):  # 1: a promise fell short
                 return f"ended with {found.returncode}; see {log.name}"
     done.write_text(json.dumps({"commands": words, "seconds": round(time.monotonic() - began, 1)}))
     return ""

@@ -72,7 +72,7 @@ def test_a_study_is_done_once_and_what_fails_is_told(small, tmp_path):
     assert small.run(once, tmp_path) == ""
     assert (tmp_path / "made").read_text() == "x"
     assert json.loads((tmp_path / "work" / "once.json").read_text())["seconds"] >= 0
-    (tmp_path / "experiments" / "fails.py").write_text("raise SystemExit(3)")
+    (tmp_path / "experiments" / "fails.py").write_text("1 / 0")
     fails = small.Study("fails", "", 1.0, (("python", "experiments/fails.py"),), "", (), {})
-    assert small.run(fails, tmp_path).startswith("ended with 3; see ")
+    assert small.run(fails, tmp_path).startswith("ended with 1; see ")
     assert not (tmp_path / "experiments" / "measurements" / "cost_models.csv").exists()

@@ -51,7 +51,7 @@ def add_model(parser: argparse.ArgumentParser, *, required: bool = True, what: s
         "model",
         metavar=what,
         nargs=None if required else "?",
-        help=f"{of}zoo:NAME, package.module:factory or file.py:factory",
+        help=f"{of}zoo:NAME, or your function that returns the network, file.py:factory or package.module:factory",
     )
     parser.add_argument("options", metavar="KEY=VALUE", nargs="*", default=[], help="keyword arguments of the factory")
     parser.add_argument("--weights", metavar="FILE", help="trained weights, .safetensors or .pt")
@@ -63,8 +63,8 @@ def add_input(parser: argparse.ArgumentParser) -> None:
         "--input",
         metavar="SHAPE",
         action="append",
-        help="one batch, for example 1x3x32x32 or 1x32:int64; repeat it where the network takes several tensors, or "
-        "name them: --input image=1x3x32x32 --input ids=1x10:int64",
+        help="one batch, for example 1x3x32x32 or 1x32:int64; networks of the zoo know theirs. Repeat it where the "
+        "network takes several tensors, or name them: --input image=1x3x32x32 --input ids=1x10:int64",
     )
 
 
@@ -88,7 +88,8 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool) -> None:
         "--data",
         metavar="DATA",
         required=required,
-        help="digits, mnist, cifar10 …, package.module:factory or file.py:factory",
+        help="digits, mnist, cifar10 …, or your function that returns loaders for training, validation and test, "
+        "file.py:factory or package.module:factory",
     )
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data sets; default: $ECC_DATA")
     parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="of training (default 128)")

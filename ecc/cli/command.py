@@ -49,7 +49,7 @@ class Command:
 
     def complete(self, parser: argparse.ArgumentParser) -> None:
         """Give the command's parser its arguments, those that every command has, and its example."""
-        parser.epilog = f"example: {self.example}"
+        parser.epilog = f"example:\n  {self.example}"
         self.configure(parser)
         group = parser.add_argument_group("every command")
         group.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object on stdout")

@@ -197,10 +197,9 @@ def _short(text: str) -> str:
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    lines = "; ".join(SHELLS.values())
-    parser.add_argument(
-        "shell", choices=tuple(SHELLS), help=f"whose script is printed; put it where it is found: {lines}"
-    )
+    lines = [f"  {line}" for line in SHELLS.values()]
+    parser.add_argument_group("where scripts belong", "\n".join(lines))
+    parser.add_argument("shell", choices=tuple(SHELLS), help="whose script is printed; make the folder that it goes to")
 
 
 def _run(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
@@ -212,7 +211,7 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
 COMMANDS = (
     Command(
         "completion",
-        "mkdir -p ~/.local/share/bash-completion/completions && " + SHELLS["bash"],
+        SHELLS["bash"],
         _arguments,
         _run,
     ),

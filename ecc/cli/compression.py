@@ -30,7 +30,7 @@ from ecc.cli.arguments import add_data, add_model, data_name, lasting, pairs, th
 from ecc.cli.command import Command, Outcome
 from ecc.cli.outputs import work_folder
 from ecc.cli.progress import ProgressLine
-from ecc.cli.settings import settings_of_texts
+from ecc.cli.settings import add_settings, settings_of_texts
 from ecc.cli.sparsity import execution_text, sparsity_lines
 from ecc.cli.text import percent, probability
 from ecc.core.budget import Budget
@@ -67,6 +67,8 @@ def _compress_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _budget_arguments(parser.add_argument_group("budgets"))
     _method_arguments(parser.add_argument_group("method and training"))
+    every = [*map(options_of, METHODS), *map(weight_options_of, WEIGHT_METHODS)]
+    add_settings(parser, {part: names for parts in every for part, names in parts.items()})
 
 
 def _budget_arguments(group: argparse._ArgumentGroup) -> None:
@@ -113,15 +115,17 @@ def _method_arguments(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--epochs", type=int, default=20, metavar="N", help="of training in all (default 20)")
     group.add_argument("--pretrain", type=int, default=0, metavar="N", help="first train the dense network N epochs")
-    group.add_argument("--lr", type=float, help="step size of the optimiser (default: the method's own, mostly 1e-3)")
     group.add_argument(
-        "--distill", type=float, help="weight of the dense network's logits (default: the method's own, mostly 0.5)"
+        "--lr", type=float, metavar="X", help="step size of the optimiser (default: the method's own, mostly 1e-3)"
+    )
+    group.add_argument(
+        "--distill",
+        type=float,
+        metavar="SHARE",
+        help="weight of the dense network's logits (default: the method's own, mostly 0.5)",
     )
     group.add_argument("--device", metavar="D", help="where to train (default: cuda where there is one)")
     group.add_argument("--tensorboard", metavar="DIR", help="write every figure of every epoch there, for TensorBoard")
-    every = [*map(options_of, METHODS), *map(weight_options_of, WEIGHT_METHODS)]
-    known = {part: names for parts in every for part, names in parts.items() if names}
-    listed = "; ".join(f"{part}: {', '.join(names)}" for part, names in known.items())
     group.add_argument(
         "--set",
         metavar="PART.OPTION=VALUE",
@@ -129,7 +133,7 @@ def _method_arguments(group: argparse._ArgumentGroup) -> None:
         default=[],
         dest="settings",
         help="a setting of training (train.optimizer=adamw; solve.… and tune.… for the method's training or that of "
-        f"the slim network alone) or of the method (admm.rho=5); repeatable. Options of {listed}",
+        "the slim network alone) or of the method (admm.rho=5); repeatable. They are listed below",
     )
 
 

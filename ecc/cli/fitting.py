@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 
+import torch
+
 from ecc.api.fitting import judge, read_profile
 from ecc.cli.command import Command, Outcome
 from ecc.cli.composing import OF_A_MODEL, add_composition, composed
@@ -69,7 +71,8 @@ def _fit(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     short = max_error is not None and fit.holdout["mape"] > max_error
     page = None if arguments.html is None else str(write_fit(fit, arguments.html, profiled))
     value = fit.to_json() | {"cost": arguments.out, "page": page, "max_error": max_error}
-    return Outcome(value, fit_text(fit, arguments.out, max_error), exit_code=int(short))
+    text = f"{fit_text(fit, arguments.out, max_error)}\n{_next(fit, arguments.out)}"
+    return Outcome(value, text, exit_code=int(short))
 
 
 def _share(text: str) -> float:
@@ -100,6 +103,17 @@ def fit_text(fit: Fit, out: str, max_error: float | None = None) -> str:
     if max_error is not None and held["mape"] > max_error:
         lines.append(f"the held-out error is above --max-error {percent(max_error)}; {_mend(fit, max_error)}")
     return "\n".join(lines)
+
+
+def _next(fit: Fit, out: str) -> str:
+    """How far down budgets can go, and what to do now."""
+    cost = fit.cost
+    with torch.no_grad():
+        least = float(cost(cost.floor)) / cost.dense
+    return (
+        f"the smallest admissible network is predicted at {percent(least)} of dense; next: ecc compress MODEL "
+        f"--data DATA --budget {cost.metric}=SHARE --cost {out} --out DIR"
+    )
 
 
 def _mend(fit: Fit, max_error: float) -> str:

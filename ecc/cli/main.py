@@ -15,10 +15,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import ecc
 from ecc.cli.command import Command, Outcome
+from ecc.cli.help import HelpFormatter
 from ecc.cli.progress import ProgressLine
 from ecc.core.errors import EccError, InputError, Interrupted
 from ecc.solvers.interrupts import ignore_requests, requests_to_end
@@ -51,6 +52,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
 """Name → module and summary. A module is imported when its command is given, so that ``ecc --help`` loads no torch."""
 
 _EXITS = (
+    "begin with:\n"
+    "  ecc doctor               whether everything is here\n"
+    "  ecc demo                 the whole story in a few minutes\n"
+    "  ecc COMMAND --help       what a command takes, with an example\n\n"
     "exit codes: 0 done; 1 done, but a promise fell short; 2 wrong input; 3 this machine cannot do it; 130 interrupted"
 )
 
@@ -127,6 +132,9 @@ def _end(code: int, text: str, resume: str) -> int:
 
 class _Parser(argparse.ArgumentParser):
     """Refuses with one sentence, as everything here does; the usage is in ``--help``."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=HelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; {self.prog} --help shows what is taken")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ecc.core.errors import InputError
 from ecc.core.factories import parse_value
 
-__all__ = ["settings_of_texts"]
+__all__ = ["add_settings", "settings_of_texts"]
+
+
+def add_settings(parser: argparse.ArgumentParser, known: Mapping[str, Sequence[str]]) -> None:
+    """A section of the help that names every PART.OPTION, a line for each part."""
+    lines = [f"  {part}: {', '.join(names)}" for part, names in known.items() if names]
+    parser.add_argument_group("settings, as --set PART.OPTION=VALUE", "\n".join(lines))
 
 
 def settings_of_texts(texts: Sequence[str], example: str) -> dict[str, Any]:

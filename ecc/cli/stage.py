@@ -32,7 +32,7 @@ from ecc.cli.command import Command, Outcome
 from ecc.cli.outputs import work_folder
 from ecc.cli.packing import staged_text
 from ecc.cli.progress import ProgressLine
-from ecc.cli.settings import settings_of_texts
+from ecc.cli.settings import add_settings, settings_of_texts
 from ecc.core.budget import Budget
 from ecc.core.errors import EccError, InputError
 from ecc.data.values import Data
@@ -52,7 +52,6 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help=f"in the order in which they are given, repeatable: {', '.join(STAGES)}",
     )
-    known = "; ".join(f"{stage}: {', '.join(names)}" for stage, names in stage_options().items() if names)
     parser.add_argument(
         "--set",
         metavar="STAGE.OPTION=VALUE",
@@ -60,7 +59,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="settings",
         help="an option of a stage, or of the training of all (train.optimizer=adamw); repeatable. Lists are joined by "
-        f"commas: codebook.layers=fc1.weight,fc2.weight. Options of {known}",
+        "commas: codebook.layers=fc1.weight,fc2.weight. They are listed below",
     )
     parser.add_argument(
         "--out", required=True, metavar="DIR2", help="folder of the new artefact; an older one is replaced at the end"
@@ -84,9 +83,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     group.add_argument("--effort", type=float, default=1.0, metavar="X", help="multiplies all epochs (default 1)")
     group.add_argument(
-        "--distill", type=float, default=0.5, help="weight of the logits of the network as it came in (default 0.5)"
+        "--distill",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="weight of the logits of the network as it came in (default 0.5)",
     )
     group.add_argument("--device", metavar="D", help="where to train (default: the CPU)")
+    add_settings(parser, stage_options())
 
 
 @dataclass(frozen=True, slots=True)
