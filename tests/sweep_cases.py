@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ecc.api.describing import manifest_of
+from ecc.api.keeping import save as save_plain
+from ecc.api.staged import Staged
+from ecc.cli import sweep as command
+from ecc.report.saving import save
 from ecc.sweep.engines.protocol import Ended, Event, Started, Unit, find_work
 
-__all__ = ["InlineEngine", "write_job"]
+__all__ = ["InlineEngine", "run_inline", "weights_of", "write_job"]
 
 _NETWORK = """
 import torch
@@ -73,3 +79,26 @@ class InlineEngine:
 
     def close(self) -> None:
         """Nothing lives on."""
+
+
+def run_inline(patch: Any) -> InlineEngine:
+    """An engine without processes, artefacts without pictures and sweeps without a front."""
+    made = InlineEngine()
+    patch.setattr(command, "_engine", lambda *given: made)
+    patch.setattr(command, "save", _save_plain)
+    patch.setattr(command, "_front", lambda *given: (None, "", None))
+    return made
+
+
+def _save_plain(result: Any, path: Path, *, source: Any = None) -> Any:
+    if isinstance(result, Staged):
+        return save(result, path, source=source)
+    return save_plain(result, path, manifest_of(result, source))
+
+
+def weights_of(folder: Path) -> dict[str, str]:
+    """Hash of the weights of each artefact, by its id."""
+    found = {}
+    for manifest in sorted(folder.glob("jobs/*/manifest.json")):
+        found[manifest.parent.name] = json.loads(manifest.read_text())["files"]["weights.safetensors"]["sha256"]
+    return found

@@ -168,7 +168,7 @@ def _outcome(swept: Swept, ledger: Ledger) -> Outcome:
             {"id": record.id, "error": record.error, "traceback": str(ledger.error(record.id))}
             for record in swept.failed
         ],
-        "results": [{"artefact": str(ledger.artefact(record.id))} | record.to_json() for record in (*swept.done,)],
+        "results": [{"artefact": str(ledger.artefact(record.id))} | record.to_json() for record in swept.done],
         "hypervolume": front,
         "seconds": swept.seconds,
         "job_seconds": swept.job_seconds,
@@ -200,8 +200,12 @@ def _front(swept: Swept, ledger: Ledger) -> tuple[dict[str, Any] | None, str, st
     """The front of what is done: its JSON object, its text and its page; why there is none, where there is none."""
     if not swept.done:
         return None, "", None
+    done = [ledger.artefact(record.id) for record in swept.done]
     try:
-        found = front_of([ledger.artefact(record.id) for record in swept.done], x=swept.plan.axis)
+        try:
+            found = front_of(done, x=swept.plan.axis)
+        except InputError:  # one is not on the axis; what is found in a folder may be left out
+            found = front_of([ledger.folder / "jobs"], x=swept.plan.axis)
         written = write_front(found, ledger.folder / "front.html")
     except EccError as error:
         return None, f"no front: {error}", None
