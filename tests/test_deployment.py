@@ -85,7 +85,7 @@ def test_onnx_with_several_inputs_and_outputs_takes_batches_of_any_size(tmp_path
     made = ecc.export(model, tmp_path / "net.onnx", inputs=tower_inputs(2))
     assert (made.batch, made.reason, made.exporter, made.int8) == (None, "", "torch.onnx (dynamo)", False)
     assert made.max_abs_diff < 1e-5
-    assert made.inputs == ("words: int64 batchx5", "image: float32 batchx3x6x6")
+    assert [str(each) for each in made.inputs] == ["words: int64 (batch, 5)", "image: float32 (batch, 3, 6, 6)"]
     session = onnxruntime.InferenceSession(str(made.file))
     assert [each.name for each in session.get_outputs()] == ["score", "read"]
     assert {each.shape[0] for each in session.get_inputs()} == {"batch"}
@@ -170,22 +170,30 @@ def test_the_weights_of_stages_are_decoded_and_kept_with_the_changes_that_they_m
     assert isinstance(found[1], nn.Identity)
 
 
-def test_int8_multiplies_bytes_and_tells_how_near_it_is(tmp_path):
+def test_int8_multiplies_the_bytes_of_the_stage_and_tells_how_near_it_is(tmp_path, monkeypatch):
     onnx = pytest.importorskip("onnx")
+    from onnx import numpy_helper
+
+    monkeypatch.setattr("ecc.stages.fixed_point.onnx_int8.saturates", lambda: False)
     data = digits()
-    options = {"inputs": data.example(1), "int8": True, "data": data}
-    made = ecc.export(trained(), tmp_path / "net.onnx", **options, tolerance=0.2)
+    staged = ecc.stage(trained(), ["fixed-point"], train=data.train, validation=data.validation)
+    options = {"data": data}
+    made = ecc.export(staged, tmp_path / "net.onnx", **options, tolerance=0.2)
     assert (made.int8, made.batch) == (True, None)
     assert 0 < made.difference < 0.2
     assert made.agreement > 0.9
     assert made.examples == "256 examples of the test part of digits"
     weights = [each for each in onnx.load(str(made.file)).graph.initializer if len(each.dims) > 1]
     assert {each.data_type for each in weights} == {onnx.TensorProto.INT8}
+    codes = np.concatenate([numpy_helper.to_array(each).ravel() for each in weights]).astype(int)
+    forms = [node for node in staged.code.nodes.values() if getattr(node, "kind", "") == "fixed"]
+    stored = np.concatenate([each.parts["codes"].values.astype(int) - each.parameters["offset"] for each in forms])
+    assert np.array_equal(np.sort(np.abs(codes)), np.sort(np.abs(stored)))  # a folded norm may turn signs
     before = made.file.read_bytes()
     with pytest.raises(
         EccError, match=r"too far from float: outputs differ by .* winner in .*; nothing is written"
     ) as no:
-        ecc.export(trained(), tmp_path / "net.onnx", **options, tolerance=1e-6)
+        ecc.export(staged, tmp_path / "net.onnx", **options, tolerance=1e-6)
     assert no.value.exit_code == 1
     assert made.file.read_bytes() == before
 
@@ -212,20 +220,26 @@ def test_only_its_like_is_replaced(artefact, tmp_path, monkeypatch):
     model, inputs = nn.Linear(4, 2), torch.randn(1, 4)
     first = ecc.export(model, tmp_path / "net.safetensors", format="state-dict", inputs=inputs)
     with pytest.raises(InputError, match=r"exists and is not a program of torch\.export, so it is not overwritten"):
-        ecc.export(model, first.file, format="pt2", inputs=inputs)
+        ecc.export(model, first.file.rename(tmp_path / "net"), format="pt2", inputs=inputs)
+    (tmp_path / "net").rename(first.file)
     again = ecc.export(nn.Linear(4, 2), first.file, format="state-dict", inputs=inputs)
     assert again.file == first.file
     (tmp_path / "notes.json").write_text('{"mine": 1}')
     with pytest.raises(InputError, match=r"notes\.json' exists and is not"):
         ecc.export(model, tmp_path / "notes.safetensors", format="state-dict", inputs=inputs)
-    with pytest.raises(InputError, match=r"end the name in \.safetensors"):
-        ecc.export(model, tmp_path / "rows.json", format="state-dict", inputs=inputs)
+    other = ecc.export(model, tmp_path / "net.json", format="state-dict", inputs=inputs, tolerance=1e-3)
+    assert [file.name for file in other.files] == ["net.json.json"]
     with pytest.raises(InputError, match="is an artefact, whose files are its own"):
         ecc.export(artefact, artefact / "weights.safetensors", format="state-dict")
     with pytest.raises(InputError, match="does not exist; make it"):
         ecc.export(model, tmp_path / "none" / "net.pt2", format="pt2", inputs=inputs)
     with pytest.raises(InputError, match="is no plain file"):
         ecc.export(model, tmp_path, format="pt2", inputs=inputs)
+
+
+def test_a_name_that_ends_in_another_format_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"a file that ends in \.pt2 is taken for pt2 and not onnx"):
+        ecc.export(nn.Linear(4, 2), tmp_path / "net.pt2", format="onnx", inputs=torch.randn(1, 4))
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
@@ -241,15 +255,16 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({}, "the ending '' names no format; give one"),
         ({"format": "pb"}, "must be one of onnx, pt2, state-dict, got 'pb'"),
         ({"format": "pt2", "opset": 18}, "an opset is of ONNX, not of pt2"),
         ({"format": "pt2", "int8": True}, "int8 is of ONNX, not of pt2"),
         ({"format": "state-dict", "batch": 2}, "fits batches of any size"),
         ({"format": "pt2", "batch": 0}, "must be a whole number of at least 1 or 'any', got 0"),
         ({"format": "pt2", "tolerance": -1.0}, "the tolerance must be positive, got -1.0"),
-        ({"opset": 99}, "opset 99 is none that is known here; give 9 to"),
+        ({"format": "onnx", "opset": 99}, "opset 99 is none that is known here; give 9 to"),
         ({"format": "pt2"}, "nothing is known of the network's inputs; give inputs="),
-        ({"int8": True, "inputs": torch.randn(1, 4)}, "int8 needs data that set the ranges"),
+        ({"format": "onnx", "int8": True, "inputs": torch.randn(1, 4)}, "int8 needs data that set the ranges"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_before_any_work(options, said, tmp_path):

@@ -15,7 +15,9 @@ __all__ = ["COMMANDS"]
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artefact", metavar="DIR", help="folder that ecc compress or ecc stage has written")
-    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help=f"default {FORMATS[0]}")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="default: what FILE ends in, .onnx, .pt2 or .safetensors (a state dict)"
+    )
     parser.add_argument(
         "--out",
         required=True,

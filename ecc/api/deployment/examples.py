@@ -82,11 +82,11 @@ class Example:
         drawn = []
         for tensor, follows in zip(self.call.tensors, self.batched, strict=True):
             spec = InputSpec.of(tensor)
-            if not tensor.dtype.is_floating_point and not spec.low and not spec.high and tensor.dtype != torch.bool:
-                spec = replace(spec, high=float(self.vocabulary - 1))
+            if _is_whole(tensor) and not spec.low and not spec.high:
+                spec = replace(spec, high=float(min(self.vocabulary - 1, torch.iinfo(tensor.dtype).max)))
             if batch is not None and follows:
                 spec = replace(spec, shape=(batch, *spec.shape[1:]))
-            if vary or tensor.dtype.is_floating_point or tensor.dtype.is_complex:
+            if vary or not (_is_whole(tensor) or tensor.dtype == torch.bool):
                 drawn.append(spec.draw(generator, tensor.device))
             else:
                 places = torch.arange(spec.shape[0]) % len(tensor) if spec.shape else slice(None)
@@ -114,6 +114,10 @@ class Example:
                 said = "" if failure is None else f" ({first_line(failure)})"
                 raise InputError(f"the network does not run on {size}{said}; give other inputs") from failure
         return made
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return not (tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool)
 
 
 def input_names_of(network: nn.Module, call: Call) -> list[str]:

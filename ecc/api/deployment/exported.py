@@ -6,7 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Exported"]
+__all__ = ["Exported", "Port"]
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input of an exported network.
+
+    Attributes:
+        name: Of the argument.
+        dtype: Name as in torch: ``float32``, ``int64`` …
+        shape: Sizes; ``batch`` where any does.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype} ({', '.join(map(str, self.shape))})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +44,7 @@ class Exported:
         reason: Why not any number does; empty where one does, or one was asked for.
         exporter: Who wrote it.
         opset: Of an ONNX model; None of other files.
-        inputs: Name, dtype and shape of each input.
+        inputs: What the network takes.
         int8: Whether layers multiply bytes.
         agreement: On bytes, share of examples with the same largest output as in float; None elsewhere.
         examples: On bytes, what was compared, for people.
@@ -45,7 +63,7 @@ class Exported:
     reason: str
     exporter: str
     opset: int | None
-    inputs: tuple[str, ...]
+    inputs: tuple[Port, ...]
     int8: bool
     agreement: float | None
     examples: str
@@ -58,7 +76,7 @@ class Exported:
             "file": str(self.file),
             "files": [str(file) for file in self.files],
             "batches": list(self.batches),
-            "inputs": list(self.inputs),
+            "inputs": [{"name": each.name, "dtype": each.dtype, "shape": list(each.shape)} for each in self.inputs],
         }
 
     def __str__(self) -> str:
@@ -69,7 +87,7 @@ class Exported:
         why = f": {self.reason}" if self.reason else ""
         lines = [
             f"{self.file}: {self.format}{', int8' if self.int8 else ''}, {self.nbytes:,} bytes, by {self.exporter}",
-            f"takes {'; '.join(self.inputs)}; {kept}{why}",
+            f"takes {'; '.join(map(str, self.inputs))}; {kept}{why}",
             f"run on {len(self.batches)} batches of {sizes}: {near}{agreed}",
         ]
         return "\n".join([*lines, *(f"belongs to it: {file}" for file in self.files[1:])])

@@ -7,17 +7,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ecc.api.deployment.examples import Example, Sample, input_names_of
-from ecc.api.deployment.exported import Exported
+from ecc.api.deployment.exported import Exported, Port
 from ecc.api.deployment.formats import Format
 from ecc.api.deployment.int8 import TOLERANCE, Examples, examples_of, put_on_bytes, samples_of, winners
 from ecc.api.deployment.onnx_files import OnnxFiles, open_onnx, opset_of
 from ecc.api.deployment.program_files import ProgramFiles
+from ecc.api.deployment.programs import BATCH
 from ecc.api.deployment.sources import Exportable, source_of
 from ecc.api.deployment.state_files import StateFiles, demand_recipe_place
 from ecc.api.deployment.targets import demand_place, publish, staged, writing
@@ -35,6 +37,7 @@ FORMATS = ("onnx", "pt2", "state-dict")
 ANY = "any"
 """The batch of which the size is left open."""
 
+_ENDINGS = MappingProxyType({".onnx": "onnx", ".pt2": "pt2", ".safetensors": "state-dict"})
 _HALF = (torch.float16, torch.bfloat16)
 _TOLERANCE = 1e-4  # as that of slimming
 _COARSE = 3e-2  # of half precision: each runtime rounds in its own places
@@ -47,7 +50,7 @@ def export(
     source: Any,
     file: str | Path,
     *,
-    format: str = "onnx",
+    format: str | None = None,
     inputs: Any = None,
     model: nn.Module | None = None,
     batch: int | str | None = None,
@@ -64,7 +67,8 @@ def export(
     Args:
         source: An artefact's folder, what ``load``, ``compress`` or ``stage`` gave, or a module.
         file: What to write; only its like is replaced.
-        format: ``onnx``, ``pt2`` or ``state-dict``.
+        format: ``onnx``, ``pt2`` or ``state-dict``; by the ending of the file's name (``.onnx``, ``.pt2``,
+            ``.safetensors``) if None.
         inputs: Of one inference, where the source does not know them.
         model: The dense network of an artefact that does not name it.
         batch: Examples of an inference; ``"any"`` for any number; any where the network allows it if None.
@@ -83,6 +87,7 @@ def export(
         EccError: If the file computes something else; nothing is then written.
     """
     began = time.monotonic()
+    format = _format_by_name(Path(file).suffix, format)
     kind = _kind(format, batch, opset, int8, tolerance)
     target = demand_place(file, kind.kind, kind.alike)
     if kind is StateFiles:
@@ -90,6 +95,8 @@ def export(
     if kind is OnnxFiles:
         OnnxFiles(opset)  # is refused before anything is loaded
     given = source_of(source, inputs, model=model)
+    if any(tensor.is_meta for tensor in (*given.network.parameters(), *given.network.buffers())):
+        raise InputError("the network has no values yet (it is on the meta device); load its weights first")
     network = copy_sharing(given.network, {}).to("cpu").requires_grad_(False).eval()
     example = Example.of(network, given.inputs)
     bytes_wanted = kind is OnnxFiles and (given.fixed_point if int8 is None else int8)
@@ -125,9 +132,7 @@ def export(
         reason=found.reason,
         exporter=found.exporter,
         opset=opset_made,
-        inputs=tuple(
-            _described(name, tensor, follows and found.batch is None) for name, tensor, follows in found.inputs
-        ),
+        inputs=tuple(_port(name, tensor, follows and found.batch is None) for name, tensor, follows in found.inputs),
         int8=bytes_wanted,
         agreement=found.agreement,
         examples=found.examples,
@@ -233,6 +238,20 @@ class _Attempts:
             )
 
 
+def _format_by_name(suffix: str, format: str | None) -> str:
+    """The format that is meant.
+
+    Raises:
+        InputError: If neither it nor the ending of the file's name says, or they disagree.
+    """
+    named = _ENDINGS.get(suffix.lower())
+    if format is None and named is None:
+        raise InputError(f"the ending {suffix!r} names no format; give one ({', '.join(FORMATS)}) or end in .onnx")
+    if format is not None and named not in (None, format):
+        raise InputError(f"a file that ends in {suffix} is taken for {named} and not {format}; give another name")
+    return format or str(named)
+
+
 def _kind(
     format: str, batch: int | str | None, opset: int | None, int8: bool | None, tolerance: float | None
 ) -> type[OnnxFiles] | type[ProgramFiles] | type[StateFiles]:
@@ -316,6 +335,6 @@ def _length(call: Call) -> int:
     return int(first.shape[0]) if first.ndim else 1
 
 
-def _described(name: str, tensor: Tensor, free: bool) -> str:
-    sizes = ["batch" if free else str(size) for size in tensor.shape[:1]] + [str(size) for size in tensor.shape[1:]]
-    return f"{name}: {str(tensor.dtype).removeprefix('torch.')} {'x'.join(sizes) or 'one number'}"
+def _port(name: str, tensor: Tensor, free: bool) -> Port:
+    sizes: list[int | str] = [int(size) for size in tensor.shape]
+    return Port(name, str(tensor.dtype).removeprefix("torch."), (BATCH, *sizes[1:]) if free else tuple(sizes))

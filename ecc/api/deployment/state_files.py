@@ -156,8 +156,8 @@ class StateFiles:
 
 
 def recipe_path(weights: Path) -> Path:
-    """The JSON file of a file of weights: with the ending ``.json`` in the place of its own."""
-    return weights.with_suffix(".json")
+    """The JSON file of a file of weights: with the ending ``.json``, in the place of ``.safetensors`` or behind all."""
+    return weights.with_name(f"{weights.name.removesuffix('.safetensors')}.json")
 
 
 def demand_recipe_place(weights: Path) -> None:
@@ -167,8 +167,6 @@ def demand_recipe_place(weights: Path) -> None:
         InputError: If so.
     """
     where = recipe_path(weights)
-    if where == weights:
-        raise InputError(f"{weights.name} would be the JSON file that belongs to it; end the name in .safetensors")
     demand_place(where, "the JSON file of an export", lambda head: f'"{KIND}"'.encode() in head)
 
 

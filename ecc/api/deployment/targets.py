@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ecc.artefact.manifest import KIND
 from ecc.artefact.reading import MANIFEST
 from ecc.core.errors import InputError
 
@@ -36,7 +37,7 @@ def demand_place(path: str | Path, kind: str, alike: Callable[[bytes], bool]) ->
             raise InputError(f"{str(path)!r} is no plain file; give the name of a file")
         if not target.parent.is_dir():
             raise InputError(f"the folder {str(target.parent)!r} does not exist; make it, or choose another")
-        if (target.parent / MANIFEST).exists():
+        if (manifest := target.parent / MANIFEST).is_file() and f'"{KIND}"'.encode() in _head(manifest):
             raise InputError(f"{str(target.parent)!r} is an artefact, whose files are its own; choose another folder")
         if target.exists() and (head := _head(target)) and not alike(head):
             raise InputError(f"{str(path)!r} exists and is not {kind}, so it is not overwritten; choose another name")
