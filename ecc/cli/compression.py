@@ -6,17 +6,16 @@ import argparse
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ecc.api.analytic import SYSTOLIC_PREFIX, systolic_costs
 from ecc.api.compressing import Compression, job_of
 from ecc.api.constraints import graph_of_costs
+from ecc.api.dense import demand_trained, pretrain
 from ecc.api.describing import Source
 from ecc.api.executing import sparse_execution
 from ecc.api.fronts import front_of
@@ -36,9 +35,7 @@ from ecc.cli.text import percent, probability
 from ecc.core.budget import Budget
 from ecc.core.cost import CostModel
 from ecc.core.errors import InputError
-from ecc.core.problem import Checkpoint, Progress
 from ecc.core.verdict import BudgetCheck, joint_confidence
-from ecc.data.values import Data
 from ecc.energy_models.loading import load_cost
 from ecc.energy_models.systolic.array import PRESETS, SystolicArray
 from ecc.network.tracing import trace
@@ -47,12 +44,11 @@ from ecc.report.saving import save, write_front
 from ecc.solvers.checkpoints import FileCheckpoint
 from ecc.solvers.distributed import join
 from ecc.solvers.event_files import EventFiles
-from ecc.solvers.training import evaluate, train
 from ecc.zoo.loading import load_model
 
 __all__ = ["COMMANDS"]
 
-_LEARNED = 0.1  # of the way from chance to 1: random weights get that far by luck
+_MEND = "give its trained weights with --weights, or train it first with --pretrain EPOCHS"
 
 
 def _compress_arguments(parser: argparse.ArgumentParser) -> None:
@@ -166,9 +162,9 @@ def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     job(recipe=recipe)  # refuses before any training
     events = arguments.tensorboard if ranks.first else None
     watched = progress if events is None else EventFiles(events, progress)
-    _pretrain(loaded.module, data, arguments.pretrain, recipe, FileCheckpoint(work / "pretrain.safetensors"), watched)
+    pretrain(loaded.module, data, arguments.pretrain, recipe, FileCheckpoint(work / "pretrain.safetensors"), watched)
     if ranks.first:
-        _refuse_untrained(loaded.module, data, arguments)
+        demand_trained(loaded.module, data, mend=_MEND)
     source = Source(lasting(arguments.model), pairs(arguments.options), _origin(arguments), lasting(name), loaded.name)
     # The job is made anew, because blocks of units are of the weights as they are now.
     results = job(recipe=recipe, test=data.test, network=loaded.name, folder=work, progress=watched).run()
@@ -262,36 +258,6 @@ def _batch(costs: list[CostModel]) -> int:
     """Examples per run of the cost models; 1 where nothing is measured."""
     places = [cost.provenance for cost in costs if cost.provenance is not None]
     return places[0].input_shape[0] if places and places[0].input_shape else 1
-
-
-def _pretrain(
-    model: nn.Module,
-    data: Data,
-    epochs: int,
-    recipe: AnyRecipe,
-    checkpoint: Checkpoint | None,
-    progress: Progress | None,
-) -> None:
-    """Train the dense network from where it is, as the method's tuning does but without a teacher."""
-    if epochs < 1:
-        return
-    config = replace(recipe.tuning(epochs), distill=0.0)
-    train(model, data.task(), config, stage="pretrain", progress=progress, checkpoint=checkpoint)
-
-
-def _chance(data: Data) -> float:
-    """Score of guessing."""
-    return 1 / data.classes if data.kind == "classification" else 0.0
-
-
-def _refuse_untrained(model: nn.Module, data: Data, arguments: argparse.Namespace) -> None:
-    score = evaluate(model, data.validation, data.score)
-    floor = _chance(data)
-    if not score > floor + _LEARNED * (1 - floor):
-        raise InputError(
-            f"the dense network scores {percent(score)} on {data.name}, hardly better than chance; "
-            "give its trained weights with --weights, or train it first with --pretrain EPOCHS"
-        )
 
 
 def _compress_text(result: Compression, folder: Path) -> str:
