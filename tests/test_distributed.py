@@ -136,29 +136,30 @@ def test_statistics_of_batch_norms_are_those_of_all_examples(tmp_path):
     torch.testing.assert_close(one["model"]["stem_norm.running_mean"], mean, rtol=1e-4, atol=1e-5)
 
 
-def images(n=70):
-    return torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(n) % 10
+def images(n=70, dtype=torch.float32):
+    drawn = torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return drawn.to(dtype), torch.arange(n) % 10
 
 
-def image_task(batch_size, n=70):
-    batches = TensorBatches(*images(n), batch_size, shuffle=True)
+def image_task(batch_size, *data):
+    batches = TensorBatches(*images(*data), batch_size, shuffle=True)
     return Task(batches, batches, nn.functional.cross_entropy, accuracy)
 
 
-@pytest.mark.parametrize("n", [70, 75], ids="n={}".format)
-def test_synced_batch_norms_train_as_one_process_with_all_examples(tmp_path, n):
+@pytest.mark.parametrize("data", [(70, torch.float32), (75, torch.float64)], ids=str)
+def test_synced_batch_norms_train_as_one_process_with_all_examples(tmp_path, data):
     """Of 70 examples in batches of 8 the last step has some in one process only, of 75 unequal parts in both."""
     config = TrainConfig(epochs=2, lr=0.1, sync_norms=True, clip_norm=1.0, optimizer="sgd")
 
     def work(rank):
-        model = residual()[0]
-        history = train(model, image_task(8, n), config)
+        model = residual()[0].to(data[1])
+        history = train(model, image_task(8, *data), config)
         return {"model": model.state_dict(), "loss": history.loss.tolist()}
 
     one, other = together(work, tmp_path)
-    single = residual()[0]
+    single = residual()[0].to(data[1])
     start = single.state_dict()["stem.weight"].clone()
-    history = train(single, image_task(16, n), config)
+    history = train(single, image_task(16, *data), config)
     assert equal(one["model"], other["model"])
     close(one["model"], single.state_dict())
     assert one["loss"] == other["loss"] == pytest.approx(history.loss.tolist(), rel=1e-4)

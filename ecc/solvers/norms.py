@@ -103,7 +103,7 @@ class _Normalise(torch.autograd.Function):
         normal = (wide - mean) * scale
         axes = _others(wide)
         own = torch.stack([gradient.sum(axes), (gradient * normal).sum(axes)])
-        sums = own.double()
+        sums = own.to(torch.float64, copy=True)
         with answered():
             dist.all_reduce(sums, group=ctx.group)
         level, slope = (_along(each / ctx.count, wide) for each in sums)
