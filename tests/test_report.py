@@ -24,7 +24,7 @@ from ecc.energy_models.judging import Fit, judge
 from ecc.fronts import Front, Fronts, LeftOut, Point
 from ecc.report import figures
 from ecc.report.front_drawing import SYMBOLS
-from ecc.report.front_figures import FAINT, fronts_figure, look_of
+from ecc.report.front_figures import FAINT, axis_scale, fronts_figure, look_of
 from ecc.report.front_page import render_fronts
 from ecc.report.page import Report, pictures, render
 from ecc.report.style import COLOURS, MARKERS, plain, quantity, scale, to_png, to_svg
@@ -263,6 +263,8 @@ def test_a_front_of_many_methods_and_of_one_point_is_drawn() -> None:
     assert to_png(fronts_figure(Fronts((many, a_front(), many)))).startswith(b"\x89PNG")
     assert fronts_figure(Fronts((many,))).axes[0].get_xscale() == "log"
     assert len({look_of(i) for i in range(64)}) == 64
+    assert axis_scale(Front((Point("a", 5.6e7, 0.5),), "energy", "e_RF")) == (1e-6, "10⁶ e_RF")
+    assert axis_scale(Front((Point("a", 5.6e7, 0.5),), "macs", "MAC")) == (1e-6, "MMAC")
     alone = Fronts((Front((Point("admm", 0.5, 0.9, x_low=0.4, x_high=float("inf")),), "latency"),))
     assert fronts_figure(alone).axes[0].get_xlabel() == "latency"
     assert to_png(fronts_figure(alone)).startswith(b"\x89PNG")

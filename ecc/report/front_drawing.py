@@ -14,8 +14,8 @@ from markupsafe import Markup, escape
 from matplotlib.ticker import MaxNLocator
 
 from ecc.fronts import DENSE, Front, Level, Point, SeedMean, mean_curve
-from ecc.report.front_figures import is_wide, look_of, x_interval
-from ecc.report.style import axis_label, quantity, scale
+from ecc.report.front_figures import axis_scale, is_wide, look_of, x_interval
+from ecc.report.style import axis_label, quantity
 
 __all__ = ["SYMBOLS", "Drawing", "Size", "draw_difference", "draw_front"]
 
@@ -119,8 +119,7 @@ def draw_difference(difference: SeedMean, reach: float) -> Markup:
 
 
 def _frame(front: Front, size: Size, accuracies: tuple[float, float]) -> _Frame:
-    ends = [end for point in front.points for end in (point.x, point.x_low, point.x_high) if end is not None]
-    factor, unit = scale(front.unit, ends)
+    factor, unit = axis_scale(front)
     costs = [point.x * factor for point in front.points]
     wide, (bottom, top) = is_wide(front), accuracies
     shape: Callable[[float], float] = math.log if wide else float

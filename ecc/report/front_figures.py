@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
+from ecc.core.cost import NORMALISED
 from ecc.fronts import DENSE, Front, Fronts, Level, mean_curve
 from ecc.report.style import COLOURS, INK, MARKERS, MUTED, axis_label, canvas, plain, scale
 
-__all__ = ["FAINT", "LOG_RANGE", "accuracy_ends", "fronts_figure", "is_wide", "look_of", "x_interval"]
+__all__ = ["FAINT", "LOG_RANGE", "accuracy_ends", "axis_scale", "fronts_figure", "is_wide", "look_of", "x_interval"]
 
 FAINT = 0.35
 """Opacity of what is dominated."""
@@ -23,6 +24,7 @@ LOG_RANGE = 20.0
 
 _WIDTH_IN = 9.2
 _MOST_IN_LEGEND = 24
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def is_wide(front: Front) -> bool:
@@ -34,6 +36,16 @@ def is_wide(front: Front) -> bool:
 def look_of(number: int) -> tuple[int, int]:
     """Colour and marker of a method by its number: no two of the first 64 methods look alike."""
     return number % len(COLOURS), (number + number // len(COLOURS)) % len(MARKERS)
+
+
+def axis_scale(front: Front) -> tuple[float, str]:
+    """What costs are multiplied by on their axis, and the unit there; units that take no prefix get powers of ten."""
+    ends = [value for point in front.points for value in (point.x, point.x_low, point.x_high) if value is not None]
+    largest = max((abs(value) for value in ends if math.isfinite(value)), default=0.0)
+    power = 3 * math.floor(math.log10(largest) / 3) if largest > 0 else 0
+    if front.unit in NORMALISED and power:
+        return 10.0**-power, f"10{str(power).translate(_RAISED)} {front.unit}"
+    return scale(front.unit, ends)
 
 
 def accuracy_ends(fronts: Iterable[Front]) -> list[tuple[float, float]]:
@@ -82,8 +94,7 @@ def fronts_figure(fronts: Fronts) -> Figure:
 
 
 def _draw(ax: Axes, front: Front, methods: Sequence[str]) -> None:
-    ends = [value for point in front.points for value in (point.x, point.x_low, point.x_high) if value is not None]
-    factor, unit = scale(front.unit, ends)
+    factor, unit = axis_scale(front)
     levels: dict[str, list[Level]] = {}
     for level in front.levels:
         levels.setdefault(level.method, []).append(level)
