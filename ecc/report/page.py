@@ -51,6 +51,7 @@ class Report:
         packing: What secondary stages have made of the weights, tensor by tensor.
         history: One row per epoch.
         trials: One row per measurement and metric on the way, as in ``Compression.trials``.
+        references: What the dense network took in the profile, for the metrics of relative budgets.
         fits: The cost models, judged.
         models: What the files of cost models say of their accuracy, and how they did here.
         places: What was measured where and when, name → text.
@@ -77,6 +78,7 @@ class Report:
     packing: Packing | None = None
     history: pd.DataFrame | None = None
     trials: pd.DataFrame | None = None
+    references: Mapping[str, float] = field(default_factory=dict)
     fits: tuple[Fit, ...] = ()
     models: tuple[ModelFacts, ...] = ()
     places: tuple[tuple[str, str], ...] = ()
@@ -113,7 +115,7 @@ def render(report: Report) -> str:
         },
         report=report,
         together=joint_confidence(report.budgets) if sum(map(_uncertain, report.budgets)) > 1 else None,
-        trials=[] if report.trials is None else report.trials.to_dict("records"),
+        trials=_trials(report),
         layers=[] if report.sparsity is None else layer_rows(report.sparsity),
         stages=[] if report.packing is None else stage_rows(report.packing),
         tensors=[] if report.packing is None else tensor_rows(report.packing),
@@ -173,8 +175,25 @@ def _spare(check: BudgetCheck) -> str:
     middle = 1 - check.measured / check.limit
     text = f"{100 * abs(middle):.1f} % {'to spare' if middle >= 0 else 'too much'}"
     if len(ends) == 2 and ends[0] < ends[1]:
-        text += f" [{100 * ends[0]:+.1f} %, {100 * ends[1]:+.1f} %]"
+        interval = f"[{100 * ends[0]:+.1f} %, {100 * ends[1]:+.1f} %]"
+        text += " " + interval.replace("-", "−").replace(" ", "\u00a0")  # in one line
     return text
+
+
+def _trials(report: Report) -> list[dict[str, Any]]:
+    """The trials for a table, with ``off``: by how much the measured value is above the predicted one.
+
+    Where the budget is relative both are those in the dense network's, measured in the same run and in the profile.
+    """
+    if report.trials is None:
+        return []
+    rows = [{str(name): value for name, value in row.items()} for row in report.trials.to_dict("records")]
+    for row in rows:
+        reference = report.references.get(row["metric"])
+        predicted = row["predicted"] * (row["dense"] / reference if reference else 1.0)
+        off = row["measured"] / predicted - 1 if predicted else math.nan
+        row["off"] = f"{100 * off:+.1f} %".replace("-", "−") if math.isfinite(off) else "–"
+    return rows
 
 
 def _epochs(history: pd.DataFrame) -> list[dict[str, Any]]:

@@ -144,19 +144,23 @@ def _of_model(cost: FittedCost) -> Facts:
 def _here(cost: FittedCost, check: BudgetCheck | None, manifest: Manifest) -> str:
     if check is None or check.measured is None or check.predicted is None or check.source or not check.dense:
         return ""
-    # A relative budget is judged against the dense network of the same run; the prediction is of the profile's.
-    scale = check.dense / cost.dense if check.relative else 1.0
-    predicted = check.predicted * scale
-    text = (
-        f"Of this network it said {quantity(predicted, cost.unit)}, and {quantity(check.measured, cost.unit)} was "
-        f"measured: {100 * (check.measured / predicted - 1):+.1f} %"
-    )
+    # A relative budget is judged against the dense network of the same run, and so is what was said of it.
+    of_run, of_profile = (check.dense, cost.dense) if check.relative else (1.0, 1.0)
+    found, said = check.measured / of_run, check.predicted / of_profile
+    off = f"{100 * (found / said - 1):+.1f} %".replace("-", "−")
+    dense = f" of the dense {cost.metric}" if check.relative else ""
+    both = [_value(cost, check, value) for value in (said, found)]
+    text = f"Of this network it said {both[0]}{dense}, and {both[1]} was measured: {off}"
     with suppress(InputError):
-        low, high = (float(end) * scale for end in cost.interval({**cost.space.full, **_known(cost, manifest)}))
+        low, high = (float(end) / of_profile for end in cost.interval({**cost.space.full, **_known(cost, manifest)}))
         if not manifest.removed and 0 < low <= high < float("inf"):
-            inside = "inside" if low <= check.measured <= high else "outside"
-            text += f", {inside} its 95 % interval of {quantity(low, cost.unit)} to {quantity(high, cost.unit)}"
+            inside = "inside" if low <= found <= high else "outside"
+            text += f", {inside} its 95 % interval of {_value(cost, check, low)} to {_value(cost, check, high)}"
     return f"{text}."
+
+
+def _value(cost: FittedCost, check: BudgetCheck, value: float) -> str:
+    return f"{100 * value:.1f} %" if check.relative else quantity(value, cost.unit)
 
 
 def _known(cost: FittedCost, manifest: Manifest) -> dict[str, int]:

@@ -94,6 +94,7 @@ def report_of(
         packing=packing,
         history=history,
         trials=trials,
+        references=_references(manifest, models),
         fits=tuple(fits),
         models=model_facts(models, manifest),
         places=place_facts(manifest, models),
@@ -103,6 +104,12 @@ def report_of(
         notes=notes,
         created=manifest.created,
     )
+
+
+def _references(manifest: Manifest, models: Sequence[CostModel]) -> dict[str, float]:
+    """The dense network's values in the profiles, of the metrics that budgets are relative in."""
+    relative = {check.metric for check in manifest.budgets if check.relative}
+    return {cost.metric: cost.dense for cost in models if cost.metric in relative and not cost.exact}
 
 
 def save(
