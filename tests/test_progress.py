@@ -18,13 +18,14 @@ def test_a_terminal_shows_a_stage_at_once_and_the_next_takes_its_line():
     stream = Terminal()
     line = ProgressLine(stream)
     line.begin("building net")
-    assert stream.getvalue() == "\r\x1b[2Kbuilding net …"
+    assert stream.getvalue() == "\rbuilding net …"
     line.begin("tracing net")
     line("profile", 1, 2)
     line.end_line()
     shown = stream.getvalue()
     assert shown.count("\n") == 2
-    assert "\r\x1b[2Ktracing net …\n" in shown
+    assert "\rbuilding net …\rtracing net … \n" in shown
+    assert "\x1b" not in shown
     assert "profile" in shown
 
 

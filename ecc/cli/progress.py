@@ -34,6 +34,7 @@ class ProgressLine:
         self._first = 0.0
         self._shown = 0.0
         self._open = False
+        self._drawn = 0
         self._later: threading.Timer | None = None
 
     def __call__(self, stage: str, done: float, total: float, note: str = "") -> None:
@@ -82,6 +83,7 @@ class ProgressLine:
             self._stream.write("\n")
             self._stream.flush()
             self._open = False
+            self._drawn = 0
 
     def _cancel(self) -> None:
         """The stage that is over is no longer announced."""
@@ -101,8 +103,9 @@ class ProgressLine:
 
     def _write(self, line: str) -> None:
         if self._terminal:
-            self._stream.write(f"\r\x1b[2K{line[: shutil.get_terminal_size((119, 24)).columns - 1]}")  # else it wraps
-            self._open = True
+            line = line[: shutil.get_terminal_size((119, 24)).columns - 1]  # a longer one would take two lines
+            self._stream.write(f"\r{line.ljust(self._drawn)}")  # blanks over what was longer: no terminal lacks them
+            self._drawn, self._open = len(line), True
         else:
             self._stream.write(line + "\n")
         self._stream.flush()
