@@ -39,13 +39,18 @@ EXAMPLES, BATCH, PRETRAINED, EPOCHS = 1001, 48, 6, 4
 METHODS = ("admm", "uniform", "magnitude", "projected-sgd")
 
 
-def plain(norm: Callable[[int], nn.Module]) -> nn.Module:
-    """A network for digits with a residual sum, and with that norm behind its convolutions."""
+def plain(norm: Callable[[int], nn.Module], *, bias: bool = True) -> nn.Module:
+    """A network for digits with a residual sum, and with that norm behind its convolutions.
+
+    Args:
+        bias: Whether convolutions have one. Before a batch norm it changes nothing, so its gradient is rounding alone,
+            of which Adam makes whole steps.
+    """
     return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
+        nn.Conv2d(1, 16, 3, padding=1, bias=bias),
         norm(16),
         nn.ReLU(),
-        _Residual(16, norm),
+        _Residual(16, norm, bias),
         nn.AdaptiveAvgPool2d(2),
         nn.Flatten(),
         nn.Linear(64, 32),
@@ -55,9 +60,10 @@ def plain(norm: Callable[[int], nn.Module]) -> nn.Module:
 
 
 class _Residual(nn.Module):
-    def __init__(self, width: int, norm: Callable[[int], nn.Module]) -> None:
+    def __init__(self, width: int, norm: Callable[[int], nn.Module], bias: bool) -> None:
         super().__init__()
-        self.inner, self.outer = nn.Conv2d(width, 24, 3, padding=1), nn.Conv2d(24, width, 3, padding=1)
+        self.inner = nn.Conv2d(width, 24, 3, padding=1, bias=bias)
+        self.outer = nn.Conv2d(24, width, 3, padding=1, bias=bias)
         self.first, self.second = norm(24), norm(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -68,8 +74,8 @@ class _Residual(nn.Module):
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "no norm": lambda: plain(lambda width: nn.Identity()),
     "group norm": lambda: plain(lambda width: nn.GroupNorm(4, width)),
-    "batch norm": lambda: plain(nn.BatchNorm2d),
-    "batch norm, synced": lambda: plain(nn.BatchNorm2d),
+    "batch norm": lambda: plain(nn.BatchNorm2d, bias=False),
+    "batch norm, synced": lambda: plain(nn.BatchNorm2d, bias=False),
 }
 
 

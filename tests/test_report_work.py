@@ -183,7 +183,8 @@ def test_what_was_predicted_is_off_by_what_the_device_does_not_explain() -> None
 
 
 def test_times_add_up_to_that_of_the_job_and_those_of_what_it_rests_on(cost) -> None:
-    history = pd.DataFrame({"phase": ["admm", "admm", "tune"], "loss": 1.0, "seconds": [1.0, 2.0, 3.5]})
+    phases = ["admm", "admm", "tune", "fold: again"]  # the last one is part of its stage
+    history = pd.DataFrame({"phase": phases, "loss": 1.0, "seconds": [1.0, 2.0, 3.5, 0.4]})
     trials = pd.DataFrame(
         {"round": ["scout", "scout", "verify"] * 2, "metric": ["latency"] * 3 + ["energy"] * 3, "seconds": 2.0}
     )

@@ -37,7 +37,8 @@ def times_of(
     What a cost model took is that of the profile it rests on, which other compressions share.
     """
     found = [spent for cost in costs if isinstance(cost, FittedCost) for spent in _of_cost(cost)]
-    trained = _of_training(history)
+    names = tuple(stage.name for stage in manifest.stages)  # whose epochs are in the time of the stage
+    trained = [spent for spent in _of_training(history) if spent.name.partition(":")[0] not in map(_train, names)]
     measured = _of_measuring(trials)
     stages = [Spent(f"stage {stage.name}", stage.seconds) for stage in manifest.stages]
     known = sum(spent.seconds for spent in (*trained, *measured, *stages))
@@ -64,8 +65,12 @@ def _of_training(history: pd.DataFrame) -> list[Spent]:
     spent = []
     for phase, rows in history.groupby("phase", sort=False):
         seconds = float(pd.to_numeric(rows["seconds"], errors="coerce").sum())
-        spent.append(Spent(f"train {phase}", seconds, f"{len(rows)} epoch{'s' if len(rows) != 1 else ''}"))
+        spent.append(Spent(_train(str(phase)), seconds, f"{len(rows)} epoch{'s' if len(rows) != 1 else ''}"))
     return spent
+
+
+def _train(phase: str) -> str:
+    return f"train {phase}"
 
 
 def _of_measuring(trials: pd.DataFrame | None) -> list[Spent]:
