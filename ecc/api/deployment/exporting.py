@@ -194,7 +194,7 @@ class _Attempts:
         except EccError as error:
             if batch is not None:
                 raise
-            reason = str(error).removesuffix(_UNWRITTEN)
+            reason = str(error).removesuffix(_UNWRITTEN).removesuffix("; try another format")
         return self._tried([own] * _TRIES, None, own, reason)
 
     def _tried(
@@ -216,7 +216,9 @@ class _Attempts:
             except OSError:  # of the disk; another exporter would meet it too
                 raise
             except Exception as error:  # whatever exporters and engines raise
-                failures.append(InputError(f"{writer.exporter} cannot export the network ({first_line(error)})"))
+                failures.append(
+                    InputError(f"{writer.exporter} cannot export the network ({first_line(error)}); try another format")
+                )
             else:
                 if relative <= (limit := self.tolerance):
                     return _Found(writer.exporter, names, self.example, samples, batch, reason, gap, relative, limit)

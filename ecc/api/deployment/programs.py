@@ -6,8 +6,9 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from functools import partial
+from io import StringIO
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ def undisturbed() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), torch.no_grad(), quiet_output():
+        with warnings.catch_warnings(), torch.no_grad(), quiet_output(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
