@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from dataclasses import asdict
 
 import pytest
@@ -14,6 +15,16 @@ from ecc.sweep.engines.ray_connection import LOCAL, Settings
 
 NODE = Node("n", "node", {"CPU": 2.0})
 UNIT = Unit("a", {"x": 1}, resources={}, reads=("/r",), writes=("/w",))
+
+
+class Last:
+    """The timer that ends a process which Ray holds up; here it must not."""
+
+    def __init__(self, seconds, function, arguments):
+        assert (seconds > Settings().grace_s, function, arguments) == (True, os._exit, (1,))
+
+    def start(self):
+        """Do nothing."""
 
 
 @pytest.fixture
@@ -40,6 +51,7 @@ def serve(monkeypatch):
         monkeypatch.setattr(ray_driver, "probe", lambda nodes: found or {node.name: versions() for node in nodes})
         monkeypatch.setattr(ray_driver, "Run", Run)
         monkeypatch.setattr(ray_driver.signal, "signal", lambda *_: None)
+        monkeypatch.setattr(ray_driver.threading, "Timer", Last)
         monkeypatch.setattr("sys.stdin", io.StringIO("".join(json.dumps(each) + "\n" for each in requests)))
         driver = ray_driver._Driver(told.append)
         driver.listen()

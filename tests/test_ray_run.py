@@ -37,7 +37,7 @@ class StandIn:
 
     def __init__(self, scripts):
         self.scripts, self.attempts, self.cancelled, self.options_seen = scripts, {}, [], []
-        self.most = 0
+        self.most, self.stubborn = 0, ()
 
     def put(self, value):
         return value
@@ -49,11 +49,13 @@ class StandIn:
 
     def wait(self, generators, *, num_returns, timeout, fetch_local):
         self.most = max(self.most, len(generators))
-        return [each for each in generators[:1] if each.script is not None], []
+        ready = [each for each in generators if each.script is not None][:num_returns]
+        return ready, [each for each in generators if each not in ready]
 
     def cancel(self, generator, *, force):
         self.cancelled.append((generator.id, force))
-        generator.script = iter([RayError("cancelled")])
+        if force or generator.id not in self.stubborn:
+            generator.script = iter([RayError("cancelled")])
 
     def remote(self, function):
         def options(**given):
@@ -80,6 +82,9 @@ class Generator:
     def __next__(self):
         return next(self.script)
 
+    def completed(self):
+        return self
+
 
 def make(description):
     """Work: write a file."""
@@ -92,8 +97,9 @@ def make(description):
 def run(tmp_path, monkeypatch):
     """Runs units on the stand-in; gives what the engine is told."""
 
-    def go(units, *, scripts=None, nodes=ONE_CORE, here=True, stop=None, **settings):
+    def go(units, *, scripts=None, nodes=ONE_CORE, here=True, stop=None, stubborn=(), **settings):
         ray, told = StandIn(scripts or {}), []
+        ray.stubborn = stubborn
         monkeypatch.setattr(ray_run, "the_ray", lambda: ray)
         monkeypatch.setattr(ray_run, "alive", lambda: nodes)
         if not here:
@@ -213,10 +219,12 @@ def test_files_that_units_share_are_kept_with_ray_once(run, tmp_path, monkeypatc
     assert all(isinstance(each, Errand) and each.contents == ((b"x",),) for each in seen)
 
 
-def test_a_stop_asks_what_runs_to_keep_its_state_before_it_is_ended(run, tmp_path):
+@pytest.mark.parametrize("stubborn", [False, True], ids=["willing", "stubborn"])
+def test_a_stop_asks_what_runs_to_keep_its_state_before_it_is_ended(run, tmp_path, stubborn):
     stop = threading.Event()
-    outcome = run([unit(tmp_path)], scripts={"a": {1: lambda said: stop.set()}}, stop=stop)
-    assert outcome.ray.cancelled == [("a", False)]
+    script = {"a": {1: lambda said: stop.set()}}
+    outcome = run([unit(tmp_path)], scripts=script, stop=stop, stubborn=("a",) if stubborn else ())
+    assert outcome.ray.cancelled == [("a", False)] + [("a", True)] * stubborn
     assert not outcome.ended  # it is run when the sweep is resumed
 
 

@@ -27,6 +27,8 @@ from ecc.sweep.engines.ray_run import POLL_S, Emit, Run, needs_of
 
 __all__ = ["main"]
 
+_SHUTDOWN_S = 15.0
+
 
 @dataclass(eq=False, slots=True)
 class _Driver:
@@ -49,8 +51,7 @@ class _Driver:
         """Hand over what the engine asks; when it asks no more, it has ended."""
         for line in sys.stdin:
             self.requests.put(json.loads(line))
-        self.stop.set()
-        self.requests.put(None)
+        self.end()
 
     def serve(self) -> None:
         """Until there is nothing more to do."""
@@ -71,15 +72,19 @@ class _Driver:
             self.where = connect(self.settings)
             if self.where == LOCAL:  # no node will ever join it
                 self.settings = replace(self.settings, wait_s=0.0)
-            signal.signal(signal.SIGTERM, lambda *_: self._end())
+            signal.signal(signal.SIGTERM, lambda *_: self.end())
         self._await_nodes(units)
         self.emit({"event": "ready", "workers": max(slots(needs_of(unit), alive()) for unit in units)})
         waiting = deque((unit, 1) for unit in units)
         Run(self.settings, self.where, work, self.emit, self.stop, waiting).run()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Let everything end; where Ray does not, this process ends all the same, and Ray's with it."""
         self.stop.set()
         self.requests.put(None)
+        last = threading.Timer(self.settings.grace_s + _SHUTDOWN_S, os._exit, (1,))
+        last.daemon = True
+        last.start()
 
     def _await_nodes(self, units: Sequence[Unit]) -> None:
         """Wait until some unit fits on some node.

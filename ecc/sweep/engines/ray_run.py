@@ -283,17 +283,11 @@ class Run:
         for generator in self.running:
             with suppress(ray.exceptions.RayError, ValueError):
                 ray.cancel(generator, force=False)
-        ends = time.monotonic() + self.settings.grace_s
-        while self.running and time.monotonic() < ends:
-            ready, _ = ray.wait(list(self.running), num_returns=1, timeout=POLL_S, fetch_local=False)
-            for generator in ready:
-                try:
-                    ray.get(next(generator))
-                except (StopIteration, ray.exceptions.RayError):
-                    del self.running[generator]
-        for generator in self.running:
+        ends = {generator.completed(): generator for generator in self.running}
+        _, late = ray.wait(list(ends), num_returns=len(ends), timeout=self.settings.grace_s, fetch_local=False)
+        for end in late:
             with suppress(ray.exceptions.RayError, ValueError):
-                ray.cancel(generator, force=True)
+                ray.cancel(ends[end], force=True)
 
 
 def run_errand(errand: Errand) -> Iterator[dict[str, Any] | bytes]:
