@@ -1,13 +1,12 @@
 """Keeps the points of finished sweeps, and writes docs/fronts-results.md, its figures and pages from what is kept.
 
 ecc sweep experiments/jobs/digits_front.toml --out digits-sweep
-python experiments/fronts_page.py keep digits_front digits-sweep macs     # → measurements/fronts/digits_front.csv
+python experiments/fronts_page.py keep digits_front digits-sweep          # → measurements/fronts/digits_front.csv
 python experiments/fronts_page.py                                         # → docs/fronts-results.md and its figures
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +43,8 @@ STUDIES = (
     Study(
         "digits_front",
         "The demo's network on digits, over MACs",
-        "`experiments/jobs/digits_front.toml`: `digits-resnet`, trained 8 epochs once, then 5 methods × 4 budgets × 3 "
-        "seeds of 4 epochs each. 540 test images: one of them is 0.19 points.",
+        "`experiments/jobs/digits_front.toml`: `digits-resnet`, trained 4 epochs once, then 5 methods × 4 budgets × 3 "
+        "seeds of 2 epochs each. 540 test images: one of them is 0.19 points.",
     ),
     Study(
         "fashion_front",
@@ -56,10 +55,10 @@ STUDIES = (
 )
 
 
-def keep(name: str, sweep: str, x: str) -> None:
-    """Write the points of a sweep with where and when they were made."""
-    fronts = front_of([sweep], x=x)
-    rows = fronts.frame().assign(x_name=fronts.x, **environment())
+def keep(name: str, sweep: str, commit: str = "") -> None:
+    """Write the points of a sweep with where and when they were made; by the sources of that commit, or by these."""
+    fronts = front_of([sweep])
+    rows = fronts.frame().assign(x_name=fronts.x, **environment() | ({"commit": commit} if commit else {}))
     FOLDER.mkdir(parents=True, exist_ok=True)
     rows.to_csv(FOLDER / f"{name}.csv", index=False)
 
@@ -155,11 +154,13 @@ Written by `python experiments/fronts_page.py` from `experiments/measurements/fr
 
     ecc sweep experiments/jobs/digits_front.toml --out digits-sweep
     ecc sweep experiments/jobs/fashion_front.toml --out fashion-sweep      # ECC_DATA names the folder of the data sets
-    ecc front digits-sweep --x macs --out digits.html --csv digits.csv
+    ecc front digits-sweep --out digits.html --csv digits.csv
 
 Short trainings of small networks: they show what the comparison says and when it says nothing, not how good a method
 can be. Two methods are compared at equal budgets, seed by seed; [how](fronts.md) tells the details. A hypervolume is
-the best accuracy averaged over all budgets up to the dense network, 0 below the cheapest network.
+the best accuracy averaged over all budgets up to the dense network, 0 below the cheapest network. All runs of a study
+start from one dense network, so the intervals tell what the seed of the compression changes, for this network and this
+test set.
 
 {sections}
 """
@@ -175,6 +176,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["keep"]:
         keep(*sys.argv[2:5])
     elif sys.argv[1:]:
-        sys.exit(json.dumps({"usage": "fronts_page.py [keep NAME SWEEP AXIS]"}))
+        sys.exit("usage: fronts_page.py [keep NAME SWEEP [COMMIT]]")
     else:
         write_page()

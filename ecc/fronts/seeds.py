@@ -1,9 +1,10 @@
 """Means over random seeds, with the interval that so few runs allow.
 
 The interval is Student's: mean ± t(n − 1) · s / √n. With two or three seeds it is wide, and rightly so: the percentile
-bootstrap, which draws from the same three values, covers the mean of a normal distribution only three times in four.
+bootstrap, which draws from the same three values, covers the mean of a normal distribution only two times in three.
 Where the runs tell nothing of their spread (one seed, or values that do not differ at all), there is no interval, and
-the reason is told instead. All of it holds for the test set that the runs were scored on; another one is not looked at.
+the reason is told instead. All of it holds for the test set that the runs were scored on, and for the dense network
+that they started from where that is one; others are not looked at.
 """
 
 from __future__ import annotations

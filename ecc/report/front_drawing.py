@@ -34,6 +34,7 @@ SYMBOLS: tuple[str, ...] = (
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 18.0, 12.0, 48.0
 _NEAR = 1e-9
+_FEW = 2  # methods whose bands do not hide one another
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +86,10 @@ def draw_front(front: Front, methods: Sequence[str], size: Size, accuracies: tup
     items: list[list[Any]] = []
     drawn = [_method(front, own, frame, number.get(method, -1), items) for method, own in levels.items()]
     inner = (_text_of(size.width - _RIGHT - _LEFT), _text_of(size.height - _BOTTOM - _TOP))
+    few = ' class="few"' if len(front.methods) <= _FEW else ""
     label = f"accuracy against {front.x_name}" + (f", {front.name}" if front.name else "")
     svg = (
-        f'<svg viewBox="0 0 {size.width:g} {size.height:g}" tabindex="0" role="img" '
+        f'<svg viewBox="0 0 {size.width:g} {size.height:g}" tabindex="0" role="img"{few} '
         f'aria-label="{escape(label)}; arrow keys go from point to point" data-panel="{name}">'
         f'<clipPath id="{name}"><rect x="{_LEFT:g}" y="{_TOP:g}" width="{inner[0]}" height="{inner[1]}"/></clipPath>'
         f"{_axes(front, frame, size)}"

@@ -13,9 +13,9 @@ from importlib import resources
 
 from markupsafe import Markup
 
-from ecc.fronts import Fronts, SeedMean, Verdict
+from ecc.fronts import Comparison, Front, Fronts, SeedMean, Verdict
 from ecc.report.front_drawing import SYMBOLS, Size, draw_difference, draw_front
-from ecc.report.front_figures import accuracy_ends, look_of
+from ecc.report.front_figures import accuracy_ends, axis_scale, look_of
 from ecc.report.front_words import across, claims, notes, points_between, sentence, summary
 from ecc.report.style import quantity
 from ecc.report.templates import fill
@@ -45,6 +45,7 @@ def render_fronts(fronts: Fronts) -> str:
             "probability": _probability,
             "quantity": quantity,
             "points": points_between,
+            "budgets": _budgets,
             "difference": draw_difference,
             "sentence": sentence,
             "claims": claims,
@@ -96,6 +97,15 @@ def _mean(mean: SeedMean, unit: str = "") -> str:
     if mean.low is None or mean.high is None:
         return shown(mean.mean) + end
     return f"{shown(mean.mean)}{end} [{shown(mean.low)}, {shown(mean.high)}]"
+
+
+def _budgets(pair: Comparison, front: Front) -> str:
+    """The budgets that two methods are compared at, in the unit of the axis."""
+    if pair.start is None or pair.end is None:
+        return ""
+    factor, unit = axis_scale(front)
+    ends = dict.fromkeys(f"{factor * end:.3g}" for end in (pair.start, pair.end))
+    return f"{' – '.join(ends)} {unit}".rstrip()
 
 
 def _percent(share: float) -> str:
