@@ -1,4 +1,4 @@
-"""doctor: what is missing is named with its mend; what cannot work here ends with 3, what not everyone needs does not."""
+"""doctor: what is missing is named with its mend; what cannot work here ends with 3, what few need does not."""
 
 import json
 import sqlite3
@@ -197,7 +197,7 @@ def test_every_reader_has_its_files():
 def test_a_reader_opens_what_is_said_to_be_needed(tmp_path, name):
     files = FILES[name]
     assert len(files.missing(tmp_path)) == len(files.parts)
-    with pytest.raises(InputError, match="^there is no ") as caught:
+    with pytest.raises(InputError, match=r"^there is no ") as caught:
         READERS[name](tmp_path, 8)
     assert files.parts[0][0].split("/")[0] in str(caught.value)
     for part in files.parts:
@@ -205,7 +205,7 @@ def test_a_reader_opens_what_is_said_to_be_needed(tmp_path, name):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     assert files.missing(tmp_path) == ()
-    with pytest.raises(InputError, match="^(?!there is no )"):  # it is opened, and found to be empty
+    with pytest.raises(InputError, match=r"^(?!there is no )"):  # it is opened, and found to be empty
         READERS[name](tmp_path, 8)
 
 

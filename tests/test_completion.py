@@ -76,8 +76,13 @@ def offered(folder):
     """What bash offers for each of LINES."""
     said = subprocess.run(
         ["bash", "--norc", "-c", f"source ./.bash\n{ASK}"],
-        cwd=folder, input="".join(f"{line}\n" for line in LINES), capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+        cwd=folder,
+        input="".join(f"{line}\n" for line in LINES),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     assert said.stderr == ""
     return dict(zip(LINES, (set(line.split()) for line in said.stdout.splitlines()), strict=True))
 

@@ -29,7 +29,8 @@ class Stream(io.StringIO):
 
 
 def test_a_pipe_has_a_line_per_row_and_numbers_to_the_right():
-    assert table(["name", "n"], [["a", 5], ["bcd", 1000]], look=PIPE) == "name     n\n----  ----\na        5\nbcd   1000"
+    text = table(["name", "n"], [["a", 5], ["bcd", 1000]], look=PIPE)
+    assert text == "name     n\n----  ----\na        5\nbcd   1000"
 
 
 def test_a_table_without_rows_is_its_header():
@@ -41,9 +42,7 @@ def test_a_terminal_has_bold_headers_and_the_same_words():
     wide = Look(width=200, styled=True)
     styled = table(HEADER, ROWS, look=wide)
     assert "\x1b[1m" in styled
-    assert ESCAPE.sub("", styled).split() == [
-        word if set(word) != {"-"} else word for word in _words_of_rich(table(HEADER, ROWS, look=PIPE), styled)
-    ]
+    assert ESCAPE.sub("", styled).split() == _words_of_rich(table(HEADER, ROWS, look=PIPE), styled)
 
 
 def _words_of_rich(plain, styled):
