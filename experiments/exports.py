@@ -137,8 +137,7 @@ def write_page() -> None:
         f"{len(near)} of {len(rows)} files run and differ by at most {LIMIT:g} of the largest output; the largest "
         f"absolute difference is {pd.to_numeric(good.max_abs_diff).max():.1e}. "
         f"{'All ONNX models are' if older.empty else f'All ONNX models but {len(older)} are'} of the dynamo exporter. "
-        f"torch {rows.torch.iloc[0]}, Python {rows.python.iloc[0]}; made {rows.date.min()} to {rows.date.max()} at "
-        f"{', '.join(sorted(set(rows.commit)))}."
+        f"torch {rows.torch.iloc[0]}, Python {rows.python.iloc[0]}; made {rows.date.max()}, from {rows.commit.iloc[0]} on."
     )
     header = ["network", "input", "batch", "dense, ONNX", "dense, pt2", "half, ONNX", "half, pt2"]
     text = PAGE.read_text(encoding="utf-8")
@@ -148,7 +147,9 @@ def write_page() -> None:
 
 
 def cell(row: Any) -> str:
-    return f"{float(row.max_abs_diff):.0e}" if row.error == "" else "failed"
+    if row.error:
+        return "failed"
+    return f"{float(row.max_abs_diff):.0e}" if float(row.max_abs_diff) else "0"
 
 
 def main() -> None:
