@@ -119,7 +119,7 @@ def measure(names: list[str], fresh: bool) -> None:
 
 
 def write_page() -> None:
-    """The table of the page: a row per network, the largest difference of each file."""
+    """The table of the page: a row per network, the largest difference of each file, relative to the largest output."""
     rows = pd.read_csv(FILE, dtype={"commit": str}, keep_default_na=False)
     lines = []
     for name, part in rows.groupby("network"):
@@ -137,7 +137,8 @@ def write_page() -> None:
         f"{len(near)} of {len(rows)} files run and differ by at most {LIMIT:g} of the largest output; the largest "
         f"absolute difference is {pd.to_numeric(good.max_abs_diff).max():.1e}. "
         f"{'All ONNX models are' if older.empty else f'All ONNX models but {len(older)} are'} of the dynamo exporter. "
-        f"torch {rows.torch.iloc[0]}, Python {rows.python.iloc[0]}; made {rows.date.max()}, from {rows.commit.iloc[0]} on."
+        f"torch {rows.torch.iloc[0]}, Python {rows.python.iloc[0]}; made {rows.date.max()}, from "
+        f"{rows.commit.iloc[0]} on."
     )
     header = ["network", "input", "batch", "dense, ONNX", "dense, pt2", "half, ONNX", "half, pt2"]
     text = PAGE.read_text(encoding="utf-8")
@@ -149,7 +150,7 @@ def write_page() -> None:
 def cell(row: Any) -> str:
     if row.error:
         return "failed"
-    return f"{float(row.max_abs_diff):.0e}" if float(row.max_abs_diff) else "0"
+    return f"{float(row.relative_diff):.0e}" if float(row.relative_diff) else "0"
 
 
 def main() -> None:
