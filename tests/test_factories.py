@@ -146,3 +146,24 @@ def test_a_module_that_lacks_another_is_not_called_missing_itself(here):
 def test_suggestions_forgive_case_and_underscores():
     assert suggestion("MobileNet_V2", ["mobilenet-v2", "vgg16"]) == "; did you mean mobilenet-v2?"
     assert suggestion("xyz", ["mobilenet-v2", "vgg16"]) == "; choose from mobilenet-v2, vgg16"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["os:system", "torch:os.system", "subprocess:getoutput", "torch.hub:load", "builtins:eval", "here:calls_of"],
+)
+def test_what_a_file_names_is_run_only_if_it_can_be_a_networks_factory(here, spec):
+    (here / "here.py").write_text("import os\ncalls_of = os.system\n", encoding="utf-8")
+    with pytest.raises(InputError, match="stands in a file and names no factory of networks, so it is not run"):
+        build("model", spec, {}, stored=True)
+
+
+def test_what_a_file_names_is_run_where_it_makes_networks(here):
+    (here / "nets.py").write_text(
+        "from torch import nn\nclass Net(nn.Linear):\n    def __init__(self):\n        super().__init__(2, 3)\n"
+        "    @classmethod\n    def small(cls):\n        return cls()\ndef make():\n    return Net()\n",
+        encoding="utf-8",
+    )
+    for spec in ("nets:Net", "nets:make", "nets.py:make", "nets:Net.small"):
+        assert build("model", spec, stored=True).out_features == 3
+    assert build("model", "torch.nn:Flatten", stored=True).start_dim == 1

@@ -165,7 +165,7 @@ def load(path: str | Path, *, model: nn.Module | None = None) -> Loaded:
             f"artefact {path} was made of a network that was given as an object; "
             "give one with the same architecture: ecc.load(path, model=...)"
         )
-    dense = load_model(manifest.model, manifest.options).module if model is None else model
+    dense = load_model(manifest.model, manifest.options, stored=True).module if model is None else model
     inputs = _example(manifest)
     graph = trace(dense, inputs, groups=manifest.groups, renormalise=manifest.renormalise)
     if not _fits(graph, manifest):

@@ -1,6 +1,8 @@
 """Objects that users name: ``package.module:factory`` and ``file.py:factory``, imported and called with plain errors.
 
-What is named is the user's own code and is run as such; nothing is unpickled.
+What is named is the user's own code and is run as such; nothing is unpickled. A name that stands in a file, such as the
+manifest of an artefact, may come from a stranger: then only functions and classes of packages and files other than
+Python's own and torch's are called, and torch's modules.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
+
+from torch import nn
 
 from ecc.core.errors import EccError, InputError
 
@@ -55,7 +59,12 @@ def reason(error: BaseException) -> str:
 
 
 def build(
-    kind: str, spec: str, options: Mapping[str, Any] | None = None, offer: Mapping[str, Any] | None = None
+    kind: str,
+    spec: str,
+    options: Mapping[str, Any] | None = None,
+    offer: Mapping[str, Any] | None = None,
+    *,
+    stored: bool = False,
 ) -> Any:
     """Import the factory that ``spec`` names and call it.
 
@@ -64,9 +73,11 @@ def build(
         spec: ``package.module:factory`` (the current folder counts) or ``file.py:factory``.
         options: Keyword arguments from the user; one that the factory does not take is an error.
         offer: Keyword arguments that the factory gets only if it names them.
+        stored: Whether the spec was read from a file.
 
     Raises:
-        InputError: If the module, the file or the attribute does not exist, the call does not fit, or it fails.
+        InputError: If the module, the file or the attribute does not exist, the call does not fit, or it fails; or if
+            a stored spec names what makes no networks.
     """
     where, _, attribute = spec.rpartition(":")
     if not where or not attribute:
@@ -76,6 +87,8 @@ def build(
     with _importable(folder):
         module = _import_file(kind, spec, Path(where).expanduser()) if from_file else _import_module(kind, spec, where)
         factory = _attribute(kind, spec, module, attribute)
+        if stored:
+            _refuse_foreign(kind, spec, factory)
         return call(kind, spec, factory, options or {}, offer)
 
 
@@ -106,6 +119,19 @@ def call(
         raise
     except (Exception, SystemExit) as error:
         raise InputError(f"{kind} {spec!r}: the factory failed with {reason(error)}; mend it or its options") from error
+
+
+def _refuse_foreign(kind: str, spec: str, factory: Callable[..., Any]) -> None:
+    """Refuse what no user would name as a network's factory: ``os.system`` by whatever path, ``torch.hub.load``."""
+    if isinstance(factory, type) and issubclass(factory, nn.Module):
+        return
+    home = (getattr(factory, "__module__", None) or "builtins").partition(".")[0]
+    own = home not in sys.stdlib_module_names and home != "torch"
+    if not own or not isinstance(factory, FunctionType | MethodType | type):
+        raise InputError(
+            f"{kind} {spec!r} stands in a file and names no factory of networks, so it is not run; "
+            "if you trust the file, give the network that it means: model=..."
+        )
 
 
 @contextmanager

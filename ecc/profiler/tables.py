@@ -93,9 +93,10 @@ def tabulate(
     metric M, ``M_n`` and ``M_block_ratios`` (median ratio per block, a list); ``n`` and ``block_ratios`` repeat those
     of the first metric. Metrics that were not measured are NaN. ``M_block_runs`` names the run of each of these blocks.
     ``cpu_s`` is the process CPU time of one inference; ``steal_s`` and ``switches`` are sums over the visits, and so
-    are ``seconds``, how long these took; ``started`` is the Unix time of the first. Where known of any visit there are ``clock_hz``, ``temperature_c`` and ``idle_w`` (medians), ``throttled`` (reasons) and
-    ``run`` (in which most visits were made); and, of the extras of pairs, ``energy_error`` (standard error, relative to
-    the reading), ``energy_delta_j``, ``energy_check_j`` and the like (medians).
+    are ``seconds``, how long these took; ``started`` is the Unix time of the first. Where known of any visit there are
+    ``clock_hz``, ``temperature_c`` and ``idle_w`` (medians), ``throttled`` (reasons) and ``run`` (in which most visits
+    were made); and, of the extras of pairs, ``energy_error`` (standard error, relative to the reading),
+    ``energy_delta_j``, ``energy_check_j`` and the like (medians).
 
     Raises:
         InputError: If a visit's widths do not belong to the space.

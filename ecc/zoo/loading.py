@@ -59,7 +59,7 @@ class LoadedModel:
 
 
 def load_model(
-    spec: str, options: Mapping[str, str] | None = None, *, weights: str | Path | None = None
+    spec: str, options: Mapping[str, str] | None = None, *, weights: str | Path | None = None, stored: bool = False
 ) -> LoadedModel:
     """Make the network that MODEL names; fresh weights come from torch's global generator.
 
@@ -67,25 +67,26 @@ def load_model(
         spec: ``zoo:NAME``, ``package.module:factory`` or ``file.py:factory``.
         options: Keyword arguments of the factory as text; read as int, float, bool or text.
         weights: A file for ``load_weights``.
+        stored: Whether the spec was read from a file, which may be a stranger's.
 
     Raises:
         InputError: If there is no such network, it cannot be made, or the weights do not fit; the message says why and
             how to mend it.
     """
-    loaded = _make(spec, options)
+    loaded = _make(spec, options, stored)
     if weights is not None:
         load_weights(loaded.module, weights)
     return loaded
 
 
-def _make(spec: str, options: Mapping[str, str] | None) -> LoadedModel:
+def _make(spec: str, options: Mapping[str, str] | None, stored: bool) -> LoadedModel:
     values = {name: parse_value(value) for name, value in (options or {}).items()}
     where, _, name = spec.rpartition(":")
     if where == "zoo":
         return _from_zoo(name, values)
     if not where and name in NETWORKS:
         raise InputError(f"model {spec!r} names no factory; for the zoo's network write zoo:{name}")
-    made = build("model", spec, values)
+    made = build("model", spec, values, stored=stored)
     if not isinstance(made, nn.Module):
         raise InputError(f"model {spec!r}: the factory returned {kind_of(made)}; it must return an nn.Module")
     return LoadedModel(made.eval(), name)

@@ -199,7 +199,7 @@ def load_state(path: str | Path, *, model: nn.Module | None = None) -> nn.Module
     recipe = Recipe.parse(found, json.loads(text).get("slim"), str(where))
     if model is None and not recipe.model:
         raise InputError(f"{where} names no dense network; give one: ecc.load_state(path, model=...)")
-    dense = load_model(recipe.model, recipe.options).module if model is None else model
+    dense = load_model(recipe.model, recipe.options, stored=True).module if model is None else model
     return recipe.build(dense, _state(content, found.inner("aliases"), weights), str(weights))
 
 
