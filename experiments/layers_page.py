@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.ticker import LogLocator
 from results_page import table
 from stages_page import DOCS, FOLDER, made, spread
 
@@ -117,7 +118,9 @@ def draw(
             axis.set(yscale="log")
         for each in (axis.xaxis, axis.yaxis):
             each.set_major_formatter("{x:g}")
-            each.set_minor_formatter("{x:g}")
+            if each.get_scale() == "log":
+                each.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+                each.set_minor_formatter("")
         axis.grid(alpha=0.3, which="both")
     axes[0][-1].legend(fontsize=7)
     figure.suptitle(title, fontsize=10)
