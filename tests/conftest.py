@@ -14,6 +14,7 @@ from hypothesis import settings
 
 torch.set_num_threads(1)  # several threads that spin for small kernels make the suite ten times slower
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
+os.environ.pop("COLUMNS", None)  # workers of pytest-xdist have it; tables in pipes would be folded to it
 settings.register_profile("ecc", deadline=None, derandomize=True)
 settings.load_profile("ecc")
 

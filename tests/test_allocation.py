@@ -216,7 +216,7 @@ def test_limits_that_contradict_each_other_are_refused_with_the_smallest_values(
     limits = limits_of([one, two], [0.3, 0.3], check=False)
     with pytest.raises(InputError, match="cannot be reached together") as error:
         demand_reachable(limits)
-    assert "latency down to 0.1 J (0.1 of dense) and energy down to 0.1 J (0.1 of dense)" in str(error.value)
+    assert "latency down to 100 mJ (0.1 of dense) and energy down to 100 mJ (0.1 of dense)" in str(error.value)
     curves = [torch.zeros(5, dtype=torch.float64)] * 2
     with pytest.raises(InputError, match="cannot be reached together"):
         allocate(curves, limits)
@@ -226,7 +226,7 @@ def test_a_limit_below_all_widths_is_refused_with_the_smallest_value():
     space = WidthSpace(("a",), (32,), (8,))
     cost = TableCost(space, {(0,): np.array([0.5, 0.9, 0.4, 1.0])}, "latency")
     with pytest.raises(
-        InputError, match=r"latency ≤ 0\.3 .* cannot be reached: .* still needs 0\.4 J \(0\.4 of dense\)"
+        InputError, match=r"latency ≤ 0\.3 .* cannot be reached: .* still needs 400 mJ \(0\.4 of dense\)"
     ):
         demand_reachable(limits_of([cost], [0.3], check=False))
 

@@ -222,7 +222,16 @@ def test_a_process_alone_is_told_by_itself():
     assert ranks.agree("anything")
 
 
-def test_commands_for_one_process_are_refused_in_one_voice(monkeypatch, capsys):
+@pytest.fixture
+def signals():
+    """A command that ends under torchrun ignores requests to end from then on; the tests that follow do not."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_commands_for_one_process_are_refused_in_one_voice(monkeypatch, capsys, signals):
     for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -19,6 +19,7 @@ PURPOSES: Mapping[str, str] = MappingProxyType(
     {
         "data": "CIFAR-10 from its JPEG pack",
         "gpu": "energy and clocks of NVIDIA GPUs",
+        "kernels": "compiled products of `ecc.dispatch`",
         "onnx": "runtime onnxruntime and ONNX files",
         "openvino": "runtime openvino",
         "parquet": "profiles as Parquet",

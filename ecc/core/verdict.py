@@ -18,7 +18,7 @@ from ecc.core.cost import METRICS, NORMALISED, units_of
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields
 
-__all__ = ["BudgetCheck", "Measured", "joint_confidence", "marked"]
+__all__ = ["BudgetCheck", "Measured", "joint_confidence", "marked", "quantity"]
 
 _Z95 = 1.959963984540054
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
@@ -228,13 +228,13 @@ class BudgetCheck:
 
     def __str__(self) -> str:
         named = f"{self.metric} of {self.source}" if self.source else self.metric
-        limit = _quantity(self.limit, self.limit, self.shown_in)
+        limit = quantity(self.limit, self.limit, self.shown_in)
         if self.measured is None or self.low is None or self.high is None:
             predicted = (
-                "" if self.predicted is None else f" {_quantity(self.predicted, self.limit, self.shown_in)} predicted"
+                "" if self.predicted is None else f" {quantity(self.predicted, self.limit, self.shown_in)} predicted"
             )
             return f"{named}{predicted}, limit {limit}: not measured ({self.reason})"
-        value = _quantity(self.measured, self.limit, self.shown_in)
+        value = quantity(self.measured, self.limit, self.shown_in)
         sign = "≤" if self.measured <= self.limit else ">"
         if self.low == self.high:
             return f"{named} {value} {sign} {limit}: {'holds' if self.met else 'does not hold'}"
@@ -283,8 +283,8 @@ def _number(value: float, like: float) -> str:
     return f"{value / scale:.{digits}f}"
 
 
-def _quantity(value: float, like: float, unit: str) -> str:
-    """As ``_number``, with the unit; without a prefix where that would read badly."""
+def quantity(value: float, like: float, unit: str) -> str:
+    """``value`` with its unit, prefixed and rounded as suits ``like``; without a prefix where that would read badly."""
     if unit in NORMALISED:
         return f"{value:.4g} {unit}"
     if unit == METRICS["params"]:

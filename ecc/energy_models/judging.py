@@ -219,13 +219,16 @@ def _measured_when(table: ProfileTable, metric: str) -> dict[str, Scalar]:
     if {"started", "seconds"} <= set(rows):
         begun = pd.to_numeric(rows["started"], errors="coerce")
         lasted = pd.to_numeric(rows["seconds"], errors="coerce")
-        ends = (float(begun.min()), float((begun + lasted).max()))
-        if 0 < ends[0] <= ends[1] < now.timestamp() + _YEAR_S:
-            texts = [datetime.fromtimestamp(end).astimezone().isoformat(timespec="seconds") for end in ends]
+        first, last = float(begun.min()), float((begun + lasted).max())
+        if 0 < first <= last < now.timestamp() + _YEAR_S:
+            texts = [datetime.fromtimestamp(end).astimezone().isoformat(timespec="seconds") for end in (first, last)]
             found |= {"measured_from": texts[0], "measured_to": texts[1], "measuring_s": float(lasted.sum())}
-    half = (rows[f"{metric}_ratio_high"] - rows[f"{metric}_ratio_low"]) / 2 / rows[f"{metric}_ratio"]
-    noise = float(half.median())
-    return found | ({"noise": noise} if np.isfinite(noise) else {})
+    ends = [f"{metric}_ratio_low", f"{metric}_ratio_high", f"{metric}_ratio"]
+    if set(ends) <= set(rows):
+        low, high, ratio = (pd.to_numeric(rows[end], errors="coerce") for end in ends)
+        noise = float(((high - low) / 2 / ratio).median())
+        found |= {"noise": noise} if np.isfinite(noise) else {}
+    return found
 
 
 def _demand_share(holdout: object) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ecc.core.errors import InputError
+from ecc.core.verdict import quantity
 from ecc.solvers.allocation.branching import Search
 from ecc.solvers.allocation.minimising import minimiser_for
 from ecc.solvers.allocation.moving import Mover
@@ -69,7 +70,8 @@ def _missed(limits: Limits, number: int, least: float) -> str:
 
 def _said(limits: Limits, number: int, share: float) -> str:
     cost = limits.constraints[number].cost
-    return f"{share * cost.dense:.4g} {cost.unit} ({share:.3g} of dense)"
+    value = share * cost.dense
+    return f"{quantity(value, value, cost.unit)} ({share:.3g} of dense)"
 
 
 def _costs_of(limits: Limits, widths: Tensor) -> Tensor:
