@@ -118,3 +118,23 @@ class Twice(nn.Module):
 def test_a_network_with_another_end_is_refused(model):
     with pytest.raises(InputError, match="are not those of a linear layer that runs once"):
         AskedOutputs(model, torch.randn(1, 6))
+
+
+def test_a_bias_is_trained_where_the_weight_is_not():
+    layer = nn.Linear(8, 20)
+    layer.weight.requires_grad_(False)
+    assert AskedLinear(layer)(torch.randn(3, 8), torch.tensor([1, 2])).requires_grad
+
+
+class Clamped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(8, 20)
+
+    def forward(self, x):
+        return self.last(x).clamp_(-1, 1)
+
+
+def test_what_changes_the_outputs_in_place_is_seen():
+    with pytest.raises(InputError, match="are not those of a linear layer"):
+        AskedOutputs(Clamped(), torch.randn(3, 8) * 0.01)

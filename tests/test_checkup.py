@@ -122,9 +122,7 @@ def test_more_threads_than_cores_are_noted(monkeypatch, threads, cores, quota, s
     assert check.mend == ("" if state == OK else "they wait for each other: set OMP_NUM_THREADS=2")
 
 
-@pytest.mark.parametrize(
-    ("governor", "state"), [("performance", OK), ("powersave", NOTE), ("unknown", NOTE)], ids=str
-)
+@pytest.mark.parametrize(("governor", "state"), [("performance", OK), ("powersave", NOTE), ("unknown", NOTE)], ids=str)
 def test_a_governor_that_changes_clocks_is_noted(governor, state):
     assert checkup._governor({"governor": governor, "boost": "on", "smt": "off"}).state == state
 

@@ -133,3 +133,15 @@ def test_misuse_is_refused():
     for layer in (nn.GRU(3, 4), nn.GRU(3, 4, batch_first=True, bidirectional=True)):
         with pytest.raises(InputError, match="layers with batch_first in one direction"):
             RecurrentFrames([layer])
+
+
+def test_a_buffer_that_is_used_again_changes_nothing():
+    model = WindowFrames(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), 1, 1).eval()
+    clip, buffer = torch.randn(1, 6, 4), torch.empty(1, 1, 4)
+    with torch.no_grad():
+        stream, found = model.stream(), []
+        for at in range(6):
+            buffer.copy_(clip[:, at : at + 1])
+            found += stream.push(buffer)
+        found += stream.finish()
+        torch.testing.assert_close(torch.stack(found, 1), model(clip))

@@ -192,3 +192,45 @@ def test_what_cannot_be_swapped_is_refused():
         ProductRecurrent(nn.LSTM(3, 4, num_layers=2), {"weight_hh_l0": FactorProduct.drawn(16, 4, 1)})
     alone = replace(code, nodes={name.removeprefix("0."): node for name, node in code.nodes.items()})
     assert isinstance(swap_layers(nn.Linear(30, 30), alone), ProductLinear)
+
+
+def test_layers_with_hooks_stay_and_layers_of_two_names_stay_one():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 10))
+    model[0].register_forward_hook(lambda _, __, found: 2 * found)
+    code, x = Svd(ratio=4).encode(model.state_dict()), torch.randn(3, 32)
+    swapped = swap_layers(model, code)
+    assert type(swapped[2]) is ProductLinear
+    assert type(swapped[0]) is nn.Linear
+    torch.testing.assert_close(swapped(x), fitted(model, code)(x))
+    shared = nn.Linear(32, 32)
+    twice = nn.ModuleDict({"a": shared, "b": shared})
+    swapped = swap_layers(twice, Svd(ratio=2).encode(twice.state_dict()))
+    assert swapped["a"] is swapped["b"]
+
+
+def test_padding_takes_no_part_in_training():
+    table = nn.Embedding(50, 8, padding_idx=0)
+    swapped = swap_layers(nn.Sequential(table), Svd(ratio=2).encode(nn.Sequential(table).state_dict()))
+    optimiser = torch.optim.SGD(swapped.parameters(), lr=0.5)
+    for _ in range(3):
+        swapped(torch.arange(50))[..., :3].square().sum().backward()
+        optimiser.step()
+    padding, word = swapped(torch.arange(2)).detach().abs().amax(1)
+    assert padding < 1e-3 < word
+
+
+def test_weights_that_no_rank_makes_smaller_are_refused():
+    model = nn.Sequential(nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 1))
+    with pytest.raises(InputError, match="svd makes none of the weights smaller"):
+        Svd().encode(model.state_dict())
+
+
+def test_states_of_another_batch_and_rows_that_are_not_there_are_refused():
+    model = nn.Sequential(nn.GRU(16, 32))
+    swapped = swap_layers(model, Svd(ratio=2).encode(model.state_dict()))
+    with torch.no_grad(), pytest.raises(InputError, match="a state has shape"):
+        swapped[0](torch.randn(5, 3, 16), torch.zeros(1, 1, 32))
+    rows = ProductEmbedding(deepthin_linear(8, 30, 60).product)
+    with pytest.raises(InputError, match="are asked for of 30"):
+        rows(torch.tensor([-1]))

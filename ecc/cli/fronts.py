@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from ecc.api.fronts import AXES, front_of
@@ -11,6 +12,7 @@ from ecc.cli.outputs import add_output
 from ecc.cli.progress import ProgressLine
 from ecc.cli.tables import table
 from ecc.cli.text import percent
+from ecc.core.errors import InputError
 from ecc.fronts import Front, Fronts, SeedMean
 from ecc.report.files import PAGE, POINTS, write_file
 from ecc.report.front_table import front_csv
@@ -43,6 +45,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
+    page = Path(arguments.out)
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--out {page} would be a page of HTML; call it {page.with_suffix('.html').name}")
     found = front_of(arguments.artefacts, x=arguments.x)
     written = write_front(found, arguments.out)
     value = front_value(found, written)

@@ -27,6 +27,7 @@ MOST_METHODS = 24
 """More methods than these are not compared in pairs: nothing would be left of any claim."""
 
 _EQUAL = 0.02  # budgets that differ by less, relatively, count as one: of runs with one budget each no two meet exactly
+_FEWEST_SEEDS = 3  # two that agree by chance say nothing of how seeds scatter
 _ROUNDING = 1e-9  # of an accuracy
 
 
@@ -68,7 +69,7 @@ class Comparison:
     @property
     def verdict(self) -> Verdict:
         """Who is better, where the corrected test says so and the difference is one that a test set can show."""
-        if self.difference is None or self.p is None or self.p >= 1 - LEVEL:
+        if self.difference is None or self.p is None or self.p >= 1 - LEVEL or self.difference.seeds < _FEWEST_SEEDS:
             return Verdict.OPEN
         if abs(self.difference.mean) < self.step:
             return Verdict.OPEN

@@ -139,6 +139,8 @@ class Svd:
             for name, values in tensors.items()
             if _most_rank(values, gates.get(name, 1)) and (chosen is None or name in chosen)
         }
+        if not spectra:
+            raise InputError("svd makes none of the weights smaller: even at rank 1 factors are as large as they are")
         if chosen is not None:
             ranks = {name: chosen[name].rank for name in spectra}
         elif self.energy:

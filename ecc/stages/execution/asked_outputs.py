@@ -57,7 +57,8 @@ class AskedLinear(nn.Module):
             return F.linear(x, self.weight, self.bias)
         index = self._index(outputs)
         share = len(index) / max(self.out_features, 1)
-        if share > _MOST_ASKED or (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)):
+        trained = (each for each in (x, self.weight, self.bias) if each is not None and each.requires_grad)
+        if share > _MOST_ASKED or (torch.is_grad_enabled() and any(True for _ in trained)):
             return F.linear(x, self.weight, self.bias)[..., index]
         rows, weight, compiled = x.detach().reshape(-1, self.in_features), self.weight.detach(), kernels()
         bias = None if self.bias is None else self.bias.detach()
@@ -135,9 +136,11 @@ class AskedOutputs(nn.Module):
 
 def _last_layer(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[str, Tensor]:
     """The path of the linear layer whose outputs are those of the network, and these."""
-    made: dict[str, list[Tensor]] = {}
+    made: dict[str, list[tuple[Tensor, int]]] = {}  # with the version, by which operators in place are seen
     handles = [
-        layer.register_forward_hook(lambda _, __, found, path=path: made.setdefault(path, []).append(found))
+        layer.register_forward_hook(
+            lambda _, __, found, path=path: made.setdefault(path, []).append((found, found._version))
+        )
         for path, layer in model.named_modules()
         if type(layer) is nn.Linear
     ]
@@ -147,7 +150,8 @@ def _last_layer(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[str, Tensor]
     finally:
         for handle in handles:
             handle.remove()
-    paths = [path for path, tensors in made.items() if len(tensors) == 1 and tensors[0] is found]
+    paths = [path for path, runs in made.items() if len(runs) == 1 and runs[0][0] is found]
+    paths = [path for path in paths if made[path][0][1] == found._version]
     if not paths:
         raise InputError(
             f"outputs of {type(model).__name__} are not those of a linear layer that runs once; give the network "

@@ -155,7 +155,8 @@ class FrameStream:
         there = self._frames
         if there is not None and (frames.shape[0], *frames.shape[2:]) != (there.shape[0], *there.shape[2:]):
             raise InputError(f"frames {tuple(frames.shape)} do not go on those before, {tuple(there.shape)}")
-        self._frames = frames if there is None else torch.cat([there, frames], 1)
+        # Copied in either case: a caller may use one buffer for all frames.
+        self._frames = frames.clone() if there is None else torch.cat([there, frames], 1)
         self.seen += frames.shape[1]
         model = self._model
         known = self.seen - model.after - (model.every - 1) // 2  # a group is known once its middle and window are

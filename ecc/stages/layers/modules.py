@@ -43,11 +43,12 @@ class ProductEmbedding(nn.Module):
 
     Args:
         product: With the table.
+        padding_idx: The row that takes no part in training; None for none.
     """
 
-    def __init__(self, product: Product) -> None:
+    def __init__(self, product: Product, padding_idx: int | None = None) -> None:
         super().__init__()
-        self.product = product
+        self.product, self.padding_idx = product, padding_idx
         self.num_embeddings, self.embedding_dim = product.outputs, product.inputs
 
     @property
@@ -57,7 +58,10 @@ class ProductEmbedding(nn.Module):
 
     def forward(self, index: Tensor) -> Tensor:
         """Shape (…) → (…, embedding_dim)."""
-        return self.product.rows(index)
+        rows = self.product.rows(index)
+        if self.padding_idx is None or not rows.requires_grad:
+            return rows
+        return torch.where((index == self.padding_idx)[..., None], rows.detach(), rows)
 
 
 class ProductConv2d(nn.Module):

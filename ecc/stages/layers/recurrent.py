@@ -67,6 +67,9 @@ class ProductRecurrent(nn.Module):
         """Outputs (time, batch, width) and the last state, each (1, batch, width)."""
         ahead = self._times("weight_ih_l0", steps, "bias_ih_l0")
         zero = steps.new_zeros(steps.shape[1], self._width)
+        for state in () if hx is None else hx if isinstance(hx, tuple) else (hx,):
+            if state.shape != (1, *zero.shape):
+                raise InputError(f"a state has shape {tuple(state.shape)}, and {(1, *zero.shape)} is needed")
         found = []
         if isinstance(self.kept, nn.LSTM):
             h, c = (zero, zero) if hx is None else (hx[0][0], hx[1][0])

@@ -85,6 +85,8 @@ class RelaidProduct(Product):
 
     def rows(self, index: Tensor) -> Tensor:
         """Only the elements of these rows are made."""
+        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < self.outputs:
+            raise InputError(f"rows {int(index.min())} to {int(index.max())} are asked for of {self.outputs}")
         places = index[..., None] * self.inputs + torch.arange(self.inputs, device=index.device)
         n = self.layout.columns
         return torch.einsum("...r,r...->...", self.left[places // n], self.right[:, places % n])

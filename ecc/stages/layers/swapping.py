@@ -43,9 +43,10 @@ PRODUCTS: Mapping[str, Callable[[Form, Spaces], Product]] = MappingProxyType(
 def swap_layers(model: nn.Module, code: PackedCode) -> nn.Module:
     """A copy of the network, in eval mode, that runs from the parts of the weights that a code stores in such.
 
-    Linear layers, embeddings, convolutions in two dimensions, and LSTMs and GRUs of one layer are replaced where a
-    form of their weight is of a kind in PRODUCTS; parts that are coded themselves are decoded. All other tensors are
-    those that the code decodes to, so that the outputs are those of the decoded network up to rounding.
+    Linear layers, embeddings, convolutions in two dimensions, and LSTMs and GRUs of one layer and direction are
+    replaced where a form of their weight is of a kind in PRODUCTS and they have no hooks; parts that are coded
+    themselves are decoded. All other tensors are those that the code decodes to, so that the outputs are those of
+    the decoded network up to rounding.
 
     Raises:
         InputError: If the code is not of the network, or no layer can be replaced.
@@ -60,17 +61,25 @@ def swap_layers(model: nn.Module, code: PackedCode) -> nn.Module:
         if not isinstance(node, Form) or node.kind not in PRODUCTS:
             return None
         if name not in made:  # tied weights stay tied
-            made[name] = PRODUCTS[node.kind](node, spaces).to(network.state_dict()[name].device)
+            made[name] = PRODUCTS[node.kind](node, spaces).to(network.state_dict()[name])
         return made[name]
 
+    done: dict[int, nn.Module | None] = {}  # by layer: one that has several names stays one
     for path, layer in list(network.named_modules(remove_duplicate=False)):
-        swapped = _swapped(layer, f"{path}." if path else "", product_of)
+        if id(layer) not in done:
+            done[id(layer)] = None if _hooked(layer) else _swapped(layer, f"{path}." if path else "", product_of)
+        swapped = done[id(layer)]
         if swapped is None:
             continue
         if not path:
             return swapped.eval()
         parent, _, own = path.rpartition(".")
         network.get_submodule(parent).register_module(own, swapped.eval())
+    if not made and any(isinstance(node, Form) and node.kind in PRODUCTS for node in code.nodes.values()):
+        raise InputError(
+            "swap_layers can replace none of the layers whose weights are stored as factors or hashed: recurrent ones "
+            "of several layers, two directions or projections, and layers with hooks, stay as they are"
+        )
     if not made:
         raise InputError(
             "swap_layers finds no layer whose weight is stored as factors or hashed; apply svd, deepthin, hashed or "
@@ -93,7 +102,11 @@ def _swapped(layer: nn.Module, prefix: str, product_of: Callable[[str], Product 
         return ProductConv2d(product, layer)
     if isinstance(layer, nn.Linear):
         return ProductLinear(product, None if layer.bias is None else layer.bias.detach().clone())
-    return ProductEmbedding(product)
+    return ProductEmbedding(product, layer.padding_idx if isinstance(layer, nn.Embedding) else None)
+
+
+def _hooked(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
 
 
 def _parts(form: Form) -> tuple[Tensor, Tensor]:
