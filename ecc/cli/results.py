@@ -76,8 +76,8 @@ def _refuse_foreign(path: Path) -> None:
     if not head.removeprefix(codecs.BOM_UTF8).lstrip().startswith((b"{", b"[")):
         problem = "it is no database and not readable JSON" if head else "it is empty"
         raise InputError(
-            f"{str(path)!r} is no profile store, cost model or artefact: {problem}; give what `ecc profile`, `ecc fit`, "
-            "`ecc compress`, `ecc stage` or `ecc sweep` wrote"
+            f"{str(path)!r} is no profile store, cost model or artefact: {problem}; give what `ecc profile`, "
+            "`ecc fit`, `ecc compress`, `ecc stage` or `ecc sweep` wrote"
         )
 
 
