@@ -226,7 +226,7 @@ def test_a_limit_below_all_widths_is_refused_with_the_smallest_value():
     space = WidthSpace(("a",), (32,), (8,))
     cost = TableCost(space, {(0,): np.array([0.5, 0.9, 0.4, 1.0])}, "latency")
     with pytest.raises(
-        InputError, match=r"latency ≤ 0\.3 .* cannot be reached: .* still needs 400 mJ \(0\.4 of dense\)"
+        InputError, match=r"latency ≤ 300 mJ .* cannot be reached: .* still needs 400 mJ \(0\.4 of dense\)"
     ):
         demand_reachable(limits_of([cost], [0.3], check=False))
 

@@ -1,6 +1,7 @@
 """doctor: what is missing is named with its mend; what cannot work here ends with 3, what few need does not."""
 
 import json
+import re
 import sqlite3
 import sys
 import tempfile
@@ -54,7 +55,7 @@ def test_the_text_has_a_row_per_check_and_a_verdict(tmp_path):
     said = run("doctor --data-dir data")
     assert said.code == 0
     assert said.out.splitlines()[-1].startswith("ecc can be used here; ")
-    assert "found             fsdd" in said.out
+    assert re.search("found +fsdd", said.out)  # columns are as wide as what is installed here makes them
     assert "there is no stsb_en_train.csv; put it into data/text" in said.out
 
 
