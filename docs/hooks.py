@@ -1,4 +1,4 @@
-"""What the site does beyond its plugins: formulas of docstrings as MathML, and no address of another server in scripts."""
+"""What the site does beyond its plugins: formulas of docstrings as MathML, no address of another server in scripts."""
 
 import html
 import re
