@@ -31,15 +31,15 @@ from typing import Any
 
 from records import HERE, MEASUREMENTS, Records
 
-from ecc.sweep.checking import checked
-from ecc.sweep.engines.local import LocalEngine
-from ecc.sweep.engines.protocol import Ended, Engine, Event, Started, Unit
-from ecc.sweep.engines.ray import RayEngine
-from ecc.sweep.engines.ray_connection import Settings
-from ecc.sweep.ledger import Ledger, Record
-from ecc.sweep.plan import Plan
-from ecc.sweep.reading import read_job_file
-from ecc.sweep.sweeping import Running, sweep
+from ecc.sweeps.checking import checked
+from ecc.sweeps.engines.local import LocalEngine
+from ecc.sweeps.engines.protocol import Ended, Engine, Event, Started, Unit
+from ecc.sweeps.engines.ray import RayEngine
+from ecc.sweeps.engines.ray_connection import Settings
+from ecc.sweeps.ledger import Ledger, Record
+from ecc.sweeps.plan import Plan
+from ecc.sweeps.reading import read_job_file
+from ecc.sweeps.sweeping import Running, sweep
 
 JOB_FILE = HERE / "jobs" / "engines.toml"
 WORK = "ecc.cli.sweep:SweepWork"

@@ -12,7 +12,7 @@ from ecc.api.keeping import save as save_plain
 from ecc.api.staged import Staged
 from ecc.cli import sweep as command
 from ecc.report.saving import save
-from ecc.sweep.engines.protocol import Ended, Event, Started, Unit, find_work
+from ecc.sweeps.engines.protocol import Ended, Event, Started, Unit, find_work
 
 __all__ = ["InlineEngine", "run_inline", "weights_of", "write_job"]
 

@@ -4,10 +4,10 @@ import tomllib
 
 import pytest
 
-from ecc.sweep.claims import Claims, claims_of, ray_of
-from ecc.sweep.engines.ray_connection import Settings
-from ecc.sweep.entries import Entries, Mistakes
-from ecc.sweep.lines import lines_of
+from ecc.sweeps.claims import Claims, claims_of, ray_of
+from ecc.sweeps.engines.ray_connection import Settings
+from ecc.sweeps.entries import Entries, Mistakes
+from ecc.sweeps.lines import lines_of
 
 
 def read(text, part):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ecc.sweep.engines.cluster import Needs, Node, differences, lacking, slots, versions
+from ecc.sweeps.engines.cluster import Needs, Node, differences, lacking, slots, versions
 
 SMALL = Node("1", "small", {"CPU": 2.0, "memory": 4e9})
 LARGE = Node("2", "large", {"CPU": 8.0, "GPU": 2.0, "memory": 64e9, "lab": 1.0})

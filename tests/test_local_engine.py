@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ecc.core.errors import UnavailableError
-from ecc.sweep.engines.local import LocalEngine
-from ecc.sweep.engines.protocol import BEAT_S, Ended, Started, Unit
+from ecc.sweeps.engines.local import LocalEngine
+from ecc.sweeps.engines.protocol import BEAT_S, Ended, Started, Unit
 
 _WORK = "engine_works:Counting"
 

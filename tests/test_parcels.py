@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecc.core.errors import InputError
-from ecc.sweep.engines import parcels
-from ecc.sweep.engines.parcels import Damaged, Item, Listing, Receiver, listing, pieces, place
+from ecc.sweeps.engines import parcels
+from ecc.sweeps.engines.parcels import Damaged, Item, Listing, Receiver, listing, pieces, place
 
 NAMES = st.lists(st.sampled_from(["a", "b", "c.txt", "é", " x"]), min_size=1, max_size=3).map("/".join)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from ecc.core.errors import UnavailableError
-from ecc.sweep.engines import ray as ray_engine
-from ecc.sweep.engines.protocol import Ended, Started, Unit
-from ecc.sweep.engines.ray import RayEngine
-from ecc.sweep.engines.ray_connection import Settings, connect
+from ecc.sweeps.engines import ray as ray_engine
+from ecc.sweeps.engines.protocol import Ended, Started, Unit
+from ecc.sweeps.engines.ray import RayEngine
+from ecc.sweeps.engines.ray_connection import Settings, connect
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed (extra ray)")
 OWN = Path("/proc/self/cwd")  # another folder in every process: machines that share no disk, on one machine

@@ -8,10 +8,10 @@ from dataclasses import asdict
 import pytest
 
 from ecc.core.errors import UnavailableError
-from ecc.sweep.engines import ray_driver
-from ecc.sweep.engines.cluster import Node, versions
-from ecc.sweep.engines.protocol import Unit
-from ecc.sweep.engines.ray_connection import LOCAL, Settings
+from ecc.sweeps.engines import ray_driver
+from ecc.sweeps.engines.cluster import Node, versions
+from ecc.sweeps.engines.protocol import Unit
+from ecc.sweeps.engines.ray_connection import LOCAL, Settings
 
 NODE = Node("n", "node", {"CPU": 2.0})
 UNIT = Unit("a", {"x": 1}, resources={}, reads=("/r",), writes=("/w",))

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from ecc.sweep.engines import ray_connection, ray_run
-from ecc.sweep.engines.cluster import Node
-from ecc.sweep.engines.protocol import Unit
-from ecc.sweep.engines.ray_connection import Settings
-from ecc.sweep.engines.remote import Errand, Sign
+from ecc.sweeps.engines import ray_connection, ray_run
+from ecc.sweeps.engines.cluster import Node
+from ecc.sweeps.engines.protocol import Unit
+from ecc.sweeps.engines.ray_connection import Settings
+from ecc.sweeps.engines.remote import Errand, Sign
 
 ONE_CORE = (Node("n", "node", {"CPU": 1.0}),)
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from ecc.sweep.engines.cluster import releases
-from ecc.sweep.engines.parcels import Listing, listing, pieces
-from ecc.sweep.engines.protocol import Unit
-from ecc.sweep.engines.remote import Errand, Sign, carry_out, moved
+from ecc.sweeps.engines.cluster import releases
+from ecc.sweeps.engines.parcels import Listing, listing, pieces
+from ecc.sweeps.engines.protocol import Unit
+from ecc.sweeps.engines.remote import Errand, Sign, carry_out, moved
 
 ELSEWHERE = Sign("/nowhere/sign", "x")
 

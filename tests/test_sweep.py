@@ -11,8 +11,8 @@ from sweep_cases import run_inline, weights_of, write_job
 
 from ecc.cli import sweep as command
 from ecc.cli.main import main
-from ecc.sweep.beacon import Beacon
-from ecc.sweep.ledger import Ledger
+from ecc.sweeps.beacon import Beacon
+from ecc.sweeps.ledger import Ledger
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 from ecc.core.errors import InputError
 from ecc.profiler.cores import choose_cores, free_to_measure_on, pinned
 from ecc.profiler.locking import device_lock, measuring_by
-from ecc.sweep.gate import Gate
+from ecc.sweeps.gate import Gate
 
 
 class _Trainer:
@@ -99,7 +99,7 @@ def test_those_who_measure_take_turns(tmp_path):
 _HOLDER = """
 import sys, time
 from pathlib import Path
-from ecc.sweep.gate import Gate
+from ecc.sweeps.gate import Gate
 gate = Gate(Path(sys.argv[1]), ["cpu"])
 with gate.alone("cpu"):
     print("in", flush=True)

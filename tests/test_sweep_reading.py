@@ -13,10 +13,10 @@ from sweep_cases import write_job
 from ecc.api.stage_options import stages_of
 from ecc.api.weight_recipe import recipe_of
 from ecc.core.errors import InputError
-from ecc.sweep.checking import checked
-from ecc.sweep.lines import lines_of
-from ecc.sweep.plan import plan_of
-from ecc.sweep.reading import read_job_file
+from ecc.sweeps.checking import checked
+from ecc.sweeps.lines import lines_of
+from ecc.sweeps.plan import plan_of
+from ecc.sweeps.reading import read_job_file
 from ecc.zoo.loading import load_model
 
 _JOBS = sorted((Path(__file__).parents[1] / "experiments" / "jobs").glob("*.toml"))

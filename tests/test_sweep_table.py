@@ -7,9 +7,9 @@ import pytest
 
 from ecc.cli.progress import ProgressLine
 from ecc.cli.sweep_table import SweepTable
-from ecc.sweep.beacon import Beacon
-from ecc.sweep.ledger import Ledger, Record
-from ecc.sweep.sweeping import Running
+from ecc.sweeps.beacon import Beacon
+from ecc.sweeps.ledger import Ledger, Record
+from ecc.sweeps.sweeping import Running
 
 
 class _Terminal(io.StringIO):

@@ -21,7 +21,7 @@ from ecc.cli.stores import add_exports, exports_given, inspect_store, store_text
 from ecc.cli.sweep_table import sweep_text
 from ecc.cli.tables import table
 from ecc.core.errors import InputError
-from ecc.sweep.ledger import PLAN, Ledger
+from ecc.sweeps.ledger import PLAN, Ledger
 
 __all__ = ["COMMANDS"]
 

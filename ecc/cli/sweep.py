@@ -20,15 +20,15 @@ from ecc.core.errors import EccError, InputError, Interrupted
 from ecc.profiler.cores import physical_cores
 from ecc.profiler.devices import current_device
 from ecc.report.saving import save, write_front
-from ecc.sweep.checking import checked
-from ecc.sweep.engines.local import LocalEngine
-from ecc.sweep.engines.protocol import Engine
-from ecc.sweep.engines.ray import RayEngine
-from ecc.sweep.ledger import Ledger
-from ecc.sweep.plan import Plan
-from ecc.sweep.reading import read_job_file
-from ecc.sweep.running import Runner
-from ecc.sweep.sweeping import Swept, sweep
+from ecc.sweeps.checking import checked
+from ecc.sweeps.engines.local import LocalEngine
+from ecc.sweeps.engines.protocol import Engine
+from ecc.sweeps.engines.ray import RayEngine
+from ecc.sweeps.ledger import Ledger
+from ecc.sweeps.plan import Plan
+from ecc.sweeps.reading import read_job_file
+from ecc.sweeps.running import Runner
+from ecc.sweeps.sweeping import Swept, sweep
 
 __all__ = ["COMMANDS", "SweepWork"]
 

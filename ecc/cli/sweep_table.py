@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ecc.cli.progress import ProgressLine
 from ecc.cli.tables import Tone, table, toned
 from ecc.cli.text import percent
-from ecc.sweep.beacon import Stage
-from ecc.sweep.ledger import Ledger, Record
-from ecc.sweep.sweeping import Running
+from ecc.sweeps.beacon import Stage
+from ecc.sweeps.ledger import Ledger, Record
+from ecc.sweeps.sweeping import Running
 
 if TYPE_CHECKING:
     from rich.live import Live

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from ecc.core.errors import InputError, UnavailableError
-from ecc.sweep.engines.cluster import Node
+from ecc.sweeps.engines.cluster import Node
 
 __all__ = ["LOCAL", "Settings", "alive", "connect", "probe", "split_address", "the_ray"]
 
@@ -148,7 +148,7 @@ def _asked() -> Callable[[], Mapping[str, str]]:
 
     def ask() -> Mapping[str, str]:
         try:
-            from ecc.sweep.engines.cluster import versions
+            from ecc.sweeps.engines.cluster import versions
         except ImportError as error:
             return {"missing": str(error)}
         return versions()

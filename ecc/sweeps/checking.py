@@ -22,11 +22,11 @@ from ecc.data.values import Data
 from ecc.energy_models.loading import load_cost
 from ecc.energy_models.systolic.array import SystolicArray
 from ecc.network.graph import WidthGraph
-from ecc.sweep.entries import Mistakes
-from ecc.sweep.job_file import BudgetSet, JobFile, MethodEntry, NetworkEntry
-from ecc.sweep.lines import Path
-from ecc.sweep.parts import Costs, data_name
-from ecc.sweep.plan import Plan, costs_for, data_of, model_of, plan_of
+from ecc.sweeps.entries import Mistakes
+from ecc.sweeps.job_file import BudgetSet, JobFile, MethodEntry, NetworkEntry
+from ecc.sweeps.lines import Path
+from ecc.sweeps.parts import Costs, data_name
+from ecc.sweeps.plan import Plan, costs_for, data_of, model_of, plan_of
 from ecc.zoo.loading import LoadedModel, load_model, load_weights
 
 __all__ = ["checked"]

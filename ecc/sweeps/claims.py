@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ecc.core.errors import InputError
-from ecc.sweep.engines.ray_connection import Settings
-from ecc.sweep.entries import Entries
+from ecc.sweeps.engines.ray_connection import Settings
+from ecc.sweeps.entries import Entries
 
 __all__ = ["Claims", "claims_of", "ray_of"]
 

@@ -15,10 +15,10 @@ from ecc.api.weight_recipe import WEIGHT_METHODS
 from ecc.core.budget import Budget
 from ecc.core.errors import InputError
 from ecc.core.factories import suggestion
-from ecc.sweep.claims import claims_of, ray_of
-from ecc.sweep.entries import Entries, Mistakes
-from ecc.sweep.job_file import BudgetSet, Chain, JobFile, MethodEntry, NetworkEntry
-from ecc.sweep.lines import Path, lines_of
+from ecc.sweeps.claims import claims_of, ray_of
+from ecc.sweeps.entries import Entries, Mistakes
+from ecc.sweeps.job_file import BudgetSet, Chain, JobFile, MethodEntry, NetworkEntry
+from ecc.sweeps.lines import Path, lines_of
 
 __all__ = ["read_job_file"]
 

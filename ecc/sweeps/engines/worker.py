@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from ecc.core.errors import Interrupted
 from ecc.core.factories import reason
 from ecc.solvers.interrupts import requests_to_end
-from ecc.sweep.engines.protocol import find_work
+from ecc.sweeps.engines.protocol import find_work
 
 __all__ = ["main"]
 

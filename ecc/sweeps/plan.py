@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ecc.api.analytic import SYSTOLIC_PREFIX
-from ecc.sweep.engines.protocol import Unit
-from ecc.sweep.job_file import BudgetSet, Chain, JobFile, MethodEntry, NetworkEntry
+from ecc.sweeps.engines.protocol import Unit
+from ecc.sweeps.job_file import BudgetSet, Chain, JobFile, MethodEntry, NetworkEntry
 
 __all__ = ["Dense", "Job", "Plan", "plan_of"]
 

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from ecc.core.errors import InputError, UnavailableError
-from ecc.sweep.engines.protocol import BEAT_S, Ended, Event, Started, Unit
-from ecc.sweep.engines.ray_connection import Settings
+from ecc.sweeps.engines.protocol import BEAT_S, Ended, Event, Started, Unit
+from ecc.sweeps.engines.ray_connection import Settings
 
 __all__ = ["RayEngine"]
 
 _LOG = logging.getLogger("ecc")
-_MODULE = "ecc.sweep.engines.ray_driver"
+_MODULE = "ecc.sweeps.engines.ray_driver"
 _START_S = 300.0  # to join or to start a cluster; on a busy machine Ray takes a minute
 _TAIL_BYTES = 2000
 _ENVIRONMENT = {

@@ -8,9 +8,9 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from ecc.sweep.engines.protocol import Ended, Engine, Started, Unit
-from ecc.sweep.ledger import Ledger, Record
-from ecc.sweep.plan import Job, Plan
+from ecc.sweeps.engines.protocol import Ended, Engine, Started, Unit
+from ecc.sweeps.ledger import Ledger, Record
+from ecc.sweeps.plan import Job, Plan
 
 __all__ = ["Running", "Swept", "Watch", "sweep"]
 

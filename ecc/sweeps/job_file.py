@@ -8,10 +8,10 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from ecc.core.budget import Budget
-from ecc.sweep.claims import Claims
-from ecc.sweep.engines.ray_connection import Settings
-from ecc.sweep.entries import Mistakes
-from ecc.sweep.lines import Path
+from ecc.sweeps.claims import Claims
+from ecc.sweeps.engines.ray_connection import Settings
+from ecc.sweeps.entries import Mistakes
+from ecc.sweeps.lines import Path
 
 __all__ = ["BudgetSet", "Chain", "JobFile", "MethodEntry", "NetworkEntry"]
 

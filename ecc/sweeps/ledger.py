@@ -29,7 +29,7 @@ from ecc.api.describing import environment
 from ecc.artefact import read as read_artefact
 from ecc.core.errors import EccError, InputError, StorageError, UnavailableError
 from ecc.core.fields import Fields, parse_object
-from ecc.sweep.plan import Plan
+from ecc.sweeps.plan import Plan
 
 __all__ = ["DONE", "FAILED", "PLAN", "Ledger", "Record", "write_whole"]
 

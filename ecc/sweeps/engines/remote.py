@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from ecc.core.factories import reason
-from ecc.sweep.engines.cluster import differences, releases
-from ecc.sweep.engines.parcels import Listing, Receiver, listing, pieces, place
-from ecc.sweep.engines.protocol import Unit, find_work
+from ecc.sweeps.engines.cluster import differences, releases
+from ecc.sweeps.engines.parcels import Listing, Receiver, listing, pieces, place
+from ecc.sweeps.engines.protocol import Unit, find_work
 
 __all__ = ["Errand", "Sign", "carry_out", "moved"]
 

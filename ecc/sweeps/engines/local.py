@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from ecc.core.errors import UnavailableError
 from ecc.profiler.cores import choose_cores
-from ecc.sweep.engines.protocol import BEAT_S, WORKER_CORES, Ended, Event, Started, Unit
+from ecc.sweeps.engines.protocol import BEAT_S, WORKER_CORES, Ended, Event, Started, Unit
 
 __all__ = ["LocalEngine"]
 
@@ -27,7 +27,7 @@ _ATTEMPTS = 2  # a second death of its worker is the unit's own doing
 _STARTS = 2  # workers in a row that die before they are ready
 _TAIL_BYTES = 2000
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_MODULE = "ecc.sweep.engines.worker"
+_MODULE = "ecc.sweeps.engines.worker"
 
 
 @dataclass(eq=False, slots=True)

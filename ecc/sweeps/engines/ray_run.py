@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ecc.core.errors import EccError
-from ecc.sweep.engines.cluster import Needs, Node, lacking, releases, slots
-from ecc.sweep.engines.parcels import Damaged, Listing, Receiver, listing, pieces, place
-from ecc.sweep.engines.protocol import Unit
-from ecc.sweep.engines.ray_connection import Settings, alive, the_ray
-from ecc.sweep.engines.remote import Errand, Sign, carry_out
+from ecc.sweeps.engines.cluster import Needs, Node, lacking, releases, slots
+from ecc.sweeps.engines.parcels import Damaged, Listing, Receiver, listing, pieces, place
+from ecc.sweeps.engines.protocol import Unit
+from ecc.sweeps.engines.ray_connection import Settings, alive, the_ray
+from ecc.sweeps.engines.remote import Errand, Sign, carry_out
 
 __all__ = ["POLL_S", "Emit", "Run", "needs_of", "run_errand"]
 

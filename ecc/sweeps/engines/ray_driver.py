@@ -20,10 +20,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ecc.core.errors import EccError, InputError, UnavailableError
-from ecc.sweep.engines.cluster import differences, lacking, slots, versions
-from ecc.sweep.engines.protocol import Unit
-from ecc.sweep.engines.ray_connection import LOCAL, Settings, alive, connect, probe, the_ray
-from ecc.sweep.engines.ray_run import POLL_S, Emit, Run, needs_of
+from ecc.sweeps.engines.cluster import differences, lacking, slots, versions
+from ecc.sweeps.engines.protocol import Unit
+from ecc.sweeps.engines.ray_connection import LOCAL, Settings, alive, connect, probe, the_ray
+from ecc.sweeps.engines.ray_run import POLL_S, Emit, Run, needs_of
 
 __all__ = ["main"]
 

@@ -41,11 +41,11 @@ from ecc.profiler.devices import current_device
 from ecc.profiler.locking import lock_folder, measuring_by
 from ecc.solvers.checkpoints import FileCheckpoint
 from ecc.solvers.training import evaluate
-from ecc.sweep.beacon import Beacon
-from ecc.sweep.engines.protocol import WORKER_CORES
-from ecc.sweep.gate import Gate
-from ecc.sweep.ledger import DONE, FAILED, Ledger, Record, write_whole
-from ecc.sweep.parts import Costs, data_name
+from ecc.sweeps.beacon import Beacon
+from ecc.sweeps.engines.protocol import WORKER_CORES
+from ecc.sweeps.gate import Gate
+from ecc.sweeps.ledger import DONE, FAILED, Ledger, Record, write_whole
+from ecc.sweeps.parts import Costs, data_name
 from ecc.zoo.loading import LoadedModel, load_model, load_weights
 
 __all__ = ["Runner", "Save"]

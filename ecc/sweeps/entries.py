@@ -9,7 +9,7 @@ from typing import Any
 
 from ecc.core.errors import InputError
 from ecc.core.factories import kind_of, suggestion
-from ecc.sweep.lines import Path
+from ecc.sweeps.lines import Path
 
 __all__ = ["Entries", "Mistakes"]
 
