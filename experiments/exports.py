@@ -54,9 +54,9 @@ def variants(network: Network) -> dict[str, tuple[nn.Module, Tensor]]:
     torch.manual_seed(0)
     inputs = example(network)
     dense = settled(network.factory(), network)
-    graph = ecc.trace(dense, inputs, check=False)
+    graph = ecc.trace(dense, inputs)
     half = {group.name: max(group.units // 2, 1) * group.step for group in graph.prunable}
-    return {"dense": (dense, inputs), "half": (settled(ecc.slim(dense, graph, half, check=False), network), inputs)}
+    return {"dense": (dense, inputs), "half": (settled(ecc.slim(dense, graph, half), network), inputs)}
 
 
 def settled(model: nn.Module, network: Network) -> nn.Module:
