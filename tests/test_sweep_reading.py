@@ -16,7 +16,7 @@ from ecc.core.errors import InputError
 from ecc.sweeps.checking import checked
 from ecc.sweeps.lines import lines_of
 from ecc.sweeps.plan import plan_of
-from ecc.sweeps.reading import read_job_file
+from ecc.sweeps.reading import draft_of, read_job_file
 from ecc.zoo.loading import load_model
 
 _JOBS = sorted((Path(__file__).parents[1] / "experiments" / "jobs").glob("*.toml"))
@@ -205,8 +205,8 @@ npu = "systolic:no"
         checked(read_job_file(path))
     told = str(caught.value).split("\n  ")[1:]
     expected = [
-        (1, "network tiny, method uniform: .*macs.*cannot be reached|network tiny, method uniform: .*macs"),
-        (1, "network tiny, method uniform: budget latency needs a cost model of latency"),
+        (1, "network tiny, methods uniform, admm, magnitude: .*macs"),
+        (1, "network tiny, methods uniform, admm, magnitude: budget latency needs a cost model of latency"),
         (4, "option admm.rhoo is unknown"),
         (5, "option tune.warmup_epochs must be within"),
         (6, "network tiny, method projected-sgd: .*cannot keep a budget on latency"),
@@ -219,6 +219,86 @@ npu = "systolic:no"
     for line, text in expected:
         assert any(one.startswith(f"line {line}: ") and re.search(text, one) for one in told), (line, text, told)
     assert len(told) == len(expected), told
+
+
+_MIXED = """\
+budgets = ["macs=0.5", "speed=2", "macs=0.0001", "latency=0.5"]
+methods = [
+  "uniforn",
+  {method = "admm", epoch = 3, options = {rhoo = 5, rhooo = 6}},
+  {method = "uniform", options.tune.warmup_epochs = "many"},
+]
+[training]
+device = "gpu0"
+thread = 1
+[[networks]]
+name = "tiny"
+model = "tiny.py:net"
+data = "tiny.py:blobs"
+weights = "no.safetensors"
+costs = ["no.json"]
+[[networks]]
+model = "tiny.py:nett"
+data = "tiny.py:blobbs"
+weights = "nowhere.safetensors"
+seed = -1
+[[networks]]
+name = "wide"
+model = "tiny.py:net"
+options = {widht = 3, width = 8}
+data = "mnist"
+data_dir = "nowhere"
+[[stages]]
+apply = ["codebok", "prune"]
+options.prune.shares = 0.5
+options.prune.amounts = 0.5
+"""
+
+
+def test_a_mistake_of_the_text_hides_none_of_what_is_named(tmp_path):
+    with pytest.raises(InputError) as caught:
+        checked(draft_of(write_job(tmp_path, _MIXED)))
+    told = str(caught.value).split("\n  ")[1:]
+    expected = [
+        (1, "metric 'speed' is unknown"),
+        (1, "network tiny, methods admm, uniform: .*macs"),
+        (3, "method 'uniforn' is unknown"),
+        (4, "a method has no setting 'epoch'"),
+        (4, "option admm.rhoo is unknown"),
+        (4, "option admm.rhooo is unknown"),
+        (5, "tune.warmup_epochs"),
+        (8, "device 'gpu0' is unknown"),
+        (9, "has no setting 'thread'"),
+        (14, "there is no such file"),
+        (15, "no.json"),
+        (17, "has no 'nett'"),
+        (18, "has no 'blobbs'"),
+        (19, "nowhere.safetensors: there is no such file"),
+        (20, "seed must be a whole number from 0"),
+        (24, "widht"),
+        (26, "nowhere does not exist"),
+        (28, "stage 'codebok' is unknown"),
+        (29, "prune.shares is unknown"),
+        (30, "prune.amounts is unknown"),
+    ]
+    for line, text in expected:
+        assert any(one.startswith(f"line {line}: ") and re.search(text, one) for one in told), (line, text, told)
+    assert len(told) == len(expected), told
+
+
+def test_budgets_without_a_cost_model_that_cannot_be_read_are_still_looked_at(tmp_path):
+    text = """\
+budgets = ["macs=0.0001", "energy=0.5"]
+methods = ["uniform"]
+[[networks]]
+model = "tiny.py:net"
+data = "tiny.py:blobs"
+costs = ["systolic:none"]
+"""
+    with pytest.raises(InputError) as caught:
+        checked(draft_of(write_job(tmp_path, text)))
+    told = str(caught.value).split("\n  ")[1:]
+    assert [one.partition(":")[0] for one in told] == ["line 1", "line 6"]
 
 
 def _ids(path, metrics=None):

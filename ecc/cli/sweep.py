@@ -26,7 +26,7 @@ from ecc.sweeps.engines.protocol import Engine
 from ecc.sweeps.engines.ray import RayEngine
 from ecc.sweeps.ledger import Ledger
 from ecc.sweeps.plan import Plan
-from ecc.sweeps.reading import read_job_file
+from ecc.sweeps.reading import draft_of
 from ecc.sweeps.running import Runner
 from ecc.sweeps.sweeping import Swept, sweep
 
@@ -76,13 +76,12 @@ def _run(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         raise InputError(f"--workers must be a whole number from 1, got {arguments.workers}")
     if arguments.seed:
         raise InputError("the seeds of a sweep are those of its job file; leave --seed out")
-    file = read_job_file(arguments.job)
-    device = file.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    progress.begin("check the job file")
+    plan = checked(draft_of(arguments.job))
+    progress.end_line()
+    device = plan.file.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if arguments.engine == _ENGINES[0]:
         device = current_device(device).torch_name
-    progress.begin("check the job file")
-    plan = checked(file)
-    progress.end_line()
     folder = Path(arguments.out).expanduser() if arguments.out else _usual_folder(plan)
     ledger = Ledger(folder.resolve())
     if arguments.check:

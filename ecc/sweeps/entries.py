@@ -21,16 +21,23 @@ class Mistakes:
     Attributes:
         where: The file, for people.
         lines: Line of each value.
-        found: Sentences by line, each once.
+        found: Lines and sentences, each once.
+        paths: Of all values that something is wrong with.
     """
 
     where: str
     lines: Mapping[Path, int]
-    found: dict[tuple[int, str], None] = field(default_factory=dict)
+    found: set[tuple[int, str]] = field(default_factory=set)
+    paths: set[Path] = field(default_factory=set)
 
     def add(self, path: Path, text: str) -> None:
         """Note one, at the line of the value, or of the nearest one around it that has a line."""
-        self.found.setdefault((self.line(path), text))
+        self.found.add((self.line(path), text))
+        self.paths.add(path)
+
+    def hold(self, path: Path) -> bool:
+        """Whether one is of a value, or of something within it."""
+        return any(each[: len(path)] == path for each in self.paths)
 
     def line(self, path: Path) -> int:
         """Where a value stands; 1 where it is not there at all."""

@@ -102,12 +102,14 @@ class Chain:
         name: Unique, of the folder.
         apply: Names of stages, in order.
         options: STAGE.OPTION → value.
-        path: Where it stands.
+        where: Where each stage and option stands.
+        path: Where the chain stands.
     """
 
     name: str
     apply: tuple[str, ...]
     options: Mapping[str, Any]
+    where: Mapping[str, Path]
     path: Path
 
 

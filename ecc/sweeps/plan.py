@@ -236,12 +236,12 @@ def costs_for(
                 known.add(metrics[path])
     arrays = [cost for cost in network.devices[device] if cost.startswith(SYSTOLIC_PREFIX)]
     if wanted & {"energy", "latency"} - known:
-        found += [f"{SYSTOLIC_PREFIX}{_array(file, cost)}" for cost in arrays]
+        found += [f"{SYSTOLIC_PREFIX}{array_of(file, cost)}" for cost in arrays]
     return tuple(found)
 
 
-def _array(file: JobFile, cost: str) -> str:
-    """A preset, or the whole path of an array's file."""
+def array_of(file: JobFile, cost: str) -> str:
+    """Of ``systolic:ARRAY`` the preset, or the whole path of the array's file."""
     name = cost.removeprefix(SYSTOLIC_PREFIX)
     return str(file.path_of(name)) if name.endswith(".toml") else name
 

@@ -20,7 +20,7 @@ from ecc.sweeps.entries import Entries, Mistakes
 from ecc.sweeps.job_file import BudgetSet, Chain, JobFile, MethodEntry, NetworkEntry
 from ecc.sweeps.lines import Path, lines_of
 
-__all__ = ["read_job_file"]
+__all__ = ["draft_of", "read_job_file"]
 
 _BUDGETS = '["latency=0.7,0.5,0.3"]'
 _MOST_SEED = 2**32 - 1
@@ -29,10 +29,21 @@ _MOST_BYTES = 1 << 20
 
 
 def read_job_file(path: str | FilePath) -> JobFile:
-    """Read a job file.
+    """Read a job file, without a look at what it names.
 
     Raises:
         InputError: If it is missing or no TOML, or has mistakes that can be seen in its text; all of them are named.
+    """
+    found = draft_of(path)
+    found.mistakes.refuse()
+    return found
+
+
+def draft_of(path: str | FilePath) -> JobFile:
+    """A job file as far as it can be understood; what is wrong with its text is noted in its ``mistakes``.
+
+    Raises:
+        InputError: If it is missing or no TOML.
     """
     file = FilePath(path).expanduser()
     try:
@@ -46,10 +57,7 @@ def read_job_file(path: str | FilePath) -> JobFile:
         raise InputError(f"job file {str(path)!r} is no text in UTF-8; save it as such") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"job file {str(path)!r} is no TOML: {error or 'it nests too deep'}") from error
-    mistakes = Mistakes(str(path), lines_of(text))
-    found = _job_file(file.resolve(), Entries(value, (), mistakes))
-    mistakes.refuse()
-    return found
+    return _job_file(file.resolve(), Entries(value, (), Mistakes(str(path), lines_of(text))))
 
 
 def _job_file(file: FilePath, top: Entries) -> JobFile:
@@ -314,10 +322,14 @@ def _chains(top: Entries) -> tuple[Chain, ...]:
             continue
         own = Entries(value, path, top.mistakes)
         apply = own.texts("apply", '["fold", "fixed-point"]')
-        if not apply:
+        if not apply and not own.mistakes.hold(own.at("apply")):
             own.mistakes.add(path, 'apply is missing; give for example apply = ["deep-compression"]')
-        options = {".".join(names): each for names, each in own.table("options").leaves()}
-        found.append(Chain(own.text("name", "+".join(apply)), tuple(apply), options, path))
+        table = own.table("options")
+        options, where = {}, {name: own.at("apply", number) for number, name in enumerate(apply)}
+        for names, each in table.leaves():
+            name = ".".join(names)
+            options[name], where[name] = each, table.at(*names)
+        found.append(Chain(own.text("name", "+".join(apply)), tuple(apply), options, where, path))
         own.demand_known("[[stages]]")
     _refuse_twice([(chain.name, chain.path) for chain in found], "chain of stages", top.mistakes)
     return tuple(found)
