@@ -7,13 +7,14 @@
     compress  budgets → a network that holds them, measured; compress_path, one for each of many budgets
     stage     a network or an artefact → its weights in fewer bytes, by stages in any sensible order
     export    a network as ONNX, as a program of torch.export or as a state dict, run and compared; load_state
+    sweep     many jobs of one file, on all cores or a Ray cluster → finished artefacts and their front
     save, load, verify, front      artefacts on disk, and what they are worth
     sparse_execution   which layers a device runs faster without their zeros
     dispatch           which way of running each layer is the fastest here, kept and applied again
     load_cost, compose, diagnose   cost models from files, from operators alone, and how well they are known
 
 The parts behind the verbs are public in their modules: ``ecc.network``, ``ecc.profiler``, ``ecc.energy_models``,
-``ecc.solvers``, ``ecc.stages``, ``ecc.zoo``, ``ecc.data``, ``ecc.artefact``, ``ecc.report``.
+``ecc.solvers``, ``ecc.stages``, ``ecc.zoo``, ``ecc.data``, ``ecc.artefact``, ``ecc.report``, ``ecc.sweeps``.
 """
 
 from importlib import import_module
@@ -72,6 +73,8 @@ if TYPE_CHECKING:
     from ecc.solvers.baselines.netadapt import NetAdapt
     from ecc.solvers.baselines.uniform import Uniform
     from ecc.solvers.projection import weighted_sparse_projection
+    from ecc.sweeps.sweeping import Swept
+    from ecc.sweeps.verb import sweep
     from ecc.verification import Verification
 
 __version__ = "0.1.0"
@@ -110,6 +113,7 @@ _HOME = {
     "Staged": "ecc.api.staged",
     "StaircaseCost": "ecc.energy_models.staircase",
     "Store": "ecc.profiler.store",
+    "Swept": "ecc.sweeps.sweeping",
     "SystolicArray": "ecc.energy_models.systolic.array",
     "SystolicCost": "ecc.energy_models.systolic.cost",
     "Taylor": "ecc.solvers.baselines.loss_change",
@@ -139,6 +143,7 @@ _HOME = {
     "slim": "ecc.network.slimming",
     "sparse_execution": "ecc.api.executing",
     "stage": "ecc.api.staging",
+    "sweep": "ecc.sweeps.verb",
     "systolic_energy": "ecc.energy_models.systolic.energy",
     "trace": "ecc.network.tracing",
     "transfer_optimiser": "ecc.network.optimisers",
@@ -181,6 +186,7 @@ __all__ = [
     "Staged",
     "StaircaseCost",
     "Store",
+    "Swept",
     "SystolicArray",
     "SystolicCost",
     "Taylor",
@@ -210,6 +216,7 @@ __all__ = [
     "slim",
     "sparse_execution",
     "stage",
+    "sweep",
     "systolic_energy",
     "trace",
     "transfer_optimiser",

@@ -39,10 +39,10 @@ from ecc.sweeps.engines.ray_connection import Settings
 from ecc.sweeps.ledger import Ledger, Record
 from ecc.sweeps.plan import Plan
 from ecc.sweeps.reading import read_job_file
-from ecc.sweeps.sweeping import Running, sweep
+from ecc.sweeps.sweeping import Running, run_missing
 
 JOB_FILE = HERE / "jobs" / "engines.toml"
-WORK = "ecc.cli.sweep:SweepWork"
+WORK = "ecc.sweeps.running:Runner"
 KILL_AFTER = 8
 
 
@@ -164,7 +164,7 @@ def run(name: str, engine: Engine, folder: Path, after: Callable[[int], None] | 
     plan = checked(read_job_file(JOB_FILE))
     ledger.begin(plan)
     clock = Clock(engine, after or (lambda ended: None))
-    swept = sweep(plan, ledger, clock, WORK, device="cpu", watch=Quiet())
+    swept = run_missing(plan, ledger, clock, WORK, device="cpu", watch=Quiet())
     records = dict(swept.records)
     times = overhead_of(clock, records)
     for id, point in points_of(plan, ledger, records).items():

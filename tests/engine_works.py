@@ -22,6 +22,10 @@ class Counting:
             raise ValueError("not today")
         if description.get("dies") == "always" or (description.get("dies") and _first(description["dies"])):
             os.kill(os.getpid(), signal.SIGKILL)
+        if file := description.get("stubborn"):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            Path(file).write_text(str(os.getpid()))
+            time.sleep(600)
         if file := description.get("waits"):
             Path(file).write_text(str(os.getpid()))
             with deferred_interrupt() as pressed:

@@ -12,7 +12,9 @@ from ecc.api.keeping import save as save_plain
 from ecc.api.staged import Staged
 from ecc.cli import sweep as command
 from ecc.report.saving import save
+from ecc.sweeps import running
 from ecc.sweeps.engines.protocol import Ended, Event, Started, Unit, find_work
+from ecc.sweeps.verb import Prepared
 
 __all__ = ["InlineEngine", "run_inline", "weights_of", "write_job"]
 
@@ -84,8 +86,8 @@ class InlineEngine:
 def run_inline(patch: Any) -> InlineEngine:
     """An engine without processes, artefacts without pictures and sweeps without a front."""
     made = InlineEngine()
-    patch.setattr(command, "_engine", lambda *given: made)
-    patch.setattr(command, "save", _save_plain)
+    patch.setattr(Prepared, "_engine", lambda *given: made)
+    patch.setattr(running, "save", _save_plain)
     patch.setattr(command, "_front", lambda *given: (None, "", None))
     return made
 

@@ -466,6 +466,20 @@ def test_wrong_input_is_refused_with_one_sentence(made, line, code, words):
     assert [path for path in sorted(made.rglob("*")) if path not in before and "__pycache__" not in path.parts] == []
 
 
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [("graph net.py:nothing --input 1x1x8x8", 2), ("demo --out new --device cuda", 3), ("demo --no-such", 2), ("", 2)],
+    ids=["input", "machine", "option", "no command"],
+)
+def test_programs_get_the_error_as_an_object_in_place_of_the_result(line, code):
+    said = run(line, "--json")
+    error = said.value["error"]
+    called = f"ecc {error['command']}".rstrip()
+    assert (said.code, error["code"], error["resume"]) == (code, code, None)
+    assert error["command"] == line.partition(" ")[0]
+    assert said.err == f"{called}: {error['message']}\n"
+
+
 def test_missing_meter_exits_with_3_and_the_reason(monkeypatch):
     monkeypatch.setattr("ecc.profiler.meters.rapl.packages", list, raising=False)
     energy = run("devices --json").value["devices"][0]["meters"]["energy"]
@@ -693,7 +707,10 @@ def test_commands_that_keep_nothing_say_no_more_than_that_they_were_interrupted(
 
     monkeypatch.setattr("ecc.cli.results.inspect_artefact", press)
     said = run(f"inspect {tmp_path} --json")
-    assert (said.code, said.out, said.err) == (130, "", "ecc inspect: interrupted\n")
+    assert (said.code, said.err) == (130, "ecc inspect: interrupted\n")
+    assert said.value == {
+        "error": {"command": "inspect", "code": 130, "message": "interrupted", "resume": None},
+    }
 
 
 def wait_for_rows(path, count):

@@ -78,6 +78,23 @@ def test_beats_come_while_nothing_happens_and_a_closed_run_lets_workers_keep_the
         os.kill(pid, 0)
 
 
+@pytest.mark.parametrize("work", ["waits", "stubborn"])
+def test_a_unit_that_takes_too_long_is_ended_and_the_rest_runs(engine, tmp_path, work):
+    engine.grace_s = 0.3
+    file = tmp_path / "state"
+    units = [Unit("long", {work: str(file)}, timeout_s=0.5), Unit("after", {}, timeout_s=300.0)]
+    ended = _ended(engine.run(units, _WORK))
+    assert ended["long"].value is None
+    assert ended["long"].error.startswith("it took longer than 0.5 s (timeout_s), so it was ended")
+    assert ended["long"].attempt == 1
+    assert ended["after"].value["calls"] == 1  # by a worker that is new
+    if work == "waits":
+        assert file.read_text() == "kept"
+    else:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.read_text()), 0)
+
+
 def test_workers_that_cannot_start_are_refused_with_what_they_said(engine, monkeypatch):
     monkeypatch.setenv("ENGINE_WORKS_BREAK", "no such thing")
     with pytest.raises(

@@ -4,7 +4,9 @@ import io
 
 import pytest
 from cli_toy import run
+from torch import nn
 
+import ecc
 from ecc.cli import progress
 from ecc.cli.progress import ProgressLine
 
@@ -41,6 +43,37 @@ def test_a_log_has_only_stages_that_take_more_than_a_moment(monkeypatch):
     line.begin("tracing net")
     line._later.join()
     assert stream.getvalue() == "tracing net …\n"
+
+
+def test_a_stage_that_others_interrupt_keeps_its_clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    line = ProgressLine(stream)
+    line("codebook", 0, 1)
+    now[0] += 60
+    line("codebook tuning", 0, 4)
+    now[0] += 30
+    line("codebook tuning", 4, 4)
+    now[0] += 2
+    line("codebook", 1, 1, "12 bytes")
+    line("codebook", 0, 1)  # another stage of the same name
+    now[0] += 3
+    line("codebook", 1, 1)
+    clocks = [told.split()[-3 if "bytes" in told else -1] for told in stream.getvalue().splitlines() if "100%" in told]
+    assert clocks == ["0:30", "1:32", "0:03"]
+
+
+def test_every_stage_of_a_chain_is_shown_to_its_end():
+    told = []
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    ecc.stage(model, ["codebook", "entropy"], progress=lambda *said: told.append(said[:3]))
+    assert [said for said in told if said[0] in ("codebook", "entropy")] == [
+        ("codebook", 0, 1),
+        ("codebook", 1, 1),
+        ("entropy", 0, 1),
+        ("entropy", 1, 1),
+    ]
 
 
 def test_quiet_shows_no_stage():

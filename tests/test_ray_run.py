@@ -49,7 +49,7 @@ class StandIn:
 
     def wait(self, generators, *, num_returns, timeout, fetch_local):
         self.most = max(self.most, len(generators))
-        ready = [each for each in generators if each.script is not None][:num_returns]
+        ready = [each for each in generators if each.script is not None and not each.hangs][:num_returns]
         return ready, [each for each in generators if each not in ready]
 
     def cancel(self, generator, *, force):
@@ -69,6 +69,20 @@ class StandIn:
         return SimpleNamespace(options=options)
 
 
+class Hanging:
+    """Says where it runs, and nothing any more."""
+
+    def __init__(self, said):
+        self.said, self.begun = said, False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.begun = True
+        return next(self.said)
+
+
 class Generator:
     """What Ray gives for a task."""
 
@@ -78,6 +92,10 @@ class Generator:
         change = ray.scripts.get(self.id, {}).get(attempt, lambda said: said)
         said = change(function(errand))
         self.script = None if said is None else iter(said)
+
+    @property
+    def hangs(self):
+        return isinstance(self.script, Hanging) and self.script.begun
 
     def __next__(self):
         return next(self.script)
@@ -217,6 +235,16 @@ def test_files_that_units_share_are_kept_with_ray_once(run, tmp_path, monkeypatc
     run([unit(tmp_path, name, reads=(str(source),)) for name in "abc"])
     assert put == [b"x"]
     assert all(isinstance(each, Errand) and each.contents == ((b"x",),) for each in seen)
+
+
+@pytest.mark.parametrize("stubborn", [False, True], ids=["willing", "stubborn"])
+def test_a_unit_that_takes_too_long_is_ended_and_the_rest_runs(run, tmp_path, stubborn):
+    units = [unit(tmp_path, "a", timeout_s=0.05), unit(tmp_path, "b", timeout_s=300.0)]
+    outcome = run(units, scripts={"a": dict.fromkeys(range(9), Hanging)}, stubborn=("a",) if stubborn else ())
+    assert outcome.ended["a"]["error"].startswith("it took longer than 0.05 s (timeout_s), so it was ended")
+    assert outcome.ray.attempts["a"] == 1
+    assert outcome.ray.cancelled == [("a", False)] + [("a", True)] * stubborn
+    assert outcome.ended["b"]["value"]
 
 
 @pytest.mark.parametrize("stubborn", [False, True], ids=["willing", "stubborn"])

@@ -9,9 +9,11 @@ import signal
 import pytest
 from sweep_cases import run_inline, weights_of, write_job
 
+import ecc
 from ecc.cli import sweep as command
 from ecc.cli.main import main
 from ecc.sweeps.beacon import Beacon
+from ecc.sweeps.engines.protocol import Ended, out_of_time
 from ecc.sweeps.ledger import Ledger
 
 
@@ -29,7 +31,7 @@ def engine(monkeypatch):
 def _sweep(capsys, *given):
     code = main(["sweep", *map(str, given), "--json", "--quiet"])
     said = capsys.readouterr()
-    return code, json.loads(said.out) if said.out else said.err
+    return code, json.loads(said.out) if code in (0, 1) else said.err
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,60 @@ def test_a_job_that_fails_is_told_and_stops_nothing_and_resume_runs_it_alone(
     job.write_text(good)
     code, value = _sweep(capsys, job, "--out", copied, "--resume")
     assert (code, value["jobs"], value["done"], value["failed"], value["ran"]) == (0, 2, 2, 0, 0)
+
+
+def test_a_job_that_took_too_long_is_told_and_resume_runs_it_again(engine, copied, tmp_path, capsys, monkeypatch):
+    job = write_job(tmp_path)
+    job.write_text("timeout_s = 7\n" + job.read_text())
+    lost = sorted(copied.glob("jobs/*.json"))[0]
+    shutil.rmtree(lost.with_suffix(""))
+    run, seen = engine.run, []
+
+    def late(units, work):
+        for unit in units:
+            seen.append(unit.timeout_s)
+            yield Ended(unit.id, None, out_of_time(unit), worker="here")
+
+    monkeypatch.setattr(engine, "run", late)
+    code, value = _sweep(capsys, job, "--out", copied, "--resume")
+    assert (code, value["done"], value["failed"], seen) == (1, 1, 1, [7.0])
+    assert value["failures"][0]["error"].startswith("it took longer than 7 s (timeout_s)")
+    monkeypatch.setattr(engine, "run", run)
+    code, value = _sweep(capsys, job, "--out", copied, "--resume")
+    assert (code, value["done"], value["ran"]) == (0, 2, 1)
+
+
+def test_from_python_the_same_jobs_run_and_their_front_is_written(engine, copied, tmp_path):
+    job = write_job(tmp_path)
+    with pytest.raises(ecc.InputError, match="holds a sweep already"):
+        ecc.sweep(job, out=copied)
+    job.write_text(
+        job.read_text().replace('["uniform", ', '[{method = "uniform", label = "hasty", lr = 1e30}, "uniform", ')
+    )
+    told = []
+    swept = ecc.sweep(str(job), out=copied, resume=True, progress=lambda *said: told.append(said))
+    assert (swept.jobs, len(swept.done), len(swept.failed), swept.missed) == (3, 2, 1, [])
+    assert repr(swept) == f"Swept(2 of 3 jobs done, 1 failed, {str(copied)!r})"
+    assert [said[:3] for said in told] == [("jobs", 1, 1)]
+    assert told[0][3].endswith(" failed")
+    assert sorted(swept.artefacts) == sorted(path.parent for path in copied.glob("jobs/*/manifest.json"))
+    assert set(swept.front().methods) == {"uniform", "magnitude"}
+    assert (copied / "front.html").is_file()
+    assert "stopped being a finite number" in swept._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"engine": "slurm"}, "engine 'slurm' is unknown; choose from local, ray"),
+        ({"workers": 0}, "workers must be a whole number from 1, got 0"),
+        ({"address": "head:1"}, "an address is of the engine ray"),
+    ],
+    ids=["engine", "workers", "address"],
+)
+def test_what_a_sweep_cannot_take_is_refused_before_anything(tmp_path, given, told):
+    with pytest.raises(ecc.InputError, match=told):
+        ecc.sweep(tmp_path / "no.toml", **given)
 
 
 def test_a_folder_with_a_sweep_or_anything_else_is_not_overwritten(engine, copied, tmp_path, capsys):

@@ -105,6 +105,7 @@ def test_all_mistakes_of_a_text_are_named_with_their_lines(tmp_path):
     path = write_job(
         tmp_path,
         """\
+timeout_s = 0
 seeds = [0, 0, -1]
 budgets = ["latency=0.5", "latency=50%", "speed=2",
   ["macs=0.5", "macs=0.4"]]
@@ -127,22 +128,23 @@ name = "int8"
     first, *told = str(caught.value).split("\n  ")
     assert first == f"{path} has {len(told)} mistakes"
     expected = [
-        (1, "seed 0 is given twice"),
-        (1, "a seed must be a whole number from 0"),
-        (2, "budget latency=50% is given twice"),
-        (2, "metric 'speed' is unknown"),
-        (3, "on different metrics, got macs, macs"),
-        (4, "method 'uniforn' is unknown; did you mean uniform?"),
-        (4, "epochs must be a whole number from 1, got 0"),
-        (4, "a method has no setting 'lrr'"),
-        (5, "axis 'watts' is unknown"),
-        (6, "a job file has no setting 'trainning'; did you mean training?"),
-        (8, "epochs must be a whole number from 1, got 'many'"),
-        (10, "option 'admn.rho' is of no part of a job; did you mean admm?"),
-        (11, "data is missing"),
-        (12, "the weights of zoo:resnet20 are random"),
-        (13, "option widths of a factory must be a number"),
-        (14, "apply is missing"),
+        (1, "timeout_s must be a number of seconds above 0, got 0"),
+        (2, "seed 0 is given twice"),
+        (2, "a seed must be a whole number from 0"),
+        (3, "budget latency=50% is given twice"),
+        (3, "metric 'speed' is unknown"),
+        (4, "on different metrics, got macs, macs"),
+        (5, "method 'uniforn' is unknown; did you mean uniform?"),
+        (5, "epochs must be a whole number from 1, got 0"),
+        (5, "a method has no setting 'lrr'"),
+        (6, "axis 'watts' is unknown"),
+        (7, "a job file has no setting 'trainning'; did you mean training?"),
+        (9, "epochs must be a whole number from 1, got 'many'"),
+        (11, "option 'admn.rho' is of no part of a job; did you mean admm?"),
+        (12, "data is missing"),
+        (13, "the weights of zoo:resnet20 are random"),
+        (14, "option widths of a factory must be a number"),
+        (15, "apply is missing"),
     ]
     for line, text in expected:
         assert any(one.startswith(f"line {line}: ") and text in one for one in told), (line, text, told)

@@ -109,6 +109,7 @@ class StageJob:
         notes: list[str] = []
         for place, stage in enumerate(self.stages):
             began = time.monotonic()
+            self._tell(stage, 0)
             choices: dict[str, str] = {}
             try:
                 code, choices = self._apply(place, code, model, shop)
@@ -119,6 +120,7 @@ class StageJob:
             records.append(
                 StageRecord(stage.name, settings_of(stage), code.nbytes, score, time.monotonic() - began, choices)
             )
+            self._tell(stage, 1, f"{code.nbytes:,} bytes")
         model = model.to("cpu")
         if inputs := self.start.inputs or (() if shop is None else shop.inputs):
             demand_finite(self.start.model, model, inputs, self.stages[-1].name)
@@ -145,6 +147,10 @@ class StageJob:
             raise nothing
         _LOG.warning("stage %s changes nothing: %s", stage.name, nothing)
         return f"{stage.name} changes nothing: {nothing}"
+
+    def _tell(self, stage: Stage, done: int, note: str = "") -> None:
+        if self.progress is not None:
+            self.progress(stage.name, done, 1, note)
 
     def _tell_left(self) -> None:
         """Name the tensors that stages leave as they are."""
@@ -193,8 +199,6 @@ class StageJob:
         """The code that a stage makes, and what was chosen for each tensor."""
         stage = self.stages[place]
         workshop = None if shop is None else shop.workshop(model, stage.name, place, self._settings(stage))
-        if self.progress is not None:
-            self.progress(stage.name, 0, 1)
         if self._sharing is not None and self._sharing.chooses(stage):
             code, share = self._sharing.encode(code, stage, self.stages[place + 1 :], workshop)
             return code, dict(share.labels)

@@ -293,7 +293,7 @@ def _together(checks: Sequence[BudgetCheck]) -> list[str]:
 
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("artefact", metavar="DIR", help="folder that ecc compress has written")
+    parser.add_argument("artefact", metavar="DIR", help="folder that ecc compress or ecc stage has written")
     parser.add_argument("--device", metavar="D", help="where to measure (default: the device of the profile)")
     parser.add_argument("--model", metavar="MODEL", help="the dense network, where the artefact's own name fails")
     parser.add_argument("--data", metavar="DATA", help="what to score it on, instead of what the artefact names")

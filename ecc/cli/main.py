@@ -1,6 +1,8 @@
 """The command ``ecc``: finds the command, runs it, and turns errors into one sentence and an exit code.
 
 0 done · 1 done, but a promise fell short · 2 wrong input · 3 this machine cannot do it · 130 interrupted
+
+With ``--json`` there is one object on stdout in each of these cases: of a command that did not end its work, ``error``.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -72,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = next((text for text in given if text in COMMANDS), "")
-    called = f"ecc {name}".rstrip()
+    ending = _Ending(name, as_json="--json" in given)
     progress = ProgressLine(quiet="--quiet" in given or not launched_first())
     _log_to(progress)
     command: Command | None = None
@@ -83,51 +86,75 @@ def _main(arguments: Sequence[str] | None) -> int:
             raise InputError(f"give a command: {', '.join(COMMANDS)}; ecc --help tells what each does")
         if launched() and not command.together:
             raise InputError("this command is for one process; start it without torchrun")
+        ending = _Ending(name, as_json=parsed.as_json)
         outcome = command.run(parsed, progress)
         progress.end_line()
         if launched_first():
             _print(outcome, as_json=parsed.as_json)
         return outcome.exit_code
-    except EccError as error:
+    except (EccError, KeyboardInterrupt) as error:
         progress.end_line()
-        if not isinstance(error, Interrupted):
-            return _end(error.exit_code, f"{called}: {error}", "")
-        return _end_interrupted(command, called, str(error), error.resume or _again(given))
-    except KeyboardInterrupt:
-        progress.end_line()
-        return _end_interrupted(command, called, "interrupted; what was finished is saved", _again(given))
+        return _end(error, command, ending, given)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; that is no error
+        _go_on_without_reader()
         return 0
 
 
-def _again(given: Sequence[str]) -> str:
-    return "the same torchrun command" if launched() else shlex.join(["ecc", *given])
+def _go_on_without_reader() -> None:
+    """Print to nowhere once whoever read it has gone, which is no error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _end_interrupted(command: Command | None, called: str, text: str, resume: str) -> int:
-    """Say what is saved and how to go on; only that it ended, of a command that saves nothing or did not begin."""
+def _end(error: EccError | KeyboardInterrupt, command: Command | None, ending: _Ending, given: Sequence[str]) -> int:
+    """Say why the command ends before its work is done; returns the exit code.
+
+    Of an interrupted command, what is saved and how to go on; only that it ended, where it saves nothing or did not
+    begin.
+    """
+    if isinstance(error, EccError) and not isinstance(error, Interrupted):
+        return ending.say(error.exit_code, str(error))
     if command is None or not command.resumes:
-        return _end(Interrupted.exit_code, f"{called}: interrupted", "")
-    return _end(Interrupted.exit_code, f"{called}: {text}", resume)
+        return ending.say(Interrupted.exit_code, "interrupted")
+    again = "the same torchrun command" if launched() else shlex.join(["ecc", *given])
+    if isinstance(error, Interrupted):
+        return ending.say(Interrupted.exit_code, str(error), error.resume or again)
+    return ending.say(Interrupted.exit_code, "interrupted; what was finished is saved", again)
 
 
-def _end(code: int, text: str, resume: str) -> int:
-    """Say why the command ends, unless another process of this job has said so; returns the job's exit code."""
-    speaks = True
-    if launched():
-        from ecc.solvers.distributed import first_to_end, has_spoken
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How a command says that it ends before its work is done.
 
-        ignore_requests()
-        speaks, code = first_to_end(code)
-    if speaks:
-        print(text, file=sys.stderr)
-        if resume:
-            print(f"resume with: {resume}", file=sys.stderr)
+    Attributes:
+        name: Of the command; empty where none was given.
+        as_json: Whether there is an object on stdout, too.
+    """
+
+    name: str
+    as_json: bool
+
+    def say(self, code: int, message: str, resume: str = "") -> int:
+        """Say it, unless another process of this job has; returns the job's exit code."""
+        speaks = True
         if launched():
-            sys.stderr.flush()
-            has_spoken()
-    return code
+            from ecc.solvers.distributed import first_to_end, has_spoken
+
+            ignore_requests()
+            speaks, code = first_to_end(code)
+        if speaks:
+            print(f"{f'ecc {self.name}'.rstrip()}: {message}", file=sys.stderr)
+            if resume:
+                print(f"resume with: {resume}", file=sys.stderr)
+            if self.as_json:
+                error = {"command": self.name, "code": code, "message": message, "resume": resume or None}
+                try:
+                    _print_json({"error": error})
+                except BrokenPipeError:
+                    _go_on_without_reader()
+            if launched():
+                sys.stderr.flush()
+                has_spoken()
+        return code
 
 
 class _Parser(argparse.ArgumentParser):
@@ -183,10 +210,13 @@ def _log_to(progress: ProgressLine) -> None:
 
 def _print(outcome: Outcome, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(outcome.value, indent=1, allow_nan=False))
+        _print_json(outcome.value)
     elif outcome.text:
-        print(outcome.text)
-    sys.stdout.flush()
+        print(outcome.text, flush=True)
+
+
+def _print_json(value: Mapping[str, Any]) -> None:
+    print(json.dumps(value, indent=1, allow_nan=False), flush=True)
 
 
 if __name__ == "__main__":

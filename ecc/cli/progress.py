@@ -30,8 +30,8 @@ class ProgressLine:
         self._terminal = self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._period_s = _TERMINAL_PERIOD_S if self._terminal else _LOG_PERIOD_S
         self._stage = ""
-        self._started = 0.0
-        self._first = 0.0
+        self._begun: dict[str, tuple[float, float]] = {}
+        """When each stage that is not finished was first heard of, and how much of it was done then."""
         self._shown = 0.0
         self._open = False
         self._drawn = 0
@@ -44,7 +44,8 @@ class ProgressLine:
         now = time.monotonic()
         if stage != self._stage:
             self.end_line()
-            self._stage, self._started, self._first, self._shown = stage, now, done, 0.0
+            self._stage, self._shown = stage, 0.0
+            self._begun.setdefault(stage, (now, done))  # it may have stopped for another one
         if now - self._shown < self._period_s and done < total:
             return
         self._shown = now
@@ -52,6 +53,7 @@ class ProgressLine:
         if done >= total:
             self.end_line()
             self._stage = ""
+            del self._begun[stage]
 
     def begin(self, stage: str) -> None:
         """A stage of which nobody knows how long it takes.
@@ -93,8 +95,8 @@ class ProgressLine:
 
     def _line(self, done: float, total: float, now: float, note: str) -> str:
         share = min(done / total, 1.0) if total > 0 else 1.0
-        spent = now - self._started
-        gained = done - self._first
+        started, first = self._begun[self._stage]
+        spent, gained = now - started, done - first
         if done >= total:
             clock = f"{_clock(spent)}"
         else:

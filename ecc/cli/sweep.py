@@ -4,47 +4,20 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from ecc.api.fronts import front_of
 from ecc.cli.command import Command, Outcome
 from ecc.cli.fronts import front_text, front_value
 from ecc.cli.progress import ProgressLine
 from ecc.cli.sweep_table import SweepTable, verdict
 from ecc.cli.tables import table
 from ecc.core.errors import EccError, InputError, Interrupted
-from ecc.profiler.cores import physical_cores
-from ecc.profiler.devices import current_device
-from ecc.report.saving import save, write_front
-from ecc.sweeps.checking import checked
-from ecc.sweeps.engines.local import LocalEngine
-from ecc.sweeps.engines.protocol import Engine
-from ecc.sweeps.engines.ray import RayEngine
 from ecc.sweeps.ledger import Ledger
 from ecc.sweeps.plan import Plan
-from ecc.sweeps.reading import draft_of
-from ecc.sweeps.running import Runner
-from ecc.sweeps.sweeping import Swept, sweep
+from ecc.sweeps.sweeping import Swept
+from ecc.sweeps.verb import ENGINES, prepare, write_sweep_front
 
-__all__ = ["COMMANDS", "SweepWork"]
-
-_ENGINES = ("local", "ray")
-_WORK = "ecc.cli.sweep:SweepWork"
-
-
-class SweepWork:
-    """What a worker of ``ecc sweep`` does with a unit; artefacts get their pages."""
-
-    def __init__(self) -> None:
-        self._runner = Runner(save)
-
-    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        """Run it; gives its record."""
-        return self._runner.run(unit)
+__all__ = ["COMMANDS"]
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,9 +26,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="run what is missing in the folder, and what failed there"
     )
-    parser.add_argument(
-        "--engine", choices=_ENGINES, default=_ENGINES[0], help=f"where jobs run (default {_ENGINES[0]})"
-    )
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help=f"where jobs run (default {ENGINES[0]})")
     parser.add_argument(
         "--workers",
         type=int,
@@ -72,58 +43,28 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
-    if arguments.workers is not None and arguments.workers < 1:
-        raise InputError(f"--workers must be a whole number from 1, got {arguments.workers}")
     if arguments.seed:
         raise InputError("the seeds of a sweep are those of its job file; leave --seed out")
     progress.begin("check the job file")
-    plan = checked(draft_of(arguments.job))
+    prepared = prepare(
+        arguments.job,
+        out=arguments.out,
+        engine=arguments.engine,
+        workers=arguments.workers,
+        address=arguments.address,
+    )
     progress.end_line()
-    device = plan.file.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if arguments.engine == _ENGINES[0]:
-        device = current_device(device).torch_name
-    folder = Path(arguments.out).expanduser() if arguments.out else _usual_folder(plan)
-    ledger = Ledger(folder.resolve())
     if arguments.check:
-        return _listed(plan, ledger)
-    ledger.demand_free(plan, resume=arguments.resume)
-    with ledger.claimed():
-        ledger.begin(plan)
-        return _outcome(_sweep(arguments, plan, ledger, device, progress), ledger)
-
-
-def _usual_folder(plan: Plan) -> Path:
-    return plan.file.path_of(plan.file.out) if plan.file.out else Path(f"{plan.file.name}-sweep")
-
-
-def _engine(arguments: argparse.Namespace, plan: Plan, ledger: Ledger, device: str) -> Engine:
-    threads = plan.file.threads
-    if arguments.engine == "ray":
-        cores = arguments.workers and arguments.workers * threads
-        given = {"address": arguments.address, "workers": cores}
-        settings = replace(plan.file.ray, **{name: value for name, value in given.items() if value is not None})
-        return RayEngine(settings, ledger.logs)
-    if arguments.address is not None:
-        raise InputError("--address is of the engine ray; give --engine ray, or leave it out")
-    gpus = torch.cuda.device_count() if device.startswith("cuda") else 0
-    usual = int(gpus / (plan.file.claims.gpus or 1.0)) if gpus else physical_cores() // threads
-    workers = min(arguments.workers or max(1, usual), len(plan.jobs))
-    return LocalEngine(workers, ledger.logs, threads=threads, gpus=gpus)
-
-
-def _sweep(arguments: argparse.Namespace, plan: Plan, ledger: Ledger, device: str, progress: ProgressLine) -> Swept:
-    shown = SweepTable(ledger, progress, quiet=arguments.quiet)
+        return _listed(prepared.plan, prepared.ledger)
+    shown = SweepTable(prepared.ledger, progress, quiet=arguments.quiet)
     try:
-        return sweep(plan, ledger, _engine(arguments, plan, ledger, device), _WORK, device=device, watch=shown)
-    except (Interrupted, KeyboardInterrupt):
+        swept = prepared.run(shown, resume=arguments.resume)
+    except Interrupted as error:
         shown.close()
-        raise Interrupted(
-            f"interrupted; {ledger.done_of(plan)} of {len(plan.jobs)} jobs are done, and the state of those that "
-            "ran is saved",
-            resume=_resume_line(arguments),
-        ) from None
+        raise Interrupted(str(error), resume=_resume_line(arguments)) from None
     finally:
         shown.close()
+    return _outcome(swept, prepared.ledger)
 
 
 def _resume_line(arguments: argparse.Namespace) -> str:
@@ -132,7 +73,7 @@ def _resume_line(arguments: argparse.Namespace) -> str:
     for name in ("out", "workers", "address"):
         if (value := getattr(arguments, name)) is not None:
             words += [f"--{name}", str(value)]
-    words += ["--engine", arguments.engine] if arguments.engine != _ENGINES[0] else []
+    words += ["--engine", arguments.engine] if arguments.engine != ENGINES[0] else []
     words += [f"--{name}" for name, given in (("json", arguments.as_json), ("quiet", arguments.quiet)) if given]
     return shlex.join(words)
 
@@ -155,7 +96,7 @@ def _listed(plan: Plan, ledger: Ledger) -> Outcome:
 
 def _outcome(swept: Swept, ledger: Ledger) -> Outcome:
     """What has come of a sweep, with the front of what is done."""
-    front, text, page = _front(swept, ledger)
+    front, text, page = _front(swept)
     value: dict[str, Any] = {
         "jobs": len(swept.plan.jobs),
         "done": len(swept.done),
@@ -195,17 +136,12 @@ def _failures(swept: Swept, ledger: Ledger) -> list[str]:
     ]
 
 
-def _front(swept: Swept, ledger: Ledger) -> tuple[dict[str, Any] | None, str, str | None]:
+def _front(swept: Swept) -> tuple[dict[str, Any] | None, str, str | None]:
     """The front of what is done: its JSON object, its text and its page; why there is none, where there is none."""
     if not swept.done:
         return None, "", None
-    done = [ledger.artefact(record.id) for record in swept.done]
     try:
-        try:
-            found = front_of(done, x=swept.plan.axis)
-        except InputError:  # one is not on the axis; what is found in a folder may be left out
-            found = front_of([ledger.folder / "jobs"], x=swept.plan.axis)
-        written = write_front(found, ledger.folder / "front.html")
+        found, written = write_sweep_front(swept)
     except EccError as error:
         return None, f"no front: {error}", None
     return front_value(found, written)["hypervolume"], front_text(found, written), str(written.page)

@@ -8,4 +8,5 @@ engines     where jobs run: local processes, Ray; know nothing of what a job mea
 running     what a worker does with one job
 gate        nothing of a sweep trains on a device while another job measures there
 sweeping    plan + ledger + engine -> finished jobs
+verb        ecc.sweep: all of it, from the path of a job file to finished jobs and their front
 """

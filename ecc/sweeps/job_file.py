@@ -130,6 +130,7 @@ class JobFile:
         batch_size: Of training.
         device: Where to train; empty for CUDA where there is one.
         threads: Of the CPU, per job.
+        timeout_s: How long a job may take before it is ended; 0 for as long as it takes.
         claims: What a job claims of a node beside these.
         ray: Which Ray cluster the engine ``ray`` uses, and how.
         mistakes: Lines of everything, for what is found later.
@@ -147,6 +148,7 @@ class JobFile:
     batch_size: int
     device: str
     threads: int
+    timeout_s: float
     claims: Claims
     ray: Settings
     mistakes: Mistakes = field(repr=False)

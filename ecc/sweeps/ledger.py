@@ -20,7 +20,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -309,12 +309,6 @@ class Ledger:
                 f"what became of {record.id} cannot be written to {str(self.folder)!r}: {error.strerror}; free some "
                 "space there, and run what is missing with --resume"
             ) from error
-
-    def failed(self, id: str, error: str, part: str = "jobs", *, detail: str = "", attempt: int = 1) -> Record:
-        """Keep that a job failed without a word of its own, and give its record."""
-        record = replace(Record(id, FAILED), error=error, attempt=attempt)
-        self.write(record, part, trace=detail or "(no traceback)")
-        return record
 
 
 def _names(folder: Path) -> list[str]:

@@ -182,6 +182,7 @@ class Plan:
             reads=tuple(dict.fromkeys(filter(None, sources))),
             writes=tuple(os.path.abspath(folder / place / name) for name in names),
             root=os.path.abspath(folder),
+            timeout_s=self.file.timeout_s,
         )
 
 

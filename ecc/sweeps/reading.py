@@ -76,6 +76,7 @@ def _job_file(file: FilePath, top: Entries) -> JobFile:
         batch_size=training.whole("batch_size", 1, 128) or 128,
         device=training.text("device"),
         threads=training.whole("threads", 1, 1) or 1,
+        timeout_s=_timeout_s(top),
         claims=claims_of(top),
         ray=ray_of(top),
         mistakes=top.mistakes,
@@ -87,6 +88,13 @@ def _job_file(file: FilePath, top: Entries) -> JobFile:
     training.demand_known("[training]")
     top.demand_known("a job file")
     return found
+
+
+def _timeout_s(top: Entries) -> float:
+    given = top.number("timeout_s")
+    if given is not None and given <= 0:
+        top.wrong("timeout_s", f"timeout_s must be a number of seconds above 0, got {given:g}; leave it out for none")
+    return given or 0.0
 
 
 def _all_have_budgets(found: JobFile) -> bool:

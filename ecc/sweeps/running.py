@@ -12,24 +12,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
 
-from ecc.api.compressing import Compression, job_of
+from ecc.api.compressing import job_of
 from ecc.api.dense import demand_trained, pretrain
 from ecc.api.describing import Source
 from ecc.api.keeping import load
 from ecc.api.recipe import Recipe
 from ecc.api.stage_options import TRAINING, stages_of
 from ecc.api.stage_start import start_of_artefact
-from ecc.api.staged import Staged
 from ecc.api.staging import StageJob
 from ecc.api.weight_recipe import recipe_of
 from ecc.api.workshop import Training
-from ecc.artefact import Artefact
 from ecc.artefact import read as read_artefact
 from ecc.core.budget import Budget
 from ecc.core.errors import EccError, Interrupted
@@ -39,6 +37,7 @@ from ecc.data.values import Data
 from ecc.profiler.cores import free_to_measure_on
 from ecc.profiler.devices import current_device
 from ecc.profiler.locking import lock_folder, measuring_by
+from ecc.report.saving import save
 from ecc.solvers.checkpoints import FileCheckpoint
 from ecc.solvers.training import evaluate
 from ecc.sweeps.beacon import Beacon
@@ -48,33 +47,20 @@ from ecc.sweeps.ledger import DONE, FAILED, Ledger, Record, write_whole
 from ecc.sweeps.parts import Costs, data_name
 from ecc.zoo.loading import LoadedModel, load_model, load_weights
 
-__all__ = ["Runner", "Save"]
+__all__ = ["Runner"]
 
 _LOG = logging.getLogger("ecc")
 _MEND = "give the network its trained weights (weights), or train it first (pretrain = EPOCHS)"
 
 
-class Save(Protocol):
-    """Writes an artefact with its page."""
-
-    def __call__(self, result: Compression | Staged, path: Path, *, source: Source | None = None) -> Artefact:
-        """Write it as a whole, or raise and write nothing."""
-        ...
-
-
 class Runner:
-    """Runs units one by one, and remembers data between them.
+    """The work of an engine: runs units one by one, and remembers data between them."""
 
-    Args:
-        save: Writes artefacts.
-    """
-
-    def __init__(self, save: Save) -> None:
-        self._save = save
+    def __init__(self) -> None:
         self._data: dict[tuple[str, str, int], Data] = {}
         self._trained: set[str] = set()
 
-    def run(self, unit: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         """Run a unit and keep its record in the ledger; gives the record as a JSON object.
 
         Whatever goes wrong with the unit is in its record; only an interrupt is raised, once the state is saved.
@@ -161,7 +147,7 @@ class Runner:
         )
         (result,) = job.run()
         source = Source(unit["model"], unit["factory"], unit["origin"] or "of the factory", name, unit["network"])
-        self._save(result, target, source=source)
+        save(result, target, source=source)
 
     def _apply(
         self, unit: Mapping[str, Any], chain: Mapping[str, Any], made: Path, place: Path, session: _Session
@@ -182,7 +168,7 @@ class Runner:
             given=chain["options"],
         )
         _seed_all(unit["seed"])
-        self._save(job.run(), place)
+        save(job.run(), place)
 
     # -- what units share
 

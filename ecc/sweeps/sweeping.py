@@ -6,13 +6,20 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
+from ecc.api.fronts import front_of
+from ecc.core.errors import InputError
+from ecc.core.markup import card
+from ecc.fronts import Fronts
 from ecc.sweeps.engines.protocol import Ended, Engine, Started, Unit
-from ecc.sweeps.ledger import Ledger, Record
+from ecc.sweeps.ledger import FAILED, Ledger, Record
 from ecc.sweeps.plan import Job, Plan
 
-__all__ = ["Running", "Swept", "Watch", "sweep"]
+__all__ = ["Running", "Swept", "Watch", "run_missing"]
+
+_NO_TRACE = "(no traceback)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +57,13 @@ class Watch(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Swept:
     """What has come of a sweep.
 
     Attributes:
         plan: What was asked for.
+        ledger: Its folder.
         records: Of its jobs, by id; a job that was not run has none.
         fresh: Ids of those that ran now.
         dense: Records of the dense networks that were trained, by id.
@@ -64,11 +72,27 @@ class Swept:
     """
 
     plan: Plan
+    ledger: Ledger
     records: Mapping[str, Record]
     fresh: frozenset[str]
     dense: Mapping[str, Record]
     seconds: float
     workers: int
+
+    @property
+    def folder(self) -> Path:
+        """Of the sweep, with all that docs/sweeps.md names."""
+        return self.ledger.folder
+
+    @property
+    def jobs(self) -> int:
+        """How many there are."""
+        return len(self.plan.jobs)
+
+    @property
+    def artefacts(self) -> list[Path]:
+        """Folders of the jobs that are done: what ``ecc.front`` and ``ecc.load`` take."""
+        return [self.ledger.artefact(record.id) for record in self.done]
 
     @property
     def done(self) -> list[Record]:
@@ -94,6 +118,32 @@ class Swept:
         """Time that the jobs of this run took, all together."""
         ran = [self.records[id] for id in self.fresh]
         return sum(record.seconds for record in (*ran, *self.dense.values()))
+
+    def front(self, x: str | None = None) -> Fronts:
+        """The front of what is done.
+
+        Args:
+            x: Its axis, as of ``ecc.front``; that of the job file when None.
+        Raises:
+            InputError: If nothing is done, or nothing of it is on that axis.
+        """
+        if not self.done:
+            raise InputError(f"no job of the sweep in {str(self.folder)!r} is done; failed tells why")
+        axis = self.plan.axis if x is None else x
+        try:
+            return front_of(self.artefacts, x=axis)
+        except InputError:  # one is not on the axis; what is found in a folder may be left out
+            return front_of([self.folder / "jobs"], x=axis)
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self.done)} of {self.jobs} jobs done"]
+        parts += [f"{len(self.failed)} failed"] if self.failed else []
+        parts += [f"{len(self.missed)} missed a budget"] if self.missed else []
+        return f"Swept({', '.join(parts)}, {str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        rows = [[record.id, record.status, record.error or str(record.accuracy)] for record in self.records.values()]
+        return card(repr(self), [("seconds", f"{self.seconds:.0f}")], ["job", "state", "accuracy, or why"], rows)
 
 
 @dataclass(slots=True, eq=False)
@@ -121,28 +171,36 @@ class _Sweep:
                 if isinstance(event, Started):
                     self.running[event.id] = Running(event.id, part, event.worker, time.monotonic(), event.attempt)
                 elif isinstance(event, Ended):
-                    self.running.pop(event.id, None)
-                    found[event.id] = self._record(part, event)
+                    began = self.running.pop(event.id, None)
+                    seconds = 0.0 if began is None else time.monotonic() - began.since
+                    found[event.id] = self._record(part, event, seconds)
                     self.watch.end(part, found[event.id])
                 self.watch.beat(list(self.running.values()))
         return found
 
-    def _record(self, part: str, ended: Ended) -> Record:
-        """The record that the worker has kept, or one that says why there is none."""
+    def _record(self, part: str, ended: Ended, seconds: float) -> Record:
+        """The record that the worker has kept, or one that says why there is none.
+
+        Args:
+            seconds: Since it was begun.
+        """
         if ended.value is not None:
             known = self.ledger.records([ended.id], part)
             if ended.id in known:  # only the engine knows where it ran, and how often
                 record = replace(known[ended.id], worker=ended.worker, attempt=ended.attempt)
                 self.ledger.write(record, part)
                 return record
-            return self._lost(part, ended, "its results did not come back", "")
-        return self._lost(part, ended, ended.error, ended.detail)
+            ended = replace(ended, error="its results did not come back")
+        return self._lost(part, ended, seconds)
 
-    def _lost(self, part: str, ended: Ended, error: str, detail: str) -> Record:
-        return self.ledger.failed(ended.id, error, part, detail=detail, attempt=ended.attempt)
+    def _lost(self, part: str, ended: Ended, seconds: float) -> Record:
+        """Keep that a unit ended without a word of its own."""
+        record = Record(ended.id, FAILED, ended.error, seconds=seconds, worker=ended.worker, attempt=ended.attempt)
+        self.ledger.write(record, part, trace=ended.detail or _NO_TRACE)
+        return record
 
 
-def sweep(plan: Plan, ledger: Ledger, engine: Engine, work: str, *, device: str, watch: Watch) -> Swept:
+def run_missing(plan: Plan, ledger: Ledger, engine: Engine, work: str, *, device: str, watch: Watch) -> Swept:
     """Run what is missing of a plan; jobs that failed before are run again.
 
     Args:
@@ -168,9 +226,8 @@ def sweep(plan: Plan, ledger: Ledger, engine: Engine, work: str, *, device: str,
         fresh |= run.run("jobs", plan.units(ledger.folder, ready, device=device), known=len(plan.jobs) - len(left))
     finally:
         engine.close()
-    return Swept(
-        plan, before | fresh, frozenset(fresh), dense, seconds=time.monotonic() - started, workers=engine.workers
-    )
+    seconds = time.monotonic() - started
+    return Swept(plan, ledger, before | fresh, frozenset(fresh), dense, seconds=seconds, workers=engine.workers)
 
 
 def _whole(record: Record | None, plan: Plan, ledger: Ledger) -> bool:
@@ -185,8 +242,11 @@ def _whole(record: Record | None, plan: Plan, ledger: Ledger) -> bool:
 
 def _without_dense(left: Sequence[Job], lost: Mapping[str, Record], ledger: Ledger) -> dict[str, Record]:
     """Records of the jobs whose dense network could not be trained."""
-    return {
-        job.id: ledger.failed(job.id, f"its dense network could not be trained: {lost[job.dense.id].error}")
+    found = {
+        job.id: Record(job.id, FAILED, f"its dense network could not be trained: {lost[job.dense.id].error}")
         for job in left
         if job.dense is not None and job.dense.id in lost
     }
+    for record in found.values():
+        ledger.write(record, trace=_NO_TRACE)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import signal
@@ -19,7 +20,7 @@ from typing import IO, Any
 
 from ecc.core.errors import UnavailableError
 from ecc.profiler.cores import choose_cores
-from ecc.sweeps.engines.protocol import BEAT_S, WORKER_CORES, Ended, Event, Started, Unit
+from ecc.sweeps.engines.protocol import BEAT_S, WORKER_CORES, Ended, Event, Started, Unit, out_of_time
 
 __all__ = ["LocalEngine"]
 
@@ -40,8 +41,11 @@ class _Worker:
         log: What it writes.
         cores: That it is kept on; empty for any.
         ready: Whether it has loaded its work.
-        unit: What it does, with the attempt.
-        started_at: Where in the log the unit begins.
+        unit: What it does.
+        attempt: Of the unit.
+        log_start: Where in the log the unit begins.
+        due: When the unit must have ended, in monotonic seconds.
+        late: Whether it has been told to end because the unit had not.
     """
 
     number: int
@@ -52,6 +56,8 @@ class _Worker:
     unit: Unit | None = None
     attempt: int = 0
     log_start: int = 0
+    due: float = math.inf
+    late: bool = False
 
     @property
     def name(self) -> str:
@@ -111,6 +117,7 @@ class LocalEngine:
                     if number not in self._alive:
                         self._alive[number] = self._start(number)
                 yield from self._hand_out(waiting)
+                self._end_late()
                 event = self._next_event(waiting)
                 left -= isinstance(event, Ended)
                 yield event
@@ -171,13 +178,27 @@ class LocalEngine:
 
     def _hand_out(self, waiting: deque[tuple[Unit, int]]) -> Iterator[Event]:
         for worker in self._alive.values():
-            if waiting and worker.ready and worker.unit is None:
+            if waiting and worker.ready and worker.unit is None and not worker.late:
                 worker.unit, worker.attempt = waiting.popleft()
+                worker.due = time.monotonic() + (worker.unit.timeout_s or math.inf)
                 with suppress(OSError):
                     worker.log_start = worker.log.stat().st_size
                 with suppress(OSError):  # it has died; its end is in the queue
                     _send(worker, {"id": worker.unit.id, "description": dict(worker.unit.description)})
                 yield Started(worker.unit.id, worker.name, worker.attempt)
+
+    def _end_late(self) -> None:
+        """Ask workers whose units take too long to end, which lets them keep their state; later end them."""
+        now = time.monotonic()
+        for worker in self._alive.values():
+            if now < worker.due or (worker.unit is None and not worker.late):
+                continue
+            with suppress(OSError):
+                if worker.late:
+                    _kill(worker.process)
+                else:
+                    worker.process.terminate()
+            worker.late, worker.due = True, now + self.grace_s
 
     def _next_event(self, waiting: deque[tuple[Unit, int]]) -> Event | None:
         """What a worker says next; None where nobody says anything for a while, or nothing that matters here."""
@@ -204,6 +225,8 @@ class LocalEngine:
         with suppress(OSError):
             _stream(worker.process.stdin).close()
         how, unit = _how_ended(worker.process.returncode), worker.unit
+        if unit is not None and worker.late:
+            return Ended(unit.id, None, out_of_time(unit), worker.tail(), worker.name, worker.attempt)
         if unit is None:
             self._failed_starts += not worker.ready
             if self._failed_starts >= _STARTS:

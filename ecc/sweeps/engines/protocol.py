@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, cast
 
-__all__ = ["BEAT_S", "WORKER_CORES", "Ended", "Engine", "Event", "Started", "Unit", "Work", "find_work"]
+__all__ = ["BEAT_S", "WORKER_CORES", "Ended", "Engine", "Event", "Started", "Unit", "Work", "find_work", "out_of_time"]
 
 Work = Callable[[dict[str, Any]], dict[str, Any]]
 """From a description to a result, both JSON objects."""
@@ -40,6 +40,7 @@ class Unit:
         writes: Absolute paths of the files and folders that it leaves, likewise. They are whole or absent, and come
             back in this order: last the one that says that the others are there.
         root: Absolute path of a folder, named in the description, below which it writes; empty where there is none.
+        timeout_s: How long an attempt may take; 0 for as long as it takes.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Unit:
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     root: str = ""
+    timeout_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +114,11 @@ class Engine(Protocol):
         """Run the units, in their order as far as resources allow; every unit gets exactly one ``Ended``.
 
         The generator is lazy: it starts workers at the first ``next``, and yields None at least every ``BEAT_S``
-        seconds where nothing happened. A worker or a node that dies costs its unit an attempt, never the sweep. If the
-        generator is closed before its end (Ctrl-C raises through the caller), the engine asks its workers to end
-        (SIGTERM: work then keeps its state), waits for them some seconds, and leaves no process behind. It may be
-        called again with other units; workers that live on serve these too.
+        seconds where nothing happened. A worker or a node that dies costs its unit an attempt, never the sweep. A unit
+        that takes longer than its ``timeout_s`` is asked to end, is ended where it does not, and ends with the sentence
+        of ``out_of_time``. If the generator is closed before its end (Ctrl-C raises through the caller), the engine
+        asks its workers to end (SIGTERM: work then keeps its state), waits for them some seconds, and leaves no process
+        behind. It may be called again with other units; workers that live on serve these too.
 
         Args:
             units: With different ids.
@@ -128,6 +131,11 @@ class Engine(Protocol):
     def close(self) -> None:
         """End all workers; nothing happens where there are none."""
         ...
+
+
+def out_of_time(unit: Unit) -> str:
+    """Why a unit ended that took too long."""
+    return f"it took longer than {unit.timeout_s:g} s (timeout_s), so it was ended; what it had saved is kept"
 
 
 def find_work(name: str) -> Work:

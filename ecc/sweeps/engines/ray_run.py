@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 from ecc.core.errors import EccError
 from ecc.sweeps.engines.cluster import Needs, Node, lacking, releases, slots
 from ecc.sweeps.engines.parcels import Damaged, Listing, Receiver, listing, pieces, place
-from ecc.sweeps.engines.protocol import Unit
+from ecc.sweeps.engines.protocol import Unit, out_of_time
 from ecc.sweeps.engines.ray_connection import Settings, alive, the_ray
 from ecc.sweeps.engines.remote import Errand, Sign, carry_out
 
@@ -54,6 +55,8 @@ class _Task:
         worker: Where it runs; empty until it does.
         receiver: Takes what it sends back.
         ended: Its last word.
+        due: When it must have ended, in monotonic seconds; of one that has not begun, never.
+        late: Whether it has been told to end because it had not.
     """
 
     unit: Unit
@@ -62,6 +65,8 @@ class _Task:
     worker: str = ""
     receiver: Receiver | None = None
     ended: dict[str, Any] | None = None
+    due: float = math.inf
+    late: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -101,6 +106,7 @@ class Run:
                 if time.monotonic() - looked >= _LOOK_S:
                     self.nodes, looked = alive(), time.monotonic()
                     self._give_up()
+                self._end_late()
                 self._submit()
                 if not self.running:
                     time.sleep(POLL_S)
@@ -186,6 +192,9 @@ class Run:
             self._ended(task.unit, task.attempt, error=_line(error.cause or error), detail=str(error), at=task.worker)
         except (ray.exceptions.RayError, Damaged, OSError) as error:
             del self.running[generator]
+            if task.late:
+                self._out_of_time(task)
+                return
             with suppress(ray.exceptions.RayError, ValueError):
                 ray.cancel(generator, force=False)  # it may still be at it
             self._lost(task, _MEANING.get(type(error).__name__) or _line(error))
@@ -197,6 +206,7 @@ class Run:
             task.receiver.take(said)
         elif "worker" in said:
             task.worker = said["worker"]
+            task.due = time.monotonic() + (task.unit.timeout_s or math.inf)
             self.emit({"event": "started", "id": task.unit.id, "worker": task.worker, "attempt": task.attempt})
         elif "listings" in said:
             self.arrived += 1
@@ -234,14 +244,35 @@ class Run:
 
     def _lost(self, task: _Task, why: str, detail: str = "") -> None:
         """A unit has died with its worker: once more, or no more."""
-        if task.receiver is not None:
-            shutil.rmtree(task.receiver.folder, ignore_errors=True)
+        self._drop(task)
         if task.attempt < self.settings.attempts:
             self.emit({"event": "note", "text": f"{task.unit.id} is run again: {why}"})
             self.waiting.appendleft((task.unit, task.attempt + 1))
         else:
             told = f"it was lost {task.attempt} times, at last since {why}"
             self._ended(task.unit, task.attempt, error=told, detail=detail, at=task.worker)
+
+    def _end_late(self) -> None:
+        """Ask units that take too long to end, which lets them keep their state; later end them."""
+        ray, now = the_ray(), time.monotonic()
+        for generator, task in list(self.running.items()):
+            if now < task.due:
+                continue
+            with suppress(ray.exceptions.RayError, ValueError):
+                ray.cancel(generator, force=task.late)
+            if task.late:
+                del self.running[generator]
+                self._out_of_time(task)
+            task.late, task.due = True, now + self.settings.grace_s
+
+    def _out_of_time(self, task: _Task) -> None:
+        self._drop(task)
+        self._ended(task.unit, task.attempt, error=out_of_time(task.unit), at=task.worker)
+
+    def _drop(self, task: _Task) -> None:
+        """Forget what has come of a unit that did not end well."""
+        if task.receiver is not None:
+            shutil.rmtree(task.receiver.folder, ignore_errors=True)
 
     def _ended(
         self,
