@@ -78,10 +78,12 @@ def test_one_outlier_decides_nothing_and_neither_does_what_is_exact():
 def test_the_reason_names_the_choice_and_what_it_was_preferred_to():
     error = np.linspace(0.01, 0.03, 100)
     better = explain({"a": error + 0.02, "b": error})
-    assert better.startswith("b has the likeliest held-out errors, 2.00 ± 0.06 %; what is simpler is less likely by")
+    told = "b has the best held-out errors, 2.00 ± 0.06 %; the held-out rows speak against what is simpler: "
+    assert better == f"{told}more than 1,000 to 1 against a"
     assert explain({"a": error, "b": error + 0.02}).endswith("and is the simplest form")
     close = explain({"a": error * 1.005, "b": error})
-    assert close.startswith("a is the simplest form whose held-out errors, 2.01 ± 0.06 %, are about as likely as those")
+    assert close.startswith("a is the simplest form whose held-out errors, 2.01 ± 0.06 %, are about as good as those")
+    assert close.endswith("the held-out rows speak for b by only 1.6 to 1")
     assert explain({"a": error}) == "a is the only form that can be fitted to these rows"
 
 
@@ -93,7 +95,7 @@ def test_auto_chooses_the_form_that_predicts_and_says_why(monkeypatch):
     assert [candidate.chosen_in for candidate in fit.forms] == [0, 5]
     assert fit.forms[0].mape > 5 * fit.forms[1].mape
     assert fit.forms[1].mape == pytest.approx(fit.holdout["mape"])
-    assert fit.chosen_because.startswith("bilinear has the likeliest held-out errors")
+    assert fit.chosen_because.startswith("bilinear has the best held-out errors")
     alone = judge(simulated_profile(80), "latency", form="bilinear")
     assert alone.holdout == fit.holdout
     assert alone.chosen_because == "bilinear was asked for"

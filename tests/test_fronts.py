@@ -298,6 +298,14 @@ def test_levels_are_means_over_the_seeds_of_a_budget():
     assert (level.accuracy.low, level.accuracy.high) == pytest.approx(ends)
     assert [found.method for found in front.levels] == [*"aaabbb", "dense"]
     assert all(levels["b", budget].dominated for budget in ("x ≤ 0.25", "x ≤ 0.5", "x ≤ 1.0"))
+    lucky = Front(
+        (
+            *(Point("a", 0.5, accuracy, seed, budget="x") for seed, accuracy in enumerate((0.80, 0.82, 0.90))),
+            *(Point("b", 0.5, accuracy, seed, budget="x") for seed, accuracy in enumerate((0.85, 0.86, 0.87))),
+        ),
+        "macs",
+    )
+    assert lucky.dominated == (True, True, True, False, False, False)  # one run of a is the best of all
     twice = Front((Point("a", 1.0, 0.5, 0, budget="x"), Point("a", 1.0, 0.7, 0, budget="x")), "macs")
     assert twice.levels[0].accuracy.seeds == 1  # runs of one seed say nothing of the spread over seeds
     assert len(Front((Point("a", 1.0, 0.5), Point("a", 1.0, 0.7)), "macs").levels) == 2

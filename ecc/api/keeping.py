@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ __all__ = ["CUT", "Loaded", "load", "save", "verify"]
 
 CUT = "slim.json"
 """File of the slim manifest in an artefact."""
+
+_MEASURE_S = 20.0  # where an artefact does not say how long it was measured
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -213,7 +216,7 @@ def verify(
     device: str | None = None,
     data: str | None = None,
     data_dir: str | Path | None = None,
-    seconds: float = 20.0,
+    seconds: float | None = None,
     progress: Progress | None = None,
     seed: int = 0,
     meters: Meters = (),
@@ -224,7 +227,7 @@ def verify(
         device: Where to measure; None for the device that the cost models belong to.
         data: What it is scored on; the data that the artefact names when None.
         data_dir: Folder of that data.
-        seconds: Longest time of the measurement.
+        seconds: Longest time of the measurement; that of the compression when None.
         meters: One or several of your own, for their metrics instead of the device's.
     Returns:
         The verification, and why the accuracy is missing from it (empty when it is not).
@@ -236,6 +239,11 @@ def verify(
     if device is not None:
         _refuse_other_device(manifest, device)
     measured: dict[str, Measured] = {}
+    if seconds is None:
+        own = manifest.settings.get("measure_s")
+        seconds = float(own) if isinstance(own, int | float) and own > 0 else _MEASURE_S
+    if not 0 < seconds < math.inf:
+        raise InputError(f"seconds of a measurement must be a number above 0, got {seconds}")
     if isinstance(ruler, Ruler):
         (measured,) = ruler.measure([loaded.model], seconds=seconds, progress=progress, seed=seed)
     reason = ruler if isinstance(ruler, str) else ""

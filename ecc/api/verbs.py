@@ -235,19 +235,21 @@ def verify(
     artefact: Loaded | str | Path,
     *,
     device: str | None = None,
+    seconds: float | None = None,
     meters: Meters = (),
     progress: Progress | None = None,
 ) -> Verification:
-    """Measure an artefact against its dense network and judge its budgets.
+    """Measure an artefact against its dense network and judge its budgets, as ``compress`` did at its end.
 
     Args:
+        seconds: Longest time of the measurement, which makes intervals narrower; that of the compression when None.
         meters: One or several of your own, for their metrics instead of the device's.
     Raises:
         InputError: If it is not a sound artefact.
         UnavailableError: If ``device`` is not the one that the budgets are for.
     """
     loaded = artefact if isinstance(artefact, Loaded) else load(artefact)
-    return verify_loaded(loaded, device=device, meters=meters, progress=progress)[0]
+    return verify_loaded(loaded, device=device, seconds=seconds, meters=meters, progress=progress)[0]
 
 
 def front(artefacts: Sequence[str | Path], *, x: str | None = None) -> Fronts:

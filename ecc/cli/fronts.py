@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ecc.cli.progress import ProgressLine
 from ecc.cli.tables import table
 from ecc.cli.text import percent
 from ecc.core.errors import InputError
+from ecc.energy_models.counting import COUNTED
 from ecc.fronts import Front, Fronts, SeedMean
 from ecc.report.files import PAGE, POINTS, write_file
 from ecc.report.front_table import front_csv
@@ -85,19 +87,20 @@ def front_text(fronts: Fronts, written: WrittenFront) -> str:
 
 
 def _panel_text(front: Front, *, named: bool) -> str:
+    reasons: dict[str, str] = {}
     levels = [
         [
             level.method,
             level.budget,
             str(len(level.points)),
-            _mean(level.x, lambda value: quantity(value, front.unit)),
-            _mean(level.accuracy, percent),
+            _mean(level.x, lambda value: quantity(value, front.unit), None if _counted(front) else reasons),
+            _mean(level.accuracy, percent, reasons),
             "dominated" if level.dominated else "",
         ]
         for level in front.levels
     ]
     standings = [
-        [one.method, str(one.points), str(one.seeds), _mean(one.hypervolume, lambda value: f"{value:.4f}")]
+        [one.method, str(one.points), str(one.seeds), _mean(one.hypervolume, lambda value: f"{value:.4f}", reasons)]
         for one in front.standings
     ]
     lines = [
@@ -105,6 +108,7 @@ def _panel_text(front: Front, *, named: bool) -> str:
         table(["method", "budget", "runs", front.x_name, "accuracy", ""], levels),
         "",
         table(["method", "points", "seeds", "hypervolume"], standings),
+        *(f"{mark} no interval: {reason}" for reason, mark in reasons.items()),
         "",
         summary(front),
         *(f"- {claim}" for claim in claims(front)),
@@ -112,10 +116,21 @@ def _panel_text(front: Front, *, named: bool) -> str:
     return "\n".join(lines)
 
 
-def _mean(mean: SeedMean, shown: Any) -> str:
+def _mean(mean: SeedMean, shown: Callable[[float], str], reasons: dict[str, str] | None) -> str:
+    """A mean with its interval, or with the mark of the reason why there is none.
+
+    Args:
+        reasons: Marks by reason, which grow; None where an interval is not expected.
+    """
     if mean.low is None or mean.high is None:
-        return str(shown(mean.mean))
+        mark = "" if reasons is None else f" {reasons.setdefault(mean.reason, '*' * (len(reasons) + 1))}"
+        return f"{shown(mean.mean)}{mark}"
     return f"{shown(mean.mean)} [{shown(mean.low)}, {shown(mean.high)}]"
+
+
+def _counted(front: Front) -> bool:
+    """Whether costs are exact, so that nothing about them is unknown."""
+    return front.x in (*COUNTED, "bytes") or bool(front.source)
 
 
 COMMANDS = (

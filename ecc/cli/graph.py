@@ -18,6 +18,7 @@ from ecc.core.fields import parse_object
 from ecc.core.widths import Widths
 from ecc.network.graph import Block, WidthGraph
 from ecc.network.tracing import trace
+from ecc.profiler.devices import current_device
 from ecc.report.files import PAGE
 from ecc.report.tracks import macs_shares
 from ecc.report.widths import write_widths
@@ -34,7 +35,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="channels that widths shall be multiples of, such as 8 or 16 (default 1)",
+        help="channels that widths shall be multiples of, such as 8 or 16 (default 1, the network's own units; ecc "
+        "profile takes the step of the device)",
     )
     parser.add_argument(
         "--renormalise",
@@ -77,7 +79,13 @@ def _graph(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     text = [_groups(graph, shares)]
     if graph.blocks:
         text += ["", _blocks(graph.blocks)]
+    value["device_step"] = current_device().channel_step
     text += ["", *graph.notes, f"{loaded.name}: {_total(graph)}"]
+    if arguments.step == 1 and value["device_step"] > 1:
+        text.append(
+            f"steps are the network's own; profiles on this CPU take multiples of {value['device_step']} where groups "
+            f"are wide enough: --step {value['device_step']} shows them"
+        )
     widths = {} if arguments.widths is None else _widths(arguments.widths, graph)
     if widths or arguments.remove:
         counts = _counts(graph, widths, arguments.remove)

@@ -17,7 +17,7 @@ from ecc.cli.tables import table
 from ecc.cli.text import interval, percent, precision, quantity
 from ecc.core.errors import InputError
 from ecc.network.tracing import trace
-from ecc.profiler.devices import list_devices
+from ecc.profiler.devices import current_device, list_devices
 from ecc.profiler.meters import ENERGY_SOURCES, METRICS
 from ecc.profiler.protocol import ProfileResult
 from ecc.profiler.runtimes import RUNTIMES
@@ -72,7 +72,11 @@ def _profile_arguments(parser: argparse.ArgumentParser) -> None:
         "--cores", type=_cores, default=(), metavar="I,J", help="cores of a CPU to measure on (default: the first ones)"
     )
     parser.add_argument(
-        "--step", type=int, metavar="N", help="channels that widths are multiples of (default: what suits the device)"
+        "--step",
+        type=int,
+        metavar="N",
+        help="channels that widths are multiples of, where groups are wide enough (default: what suits the device; ecc "
+        "graph has 1)",
     )
     parser.add_argument(
         "--samples",
@@ -152,8 +156,10 @@ def _profile(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
         progress=progress,
         wait=not arguments.no_wait,
     )
-    value = _profiled(result, arguments.store) | {"adaptive": None if adaptation is None else adaptation.to_json()}
-    return Outcome(value, _profile_text(result, adaptation, arguments.store))
+    step = current_device(arguments.device).channel_step if arguments.step is None else arguments.step
+    found_by = {"step": step, "adaptive": None if adaptation is None else adaptation.to_json()}
+    text = _profile_text(result, adaptation, arguments.store, step)
+    return Outcome(_profiled(result, arguments.store) | found_by, text)
 
 
 _SI = {"latency": "latency_s", "energy": "energy_j"}
@@ -186,8 +192,11 @@ def _known(values: Sequence[float]) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
 
 
-def _profile_text(result: ProfileResult, adaptation: Adaptation | None, store: str) -> str:
-    lines = [f"{len(result.table)} configurations in {store}, {result.reused} of them from before"]
+def _profile_text(result: ProfileResult, adaptation: Adaptation | None, store: str, step: int) -> str:
+    lines = [
+        f"{len(result.table)} configurations in {store}, {result.reused} of them from before",
+        f"widths are multiples of {step} where groups are wide enough (ecc graph --step {step} shows them)",
+    ]
     for metric, (value, low, high) in result.table.reference.items():
         found = result.drift[metric]
         moved = "" if found is None else f"; the dense network drifted by {percent(found.change)} meanwhile"

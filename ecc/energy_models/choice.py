@@ -19,6 +19,7 @@ __all__ = ["Candidate", "choose", "explain", "surprise"]
 
 Floats = NDArray[np.float64]
 
+_MOST_ODDS = 1000  # beyond that a figure says nothing
 _CERTAIN = 1.0  # unit of log-likelihood by which a form must beat simpler ones
 _FREEDOM = 6.0  # degrees, of the distribution that errors are taken to have
 _FINEST = 1e-3  # relative error below which better is no better
@@ -97,15 +98,26 @@ def explain(errors: Mapping[str, Floats]) -> str:
     best = min(surprises, key=lambda form: surprises[form])
     if chosen != best:
         return (
-            f"{chosen} is the simplest form whose held-out errors, {_points(errors[chosen])}, are about as likely as "
-            f"those of {best}, {_points(errors[best])}: the log-likelihood differs by no more than {_CERTAIN:g}"
+            f"{chosen} is the simplest form whose held-out errors, {_points(errors[chosen])}, are about as good as "
+            f"those of {best}, {_points(errors[best])}: the held-out rows speak for {best} by only "
+            f"{_odds(surprises[chosen] - surprises[best])}"
         )
     simpler = list(errors)[: list(errors).index(chosen)]
-    rest = f"{chosen} has the likeliest held-out errors, {_points(errors[chosen])}"
+    rest = f"{chosen} has the best held-out errors, {_points(errors[chosen])}"
     if not simpler:
         return f"{rest}, and is the simplest form"
-    losses = ", ".join(f"{form} by {surprises[form] - surprises[chosen]:.2f}" for form in simpler)
-    return f"{rest}; what is simpler is less likely by more than {_CERTAIN:g} in log-likelihood ({losses})"
+    losses = " and ".join(f"{_odds(surprises[form] - surprises[chosen])} against {form}" for form in simpler)
+    return f"{rest}; the held-out rows speak against what is simpler: {losses}"
+
+
+def _odds(difference: float) -> str:
+    """How much likelier the rows are under one form than under another.
+
+    Args:
+        difference: Of their ``surprise``.
+    """
+    most = math.log(_MOST_ODDS)
+    return f"more than {_MOST_ODDS:,} to 1" if difference > most else f"{math.exp(difference):.2g} to 1"
 
 
 def _standard_error(values: Floats) -> float:

@@ -132,25 +132,32 @@ class Front:
 
     @cached_property
     def dominated(self) -> tuple[bool, ...]:
-        """Per point, whether another one dominates it."""
-        best = set(non_dominated(self.points))
-        return tuple(point not in best for point in self.points)
+        """Per point, whether the mean that it belongs to is dominated by another one; a lucky seed decides nothing."""
+        return tuple(self._level_of[key].dominated for key in self._keys)
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
         """Means over seeds per method and budget, by rising cost within each method; the dense network's come last."""
-        groups: dict[tuple[str, str], list[Point]] = {}
-        for i, point in enumerate(self.points):
-            groups.setdefault((point.method, point.budget or f"\0{i}"), []).append(point)
-        means = [(method, budget, *_means(points), tuple(points)) for (method, budget), points in groups.items()]
-        spots = [Point(method, x.mean, accuracy.mean) for method, _, x, accuracy, _ in means]
-        best = set(non_dominated(spots))
-        found = [
-            Level(method, "" if budget.startswith("\0") else budget, x, accuracy, points, spot not in best)
-            for (method, budget, x, accuracy, points), spot in zip(means, spots, strict=True)
-        ]
         order = {method: i for i, method in enumerate([*self.methods, DENSE])}
-        return tuple(sorted(found, key=lambda level: (order[level.method], level.x.mean)))
+        return tuple(sorted(self._level_of.values(), key=lambda level: (order[level.method], level.x.mean)))
+
+    @cached_property
+    def _keys(self) -> tuple[tuple[str, str, int], ...]:
+        """Of each point, what it has in common with the others of its level: method and budget, or its own number."""
+        return tuple((point.method, point.budget, 0 if point.budget else i) for i, point in enumerate(self.points))
+
+    @cached_property
+    def _level_of(self) -> dict[tuple[str, str, int], Level]:
+        groups: dict[tuple[str, str, int], list[Point]] = {}
+        for key, point in zip(self._keys, self.points, strict=True):
+            groups.setdefault(key, []).append(point)
+        means = {key: _means(points) for key, points in groups.items()}
+        spots = {key: Point(key[0], x.mean, accuracy.mean) for key, (x, accuracy) in means.items()}
+        best = set(non_dominated(list(spots.values())))
+        return {
+            key: Level(key[0], key[1], *means[key], tuple(points), spots[key] not in best)
+            for key, points in groups.items()
+        }
 
     @cached_property
     def curves(self) -> dict[str, dict[int | None, Curve]]:

@@ -87,6 +87,7 @@ def export(
         EccError: If the file computes something else; nothing is then written.
     """
     began = time.monotonic()
+    tell = progress or (lambda *_: None)
     format = _format_by_name(Path(file).suffix, format)
     kind = _kind(format, batch, opset, int8, tolerance)
     target = demand_place(file, kind.kind, kind.alike)
@@ -94,6 +95,7 @@ def export(
         demand_recipe_place(target)
     if kind is OnnxFiles:
         OnnxFiles(opset)  # is refused before anything is loaded
+    tell(_STAGE, 0, 2, format)
     given = source_of(source, inputs, model=model)
     if any(tensor.is_meta for tensor in (*given.network.parameters(), *given.network.buffers())):
         raise InputError("the network has no values yet (it is on the meta device); load its weights first")
@@ -105,11 +107,9 @@ def export(
         examples = examples_of(
             given.data if data is None else data, data_dir, batch if isinstance(batch, int) else None
         )
-    tell = progress or (lambda *_: None)
     with staged(target) as folder:
         path = folder / target.name
         attempt = _Attempts(_format_of(kind, given, opset), network, example, path, seed, _limit(network, tolerance))
-        tell(_STAGE, 0, 2, format)
         with writing(target):
             found = attempt.first(batch)
         if bytes_wanted:
