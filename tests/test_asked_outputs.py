@@ -1,5 +1,8 @@
 """Outputs that are asked for are those of the whole layer."""
 
+import copy
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -77,8 +80,17 @@ def test_gradients_are_those_of_the_layer():
     [
         (torch.tensor([0, 20]), "outputs 0 to 20 are asked for of a layer of 20"),
         (torch.tensor([-1]), "outputs -1 to -1 are asked for of a layer of 20"),
-        (torch.tensor([1.0]), r"outputs must be int64 of shape \(n,\) or a mask of shape \(20,\), got torch.float32"),
+        (
+            torch.tensor([1.0]),
+            r"outputs must be whole numbers of shape \(n,\) or a mask of shape \(20,\), got torch.float32",
+        ),
         (torch.ones(19, dtype=torch.bool), r"got torch.bool of shape \(19,\)"),
+        ([0.5], "got torch.float32 of shape"),
+        ([[1, 2]], "got torch.int64 of shape"),
+        ([3, 20], "outputs 3 to 20 are asked for of a layer of 20"),
+        (["first"], "outputs must be whole numbers or a mask, got"),
+        ([1 << 70], "outputs must be whole numbers or a mask, got"),
+        (7, "outputs must be whole numbers or a mask, got 7"),
     ],
 )
 def test_outputs_that_are_not_there_are_refused(outputs, message):
@@ -138,3 +150,60 @@ class Clamped(nn.Module):
 def test_what_changes_the_outputs_in_place_is_seen():
     with pytest.raises(InputError, match="are not those of a linear layer"):
         AskedOutputs(Clamped(), torch.randn(3, 8) * 0.01)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [[7, 2], (7, 2), range(3), [], np.array([7, 2]), torch.tensor([7, 2], dtype=torch.int32), [True] + 19 * [False]],
+    ids=["list", "tuple", "range", "none", "array", "int32", "mask"],
+)
+def test_outputs_are_asked_for_by_any_sequence(outputs):
+    layer, x = nn.Linear(6, 20), torch.randn(3, 6)
+    index = torch.as_tensor(outputs) if len(outputs) else torch.zeros(0, dtype=torch.int64)
+    with torch.no_grad():
+        torch.testing.assert_close(AskedLinear(layer)(x, outputs), layer(x)[:, index])
+        torch.testing.assert_close(AskedOutputs(layer, x)(x, outputs=outputs), layer(x)[:, index])
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("asked", [2, 10, 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_under_autocast_results_are_those_of_the_layer(rows, asked, dtype):
+    torch.manual_seed(0)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    layer, x = nn.Linear(64, 20, dtype=wide), torch.randn(rows, 64).to(dtype)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = layer(x)[:, :asked]
+        torch.testing.assert_close(AskedLinear(layer)(x, range(asked)), expected)
+
+
+class Reading(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 20)
+
+    def forward(self, x):
+        assert self.head.bias is not None
+        return self.head(self.body(x).to(self.head.weight.dtype) * self.head.in_features)
+
+
+def test_a_network_may_read_the_weight_of_its_last_layer():
+    torch.manual_seed(0)
+    model, x = Reading(), torch.randn(3, 6)
+    asked = copy.deepcopy(AskedOutputs(model, x))
+    with torch.no_grad():
+        torch.testing.assert_close(asked(x, outputs=[4, 2]), model(x)[:, [4, 2]])
+        assert len(list(asked.parameters())) == 4
+        asked.load_state_dict({name: 0 * each for name, each in asked.state_dict().items()})
+        assert not asked(x).any()
+
+
+class Deciding(Reading):
+    def forward(self, x):
+        found = self.head(self.body(x))
+        return found if found.shape[-1] == 20 else found.missing
+
+
+def test_a_network_that_needs_the_outputs_is_refused_by_a_sentence():
+    with pytest.raises(InputError, match=r"^Deciding does not run without its layer 'head' \(.*and only call it$"):
+        AskedOutputs(Deciding(), torch.randn(3, 6))

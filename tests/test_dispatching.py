@@ -1,6 +1,7 @@
 """What is chosen for each layer follows from measurements; these are made up here, but for one."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -49,9 +50,9 @@ def network():
     return model.eval()
 
 
-def timed(ratios, whole=0.8, seen=None):
+def timed(ratios, whole=0.8, seen=None, root=nn.Sequential):
     def measure(reference, candidate, inputs):
-        way = "whole" if isinstance(candidate, nn.Sequential) else KINDS[type(candidate)]
+        way = "whole" if isinstance(candidate, root) else KINDS[type(candidate)]
         if seen is not None:
             seen.append((way, tuple(inputs.shape)))
         ratio = whole if way == "whole" else ratios.get(way, 2.0)
@@ -228,3 +229,57 @@ def test_every_way_gives_what_the_layer_gives():
         for name in ("dense", "sparse inputs", "sparse weights"):
             torch.testing.assert_close(WAYS[name](layer)(x), layer(x), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(WAYS["low rank"](WAYS["dense"](layer))(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+class Reading(nn.Module):
+    """Reads a weight beside calling its layer, rightly or in a way that few layers bear."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.read = read
+        self.first, self.second = nn.Linear(12, 12), nn.Linear(12, 12)
+
+    def forward(self, x):
+        x = self.first(x.relu()).relu()
+        return self.second(x) + self.read(self.first, x)
+
+
+@pytest.mark.parametrize("way", ["sparse inputs", "sparse weights", "low rank"])
+def test_a_network_that_reads_weights_of_its_layers_is_dispatched(way):
+    torch.manual_seed(0)
+    model, x = Reading(lambda layer, x: nn.functional.linear(x, layer.weight, layer.bias)).eval(), torch.randn(2, 12)
+    with torch.no_grad():
+        for each in (model.first, model.second):
+            each.weight.copy_(low_rank(12, 12, 2) / 4)
+            each.weight[torch.arange(12) % 2 == 0] = 0
+    found = dispatch(model, x, ways=[way], measure=timed({way: 0.5}, whole=0.5, root=Reading))
+    assert [each.way for each in found.choices.values()] == [way, way]
+    torch.testing.assert_close(found.apply(model)(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("read", "why"),
+    [
+        (lambda layer, x: x * layer.weight_scale if hasattr(layer, "weight_scale") else x * (type(layer) is nn.Linear),
+         r"the network differs by .* with it"),
+        (lambda layer, x: x * layer.get_parameter("weight").mean(), r"the network does not run with it \(.*weight.*\)"),
+    ],
+    ids=["other outputs", "fails"],
+)  # fmt: skip
+def test_only_the_layers_that_the_network_does_not_bear_stay(read, why):
+    torch.manual_seed(0)
+    model, x = Reading(read).eval(), torch.randn(2, 12)
+    found = dispatch(model, x, ways=["sparse inputs"], measure=timed({"sparse inputs": 0.5}, whole=0.5, root=Reading))
+    assert {name: each.way for name, each in found.choices.items()} == {"first": KEPT, "second": "sparse inputs"}
+    assert re.fullmatch(why, found.choices["first"].refused["sparse inputs"])
+    assert found.pays
+    torch.testing.assert_close(found.apply(model)(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_that_bears_no_layer_stays():
+    model = Reading(lambda layer, x: layer.get_parameter("weight").sum() * x)
+    model.second = nn.Identity()
+    found = dispatch(model, torch.randn(2, 12), measure=timed({"sparse inputs": 0.5}, root=Reading))
+    assert not found.pays
+    assert found.overall is None
+    assert {KEPT} == {each.way for each in found.choices.values()}

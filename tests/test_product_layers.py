@@ -15,6 +15,7 @@ from ecc.core.errors import InputError
 from ecc.stages.code import packed
 from ecc.stages.deepthin import DeepThin
 from ecc.stages.half import Half
+from ecc.stages.layers.hashed_layers import hashed_linear
 from ecc.stages.layers.modules import ProductConv2d, ProductEmbedding, ProductLinear, deepthin_linear, factored_linear
 from ecc.stages.layers.products import FactorProduct
 from ecc.stages.layers.recurrent import ProductRecurrent
@@ -68,6 +69,59 @@ def test_a_change_of_the_factors_is_seen():
     assert torch.allclose(product(x), 2 * before, rtol=1e-4, atol=1e-6)
     product.load_state_dict({"left": product.left / 2, "right": product.right * 3})
     assert torch.allclose(product(x), 3 * before, rtol=1e-4, atol=1e-6)
+    product.right.data.mul_(2)  # which no counter of versions sees
+    assert torch.allclose(product(x), 6 * before, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(product.double()(x.double()), 6 * before.double(), rtol=1e-4, atol=1e-6)
+
+
+def test_factors_made_for_inference_alone_are_taken():
+    with torch.inference_mode():
+        product = RelaidProduct.drawn(30, 40, 150, generator=torch.Generator().manual_seed(0)).requires_grad_(False)
+    product.way = "correlation"
+    x = torch.randn(2, 40)
+    torch.testing.assert_close(product(x), F.linear(x, product.weight()), rtol=1e-4, atol=1e-5)
+    with torch.inference_mode():
+        product.left.mul_(2)
+    torch.testing.assert_close(product(x), F.linear(x, product.weight()), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", ["blocks", "correlation"])
+def test_a_product_laid_anew_is_exported_and_run_without_data(way):
+    product = RelaidProduct.drawn(30, 40, 150, generator=torch.Generator().manual_seed(0))
+    product.way = way
+    x = torch.randn(2, 40)
+    found = torch.export.export(product, (x,)).module()(x)
+    torch.testing.assert_close(found, F.linear(x, product.weight()), rtol=1e-4, atol=1e-5)
+    assert product.to("meta")(x.to("meta")).shape == (2, 30)
+
+
+MADE = {
+    "factors": lambda: FactorProduct.drawn(96, 32, 4),
+    "blocks of factors": lambda: FactorProduct(torch.randn(3, 32, 2) / 4, torch.randn(3, 2, 32) / 4),
+    "laid anew": lambda: RelaidProduct.drawn(96, 32, 400),
+    "hashed": lambda: hashed_linear(32, 96, 300).product,
+}
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("kind", MADE)
+def test_under_autocast_layers_give_the_types_of_their_dense_ones(kind, trained):
+    torch.manual_seed(0)
+    product = MADE[kind]()
+    linear, embedding = ProductLinear(product, torch.randn(96)), ProductEmbedding(product)
+    gru, lstm = (cls(32, width) for cls, width in ((nn.GRU, 32), (nn.LSTM, 24)))
+    recurrent = [ProductRecurrent(each, {"weight_ih_l0": product}) for each in (gru, lstm)]
+    x, index = torch.randn(3, 5, 32), torch.tensor([[4, 0, 4]])
+    with torch.set_grad_enabled(trained):
+        wanted = [linear(x), embedding(index), *(each(x)[0] for each in recurrent)]
+        dense = [nn.Linear(32, 96), nn.Embedding(96, 32), gru, lstm]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = [linear(x), embedding(index), *(each(x)[0] for each in recurrent)]
+            types = [(each(index if i == 1 else x)[0]).dtype for i, each in enumerate(dense)]
+    assert [each.dtype for each in found] == types
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one.float(), other, rtol=0.05, atol=0.05)
 
 
 @torch.no_grad()

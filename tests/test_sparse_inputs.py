@@ -1,5 +1,6 @@
 """Products that leave out zero inputs are the dense ones, whatever is zero."""
 
+import copy
 import sys
 
 import numpy as np
@@ -135,3 +136,39 @@ def test_what_cannot_be_is_refused():
         layer.weight[0, 0] = torch.inf
     with pytest.raises(InputError, match="whose weights are not all finite cannot leave out zeros"):
         SparseInputLinear(layer)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 8, 9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_under_autocast_results_are_those_of_a_linear_layer(rows, dtype):
+    torch.manual_seed(0)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    layer, x = nn.Linear(30, 11, dtype=wide), torch.randn(rows, 30).relu().to(dtype)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(SparseInputLinear(layer)(x), layer(x))
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(30, 11), (1, 5), (5, 1)])
+def test_the_weight_is_that_of_a_linear_layer(inputs, outputs):
+    torch.manual_seed(0)
+    layer, other, x = nn.Linear(inputs, outputs), nn.Linear(inputs, outputs), torch.randn(2, inputs).relu()
+    sparse = SparseInputLinear(layer)
+    assert torch.equal(sparse.weight, layer.weight)
+    assert sparse.weight.data_ptr() != layer.weight.data_ptr()
+    sparse.load_state_dict(other.state_dict())
+    for each in (sparse, copy.deepcopy(sparse), sparse.double().float()):
+        assert each.weight.t().is_contiguous()  # else a zero does not leave out a row that lies in one piece
+        torch.testing.assert_close(each(x), other(x).detach())
+
+
+def test_the_layer_is_exported_and_run_without_data():
+    torch.manual_seed(0)
+    layer, x = nn.Linear(30, 11), torch.randn(2, 30).relu()
+    sparse = SparseInputLinear(layer)
+    torch.testing.assert_close(torch.export.export(sparse, (x,)).module()(x), layer(x).detach())
+    assert sparse.to("meta")(x.to("meta")).shape == (2, 11)
+
+
+def test_inputs_of_another_width_are_refused_as_they_are():
+    with pytest.raises(InputError, match="fan_out takes x"):
+        SparseInputLinear(nn.Linear(4, 3))(torch.ones(8))

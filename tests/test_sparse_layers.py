@@ -88,3 +88,53 @@ def hooked():
 def test_layers_that_have_no_sparse_form_are_refused(layer, words):
     with pytest.raises(InputError, match=words):
         sparse_layer(layer)
+
+
+LAYERS = {
+    "linear": (lambda: nn.Linear(7, 4), (5, 7)),
+    "conv": (lambda: nn.Conv2d(4, 8, 3, 2, 1, groups=2), (5, 4, 7, 9)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+def test_under_autocast_results_are_those_of_a_dense_layer(name, dtype):
+    torch.manual_seed(0)
+    made, shape = LAYERS[name]
+    layer = thinned(made(), 0.5).to(torch.float64 if dtype == torch.float64 else torch.float32)
+    x = torch.randn(shape).to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(sparse_layer(layer)(x), layer(x), rtol=0.03, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+def test_weights_of_16_bits_are_taken(name, dtype):
+    torch.manual_seed(0)
+    made, shape = LAYERS[name]
+    layer, x = thinned(made(), 0.5).to(dtype), torch.randn(shape).to(dtype)
+    torch.testing.assert_close(sparse_layer(layer)(x), layer(x), rtol=0.03, atol=0.02)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("shape", [(4, 7, 9), (0, 4, 7, 9), (1, 4, 7, 9)], ids=str)
+def test_a_convolution_takes_one_input_and_none(shape, groups):
+    layer = thinned(nn.Conv2d(4, 6, 3, padding=1, groups=groups), 0.5)
+    x = torch.randn(shape)
+    torch.testing.assert_close(sparse_layer(layer)(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 1.0])
+def test_the_weight_of_a_linear_layer_can_be_read(kept):
+    layer = thinned(nn.Linear(7, 4), kept)
+    assert torch.equal(sparse_layer(layer).weight, layer.weight)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_are_exported_and_run_without_data(name):
+    torch.manual_seed(0)
+    made, shape = LAYERS[name]
+    layer, x = thinned(made(), 0.5), torch.randn(shape)
+    sparse = sparse_layer(layer)
+    torch.testing.assert_close(torch.export.export(sparse, (x,)).module()(x), layer(x), rtol=1e-4, atol=1e-5)
+    assert sparse.to("meta")(x.to("meta")).shape == layer(x).shape

@@ -10,13 +10,14 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from ecc.api.replacing import replaced
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields
 from ecc.network.copying import copy_sharing
 from ecc.stages.execution.ways import WAYS
 from ecc.stages.layers.modules import ProductLinear
 
-__all__ = ["KEPT", "Choice", "Dispatch", "Ratio", "replaced", "weight_shape"]
+__all__ = ["KEPT", "Choice", "Dispatch", "Ratio", "weight_shape"]
 
 KEPT = "as it is"
 """The way of a layer that stays."""
@@ -166,14 +167,6 @@ class Dispatch:
         said = "" if self.pays else "; that is not faster, so all stay as they are"
         ways = ", ".join(f"{chosen.count(way)} by {way}" for way in dict.fromkeys(chosen))
         return f"{ways or 'no layer'} of {len(self.choices)}: {whole}{said}"
-
-
-def replaced(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
-    """The network with another layer at a path; the layer itself where the path is empty."""
-    if not name:
-        return layer.eval()
-    model.set_submodule(name, layer.eval())
-    return model
 
 
 def weight_shape(layer: nn.Module) -> tuple[int, ...] | None:

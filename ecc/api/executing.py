@@ -6,7 +6,6 @@ left. Whatever was not measured faster stays dense.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ecc.api.replacing import with_layers
 from ecc.core.errors import InputError
 from ecc.core.problem import Progress
 from ecc.network.capture import run
@@ -90,7 +90,8 @@ def sparse_execution(
     """Run layers by their weights that are not zero, where that is measured to be faster on the device of the network.
 
     Each layer is measured alone, in turn with its dense form, on the inputs that it gets in a forward; then the whole
-    network, if any was faster. Outputs are compared before anything is measured, and of the whole network again.
+    network, if any was faster. Outputs are compared before anything is measured, and of the whole network again: layers
+    with which it gives others stay dense.
 
     Args:
         model: Is left as it is.
@@ -117,12 +118,11 @@ def sparse_execution(
     table = pd.DataFrame(rows).set_index("name")
     if not chosen:
         return SparseExecution(dense, table, None)
-    whole = copy.deepcopy(dense)
-    for name, sparse in chosen.items():
-        whole.set_submodule(name, sparse)
-    gap = difference(run(dense, inputs), run(whole, inputs))
-    if not gap <= tolerance(dense):
-        raise InputError(f"the network run in CSR differs by {gap:.1e} from the dense one; run it dense")
+    whole, left = with_layers(dense, chosen, inputs)
+    for name, why in left.items():
+        table.loc[name, ["chosen", "reason"]] = False, why
+    if len(left) == len(chosen):
+        return SparseExecution(dense, table, None)
     result = SparseExecution(whole, table, found(dense, whole, inputs))
     return result if result.pays else SparseExecution(dense, table, result.overall)
 

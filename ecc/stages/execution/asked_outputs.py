@@ -6,6 +6,7 @@ one over what was asked, which keeps order and differences of logarithms.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ecc.core.errors import InputError
 from ecc.network.comparing import difference
 from ecc.network.copying import copy_sharing
 from ecc.network.equality import tolerance
+from ecc.network.mixed_precision import mixed_type
 from ecc.stages.execution.kernels import kernels, suit
 
 __all__ = ["AskedLinear", "AskedOutputs"]
@@ -24,6 +26,7 @@ _MOST_ROWS = 32  # beyond them rows are copied and multiplied as a matrix
 _MOST_ASKED = 0.9  # of the outputs; beyond it all are computed …
 _MOST_COPIED = 0.25  # … and beyond this one where rows are copied: a row is read, written and read again
 _BLOCK = 1 << 18  # elements of the weight that are copied at a time: they are still in cache when they are used
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8)  # not uint8, which has been a mask
 
 
 class AskedLinear(nn.Module):
@@ -31,6 +34,7 @@ class AskedLinear(nn.Module):
 
     With numba a compiled loop reads their rows of the weight and no other. Without, and for many inputs, the rows are
     copied first, which pays up to a quarter of the outputs; where more are asked for, or gradients, all are computed.
+    Under autocast results are in its type, as the layer's are.
 
     Args:
         layer: Whose weight and bias it shares.
@@ -43,13 +47,13 @@ class AskedLinear(nn.Module):
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.weight, self.bias = layer.weight, layer.bias
 
-    def forward(self, x: Tensor, outputs: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, outputs: Tensor | Sequence[int] | None = None) -> Tensor:
         """Shape (…, in_features) → (…, n).
 
         Args:
             x: What the layer reads.
-            outputs: Which are asked for, in the order of the result: int64, shape (n,); or a mask, shape
-                (out_features,). All of them when None.
+            outputs: Which are asked for, in the order of the result: whole numbers, shape (n,), as a tensor or a
+                sequence; or a mask, bool, shape (out_features,). All of them when None.
         Raises:
             InputError: If there is no such output.
         """
@@ -60,8 +64,9 @@ class AskedLinear(nn.Module):
         trained = (each for each in (x, self.weight, self.bias) if each is not None and each.requires_grad)
         if share > _MOST_ASKED or (torch.is_grad_enabled() and any(True for _ in trained)):
             return F.linear(x, self.weight, self.bias)[..., index]
-        rows, weight, compiled = x.detach().reshape(-1, self.in_features), self.weight.detach(), kernels()
+        rows, weight = x.detach().reshape(-1, x.shape[-1]), self.weight.detach()
         bias = None if self.bias is None else self.bias.detach()
+        compiled = kernels() if mixed_type(x) is None else None
         if compiled is not None and len(rows) <= _MOST_ROWS and suit(rows := rows.contiguous(), weight):
             found = rows.new_empty(len(rows), len(index))
             start = rows.new_empty(0) if bias is None else bias.to(rows.dtype)
@@ -70,31 +75,37 @@ class AskedLinear(nn.Module):
             found = F.linear(rows, weight, bias)[:, index]
         else:
             pieces = torch.split(index, max(_BLOCK // max(self.in_features, 1), 1))
-            found = torch.cat([F.linear(rows, weight.index_select(0, piece)) for piece in pieces], -1)
-            found = found if bias is None else found + bias[index]
+            found = torch.cat(
+                [F.linear(rows, weight[piece], None if bias is None else bias[piece]) for piece in pieces], -1
+            )
         return found.reshape(*x.shape[:-1], len(index))
 
     def extra_repr(self) -> str:
         """Sizes."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
-    def _index(self, outputs: Tensor) -> Tensor:
-        if outputs.dtype == torch.bool and outputs.shape == (self.out_features,):
-            return outputs.nonzero()[:, 0]
-        if outputs.dtype != torch.int64 or outputs.ndim != 1:
+    def _index(self, outputs: Tensor | Sequence[int]) -> Tensor:
+        """The numbers of the outputs, int64, where the weight is."""
+        index = outputs if isinstance(outputs, Tensor) else _tensor(outputs)
+        index = index.to(self.weight.device)
+        if index.dtype == torch.bool and index.shape == (self.out_features,):
+            return index.nonzero()[:, 0]
+        if index.dtype not in _WHOLE or index.ndim != 1:
             raise InputError(
-                f"outputs must be int64 of shape (n,) or a mask of shape ({self.out_features},), "
-                f"got {outputs.dtype} of shape {tuple(outputs.shape)}"
+                f"outputs must be whole numbers of shape (n,) or a mask of shape ({self.out_features},), "
+                f"got {index.dtype} of shape {tuple(index.shape)}"
             )
-        if len(outputs):
-            least, most = (int(each) for each in torch.aminmax(outputs))
+        if len(index):
+            least, most = (int(each) for each in torch.aminmax(index))
             if least < 0 or most >= self.out_features:
                 raise InputError(f"outputs {least} to {most} are asked for of a layer of {self.out_features}")
-        return outputs.contiguous()
+        return index.long().contiguous()
 
 
 class AskedOutputs(nn.Module):
     """A network whose last layer, a linear one, computes the outputs that are asked for.
+
+    The network may read the layer's weight and bias.
 
     Args:
         model: Is left as it is; its weights are shared. Its outputs must be those of the layer, not of a softmax.
@@ -114,13 +125,20 @@ class AskedOutputs(nn.Module):
         self.head = AskedLinear(layer)
         self.body: nn.Module = nn.Identity()
         if path:
-            copy.set_submodule(path, nn.Identity())
+            copy.set_submodule(path, _Through(self.head))
             self.body = copy
-        with torch.no_grad():
-            gap = difference([wanted], [self(*given)])
+        try:
+            with torch.no_grad():
+                gap = difference([wanted], [self(*given)])
+        except Exception as error:  # whatever a user's forward may raise
+            raise InputError(
+                f"{type(model).__name__} does not run without its layer {path!r} ({error}); let its forward end with "
+                "that layer and only call it"
+            ) from error
         if not gap <= tolerance(model):
             raise InputError(
-                f"outputs of {type(model).__name__} are not what its layer {path!r} gives alone ({gap:.1e})"
+                f"outputs of {type(model).__name__} are not what its layer {path!r} gives alone ({gap:.1e}); let its "
+                "forward end with that layer"
             )
 
     def hidden(self, *inputs: Any) -> Tensor:
@@ -128,10 +146,41 @@ class AskedOutputs(nn.Module):
         found: Tensor = self.body(*inputs)
         return found
 
-    def forward(self, *inputs: Any, outputs: Tensor | None = None) -> Tensor:
+    def forward(self, *inputs: Any, outputs: Tensor | Sequence[int] | None = None) -> Tensor:
         """The outputs that are asked for, as of ``AskedLinear``; all of them when None."""
         found: Tensor = self.head(self.hidden(*inputs), outputs)
         return found
+
+
+class _Through(nn.Module):
+    """Stands for the last layer: gives on what that reads, and has its sizes and tensors for who looks at these."""
+
+    def __init__(self, layer: AskedLinear) -> None:
+        super().__init__()
+        self._layer = (layer,)  # no module of this one: the tensors belong to the head
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's."""
+        return self._layer[0].weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's."""
+        return self._layer[0].bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The input."""
+        return x
+
+
+def _tensor(outputs: Sequence[int]) -> Tensor:
+    """Numbers as a tensor; none of them are whole ones."""
+    try:
+        return torch.as_tensor(outputs if len(outputs) else (), dtype=None if len(outputs) else torch.int64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"outputs must be whole numbers or a mask, got {outputs!r}") from error
 
 
 def _last_layer(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[str, Tensor]:

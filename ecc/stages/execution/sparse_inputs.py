@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ecc.core.errors import InputError
+from ecc.network.mixed_precision import mixed_type
 from ecc.stages.execution.kernels import kernels, suit
 
 __all__ = ["SparseInputLinear", "fan_out"]
@@ -58,12 +60,18 @@ def _bags(x: Tensor, weight: Tensor) -> Tensor:
 class SparseInputLinear(nn.Module):
     """A linear layer for inputs of which many are zero, one or few at a time.
 
-    More than eight rows, and inputs that want gradients, are multiplied densely with the same weight.
+    More than eight rows, and inputs that want gradients, are multiplied densely with the same weight; so is all under
+    autocast, in its type, and where the layer is compiled, exported or without data (``meta``).
 
     Args:
         layer: Whose weight, which must be finite, and bias are copied.
+
+    Attributes:
+        weight: As the layer has it, shape (out_features, in_features); in memory it lies input by input.
+        bias: Shape (out_features,); None for none.
     """
 
+    weight: Tensor
     bias: Tensor | None
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -71,19 +79,20 @@ class SparseInputLinear(nn.Module):
         if not bool(layer.weight.isfinite().all()):
             raise InputError("a layer whose weights are not all finite cannot leave out zeros; mend its weights first")
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.weight: Tensor
-        self.register_buffer("weight", layer.weight.detach().t().contiguous().clone())
+        self.register_buffer("weight", layer.weight.detach().t().clone(memory_format=torch.contiguous_format).t())
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (…, in_features) → (…, out_features)."""
-        weight, bias = self.weight, self.bias
-        rows = x if x.ndim == 2 else x.reshape(-1, self.in_features)
-        if len(rows) > _MOST_ROWS or (x.requires_grad and torch.is_grad_enabled()):
-            found = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
-        else:
-            found = fan_out(rows, weight, bias)
+        rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+        if len(rows) > _MOST_ROWS or (x.requires_grad and torch.is_grad_enabled()) or self._dense(x):
+            return F.linear(x, self.weight, self.bias)
+        found = fan_out(rows, self.weight.t(), self.bias)
         return found if x.ndim == 2 else found.reshape(*x.shape[:-1], self.out_features)
+
+    def _dense(self, x: Tensor) -> bool:
+        """Whether zeros are not to be looked for, or cannot be."""
+        return mixed_type(x) is not None or torch.compiler.is_compiling() or x.is_meta
 
     def extra_repr(self) -> str:
         """Sizes."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ecc.core.errors import InputError
+from ecc.network.mixed_precision import unmixed
 from ecc.stages.layers.products import FactorProduct, Product
 from ecc.stages.layers.relaid_products import RelaidProduct
 
@@ -35,7 +36,7 @@ class ProductLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shape (…, inputs) → (…, outputs)."""
         found: Tensor = self.product(x)
-        return found if self.bias is None else found + self.bias
+        return found if self.bias is None else found + self.bias.to(found.dtype)  # which autocast may have chosen
 
 
 class ProductEmbedding(nn.Module):
@@ -58,7 +59,8 @@ class ProductEmbedding(nn.Module):
 
     def forward(self, index: Tensor) -> Tensor:
         """Shape (…) → (…, embedding_dim)."""
-        rows = self.product.rows(index)
+        with unmixed(index):  # as autocast leaves embeddings alone
+            rows = self.product.rows(index)
         if self.padding_idx is None or not rows.requires_grad:
             return rows
         return torch.where((index == self.padding_idx)[..., None], rows.detach(), rows)

@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from ecc.core.errors import InputError
 from ecc.network.copying import copy_sharing
+from ecc.network.mixed_precision import mixed_type
 from ecc.stages.layers.products import Product
 
 __all__ = ["ProductRecurrent", "suits"]
@@ -27,7 +28,8 @@ def suits(layer: nn.Module) -> bool:
 class ProductRecurrent(nn.Module):
     """A layer of an LSTM or GRU.
 
-    Where gradients are wanted its matrices are made once for the whole sequence, for the fused operation of torch.
+    Where gradients are wanted, and under autocast, its matrices are made once for the whole sequence, for the fused
+    operation of torch.
 
     Args:
         like: The layer, one that ``suits``; its biases, if any, are kept.
@@ -52,7 +54,8 @@ class ProductRecurrent(nn.Module):
         """As of torch's layer, for a tensor with or without a batch axis."""
         if not isinstance(x, Tensor):
             raise InputError("a recurrent layer that runs from products takes a tensor, not a packed sequence")
-        if torch.is_grad_enabled() and (x.requires_grad or any(each.requires_grad for each in self.parameters())):
+        trained = torch.is_grad_enabled() and any(each.requires_grad for each in (x, *self.parameters()))
+        if trained or mixed_type(x) is not None:
             weights = {name: self._product(name).weight() for name in self.products}
             made: tuple[Tensor, Any] = functional_call(self.kept, weights, (x, hx))
             return made

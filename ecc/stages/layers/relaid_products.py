@@ -21,6 +21,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
 from ecc.core.errors import InputError
+from ecc.network.mixed_precision import mixed_type
 from ecc.stages.layers.products import Product
 from ecc.stages.relayout import Relayout, drawn_factors, fitting_relayout
 
@@ -34,7 +35,9 @@ _MOST_CORRELATIONS = 1 << 18  # elements that are in memory at once
 class RelaidProduct(Product):
     """W = left · right with its elements poured into rows of another length.
 
-    Where gradients are wanted W is made whole, as training needs it.
+    Where gradients are wanted W is made whole, as training needs it, and so it is under autocast. What correlations
+    need of the factors is kept with a copy of these, and made anew when they are not what they were, however they were
+    changed.
 
     Args:
         left: Shape (m, r).
@@ -60,7 +63,7 @@ class RelaidProduct(Product):
         if way not in ("auto", "blocks", "correlation"):
             raise InputError(f"RelaidProduct(way=...) must be auto, blocks or correlation, got {way!r}")
         self.left, self.right, self.way = nn.Parameter(left), nn.Parameter(right), way
-        self._plan: tuple[tuple[object, ...], _Correlation] | None = None
+        self._plan: _Correlation | None = None
 
     @classmethod
     def drawn(
@@ -77,9 +80,10 @@ class RelaidProduct(Product):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (…, inputs) → (…, outputs)."""
-        if torch.is_grad_enabled() and (x.requires_grad or self.left.requires_grad or self.right.requires_grad):
+        trained = torch.is_grad_enabled() and (x.requires_grad or self.left.requires_grad or self.right.requires_grad)
+        if trained or mixed_type(x) is not None:
             return super().forward(x)
-        batch = x.reshape(-1, self.inputs)
+        batch = x.reshape(-1, x.shape[-1])
         found = self._correlated(batch) if self._correlates(len(batch)) else self._blockwise(batch)
         return found.reshape(*x.shape[:-1], self.outputs)
 
@@ -93,6 +97,8 @@ class RelaidProduct(Product):
 
     def _correlates(self, batch: int) -> bool:
         if self.left.dtype not in (torch.float32, torch.float64):  # which transforms do not take everywhere
+            return False
+        if torch.compiler.is_compiling() or self.left.is_meta:  # where values cannot be compared
             return False
         if self.way != "auto":
             return self.way == "correlation"
@@ -116,10 +122,9 @@ class RelaidProduct(Product):
 
     def _correlated(self, x: Tensor) -> Tensor:
         """x (batch, inputs), a part of the batch at a time where correlations take much memory."""
-        state = tuple((id(each), each.data_ptr(), each._version, each.dtype) for each in (self.left, self.right))
-        if self._plan is None or self._plan[0] != state:
-            self._plan = state, _Correlation.of(self.layout, self.left.detach(), self.right.detach())
-        plan = self._plan[1]
+        plan = self._plan
+        if plan is None or not plan.suits(self.left, self.right):
+            plan = self._plan = _Correlation.of(self.layout, self.left.detach(), self.right.detach())
         size = max(1, _MOST_CORRELATIONS // (self.layout.rank * plan.length))
         return (
             torch.cat([plan.applied(part) for part in torch.split(x, size)]) if len(x) else x.new_empty(0, self.outputs)
@@ -131,6 +136,8 @@ class _Correlation:
     """What does not depend on the input.
 
     Attributes:
+        left: A copy of the factor, by which a change is seen.
+        right: As ``left``.
         length: Of the transforms.
         spectra: Conjugate transforms of the rows of ``right``, shape (r, length // 2 + 1).
         lags: Of each row of W, those of the rows of A in it, in [0, length), shape (R·cuts,).
@@ -138,6 +145,8 @@ class _Correlation:
         cuts: Rows of A that a row of W may read.
     """
 
+    left: Tensor
+    right: Tensor
     length: int
     spectra: Tensor
     lags: Tensor
@@ -156,7 +165,14 @@ class _Correlation:
         lags, rows, there = (each.flatten().to(left.device) for each in (lags, rows, there))
         scales = left[rows.clamp(max=layout.rows - 1)] * there[:, None]
         spectra = torch.fft.rfft(right, length).conj().resolve_conj()
-        return cls(length, spectra, lags, scales, len(rows) // layout.outputs)
+        return cls(left.clone(), right.clone(), length, spectra, lags, scales, len(rows) // layout.outputs)
+
+    def suits(self, left: Tensor, right: Tensor) -> bool:
+        """Whether it is of these factors; to compare them takes about a twentieth of a product."""
+        return all(
+            ours.dtype == theirs.dtype and ours.device == theirs.device and torch.equal(ours, theirs)
+            for ours, theirs in ((self.left, left), (self.right, right))
+        )
 
     def applied(self, x: Tensor) -> Tensor:
         """Shape (batch, Q) → (batch, R)."""
