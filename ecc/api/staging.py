@@ -36,6 +36,7 @@ from ecc.energy_models.systolic.array import SystolicArray
 from ecc.network.copying import copy_sharing
 from ecc.profiler.devices import current_device
 from ecc.solvers.evaluation import demand_fitting, evaluate
+from ecc.solvers.optimisers import demand_trainable
 from ecc.stages.bits import Sharing
 from ecc.stages.candidates import DepartingStage
 from ecc.stages.code import REMOVE, PackedCode, packed
@@ -82,6 +83,8 @@ class StageJob:
         demand_order(self.stages, self.start.code)
         if self.task is not None:
             demand_fitting(self.start.model, self.task)
+            if any(getattr(stage, "epochs", 0) for stage in self.stages):
+                demand_trainable(self.start.model, self.training.config(1, 1e-3).optimizer)
         if self._sharing is not None:
             self._sharing.demand_reachable(self.start.code, self.stages)
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from ecc.core.errors import InputError
 
-__all__ = ["OPTIMIZERS", "OptimizerFactory", "Settings", "make_optimizer"]
+__all__ = ["OPTIMIZERS", "OptimizerFactory", "Settings", "demand_trainable", "make_optimizer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,22 @@ OPTIMIZERS: Mapping[str, _Maker] = MappingProxyType(
 )
 """Name → (parameters, settings) → optimiser."""
 
+_PLAIN = ("sgd", "nesterov")  # divide by nothing
+
+
+def demand_trainable(model: nn.Module, optimizer: str | OptimizerFactory) -> None:
+    """Refuse parameters of float16 for named optimisers that divide by squares of gradients, of which it makes zeros.
+
+    Raises:
+        InputError: If there are such.
+    """
+    short = (name for name, each in model.named_parameters() if each.requires_grad and each.dtype == torch.float16)
+    if isinstance(optimizer, str) and optimizer not in _PLAIN and (name := next(short, None)) is not None:
+        raise InputError(
+            f"the parameter {name!r} is of float16, in which {optimizer} cannot train; give the network as "
+            "model.float() with inputs of float32, and store it in 16 bits at the end (stage half)"
+        )
+
 
 def make_optimizer(model: nn.Module, optimizer: str | OptimizerFactory, settings: Settings) -> Optimizer:
     """The optimiser of the model's trainable parameters.
@@ -81,12 +97,13 @@ def make_optimizer(model: nn.Module, optimizer: str | OptimizerFactory, settings
         optimizer: A key of OPTIMIZERS, or the user's own; ``settings`` are for the named ones.
 
     Raises:
-        InputError: If no parameter can be trained, or the factory returns something else or an optimiser that asks for
-            the loss again within a step (L-BFGS).
+        InputError: If no parameter can be trained, or not by a named optimiser; or if the factory returns something
+            else or an optimiser that asks for the loss again within a step (L-BFGS).
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise InputError("the network has no trainable parameter; set requires_grad on those that may change")
+    demand_trainable(model, optimizer)
     if isinstance(optimizer, str):
         return OPTIMIZERS[optimizer](parameters, settings)
     made: object = optimizer.make(parameters)
