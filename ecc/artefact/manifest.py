@@ -178,7 +178,9 @@ class Manifest:
             InputError: If it is not the manifest of an artefact, is of a newer schema, or is damaged.
         """
         if fields.text("kind", "") != KIND:
-            raise InputError("manifest.json is not that of an artefact; give a folder that ecc compress has written")
+            raise InputError(
+                "manifest.json is not that of an artefact; give a folder that ecc compress or ecc stage has written"
+            )
         if (schema := fields.whole("schema")) != SCHEMA:
             raise InputError(f"the artefact has schema {schema} and this program reads {SCHEMA}; upgrade ecc-compress")
         kept, dense, widths = fields.inner("kept"), fields.inner("dense"), fields.inner("widths")

@@ -181,9 +181,9 @@ def parse(folder: Path) -> tuple[Manifest, dict[str, str], dict[str, FileRecord]
     """The manifest of a folder, its aliases and its files; the files themselves are not looked at."""
     where = folder / MANIFEST
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; give one that ecc compress has written")
+        raise InputError(f"{folder} is not a folder; give one that ecc compress or ecc stage has written")
     if not where.is_file():
-        raise InputError(f"{folder} has no manifest.json; give a folder that ecc compress has written")
+        raise InputError(f"{folder} has no manifest.json; give a folder that ecc compress or ecc stage has written")
     if where.stat().st_size > _MANIFEST_LIMIT_BYTES:
         raise InputError(f"{where} is larger than a manifest can be; it is damaged")
     fields = parse_object(b"".join(_chunks(where, where.stat().st_size)), str(where))
