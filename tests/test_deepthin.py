@@ -8,12 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stage_workshop import BlobShop
+from stage_workshop import BlobShop, blob_net
 
-from ecc.core.errors import InputError
+from ecc.core.errors import InputError, NothingToDo
 from ecc.stages.code import decode_node, packed
 from ecc.stages.deepthin import DeepThin
+from ecc.stages.hashed import Hashed
 from ecc.stages.log_quant import LogQuant
+from ecc.stages.multi_hash import MultiHash
 from ecc.stages.nodes import Form
 from ecc.stages.sizes import shared_out
 from ecc.stages.svd import Svd
@@ -119,6 +121,22 @@ def test_states_it_cannot_work_on_are_refused():
     with pytest.raises(InputError, match=r"apply it before other stages$"):
         DeepThin().encode(DeepThin().encode({"w": torch.randn(100, 100)}))
     assert isinstance(DeepThin(ratio=2).encode({"w": torch.randn(9, 9), "v": torch.randn(90, 90)}).nodes["v"], Form)
+
+
+@pytest.mark.parametrize("stage", [DeepThin, Hashed, MultiHash, Svd])
+@pytest.mark.parametrize("spare", [0, 1, 10**6])
+def test_what_keeps_to_the_bytes_already_is_left_alone(stage, spare):
+    shop = BlobShop()
+    model = blob_net()
+    there = packed(model.state_dict()).nbytes
+    told = (
+        rf"^stage {stage().name} finds a file of .* which is within .* already; ask for fewer or leave the stage out$"
+    )
+    with pytest.raises(NothingToDo, match=told):
+        stage(nbytes=there + spare).encode(model.state_dict(), shop.workshop(model))
+    if stage is not MultiHash:
+        with pytest.raises(NothingToDo, match=told):
+            stage(nbytes=there + spare).encode(model.state_dict())
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=5), st.floats(0, 1), st.integers(0, 40))

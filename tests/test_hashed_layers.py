@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from stage_workshop import BlobShop, blob_net
@@ -119,3 +121,21 @@ def test_parts_that_do_not_agree_are_refused():
         )
     with pytest.raises(InputError, match=r"must be a vector with elements, got shape \(0,\)"):
         Space(torch.zeros(0))
+
+
+def test_a_network_that_takes_more_memory_with_some_layers_swapped_is_named(caplog):
+    shop = BlobShop()
+    model = blob_net(hidden=60)
+    code = MultiHash(ratio=1.5, epochs=1).encode(model.state_dict(), shop.workshop(model))
+    swap_layers(model, code)
+    assert not caplog.messages
+    hooked = copy.deepcopy(model)
+    hooked[0].register_forward_hook(lambda *_: None)
+    swapped = swap_layers(hooked, code)
+    assert type(swapped[0]) is nn.Linear
+    sizes = [sum(each.nbytes for each in (*net.parameters(), *net.buffers())) for net in (swapped, model)]
+    assert sizes[0] > sizes[1]
+    assert caplog.messages == [
+        f"the network takes more memory with its layers swapped, {sizes[0]:,} bytes for {sizes[1]:,}, as 0.weight stay "
+        "whole; run it as it is decoded where memory counts"
+    ]

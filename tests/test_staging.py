@@ -449,3 +449,23 @@ def test_training_under_other_options_is_not_resumed(tmp_path):
 
     made(0.5, tmp_path)
     assert made(0.2, tmp_path) == made(0.2, None)
+
+
+@pytest.mark.parametrize("apply", ["prune", "svd", "hashed", "codebook"])
+def test_parameters_of_float16_are_not_trained_and_the_mend_is_told(apply, monkeypatch):
+    x, y = torch.randn(60, 16).half(), torch.arange(60) % 3
+    model = nn.Sequential(nn.Linear(16, 40), nn.ReLU(), nn.Linear(40, 3)).half()
+    data = [(x, y)]
+    monkeypatch.setattr(StageJob, "run", lambda _: pytest.fail("work was begun"))
+    with pytest.raises(InputError, match=r"^the parameter '0.weight' is of float16, in which adam cannot train; give"):
+        ecc.stage(model, apply, train=data, validation=data)
+
+
+def test_float16_is_staged_without_training():
+    x, y = torch.randn(60, 16).half(), torch.arange(60) % 3
+    model, data = nn.Sequential(nn.Linear(16, 40), nn.ReLU(), nn.Linear(40, 3)).half(), [(x, y)]
+    assert ecc.stage(model, "log-quant", train=data, validation=data).ratio > 1
+    tuned = ecc.stage(model, Prune(density=0.5, epochs=0), train=data, validation=data)
+    assert tuned.accuracy is not None
+    rough = ecc.stage(model, "svd", train=data, validation=data, options={"train.optimizer": "sgd", "svd.epochs": 1})
+    assert rough.ratio > 1

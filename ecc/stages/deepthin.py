@@ -24,7 +24,7 @@ from ecc.stages.code import PackedCode, packed, weight_names
 from ecc.stages.container import node_bytes
 from ecc.stages.nodes import Form, Numbers
 from ecc.stages.relayout import Relayout, drawn_factors, fitted_factors, fitting_relayout
-from ecc.stages.sizes import byte_limit, demand_target, shared_out
+from ecc.stages.sizes import byte_limit, demand_need, demand_target, shared_out
 from ecc.stages.tuning import tuned
 
 __all__ = ["DeepThin"]
@@ -78,8 +78,10 @@ class DeepThin:
 
         Raises:
             InputError: If none gets smaller, weights are not finite, or the budget cannot be met.
+            NothingToDo: If the file is within ``nbytes`` already.
         """
         code = packed(state)
+        demand_need(self.name, code, self.nbytes)
         tensors = self._tensors(code)
         layouts = self._layouts(code, tensors)
         if not layouts:

@@ -22,7 +22,7 @@ from ecc.stages.container import node_bytes
 from ecc.stages.hashed_values import key_of_hashed
 from ecc.stages.hashing import HashKey
 from ecc.stages.nodes import Form, Node, Numbers
-from ecc.stages.sizes import byte_limit, demand_target, shared_out
+from ecc.stages.sizes import byte_limit, demand_need, demand_target, shared_out
 from ecc.stages.tuning import tuned
 
 __all__ = ["Hashed", "empty_rows", "fitted_values", "hashable", "random_values", "salt_of"]
@@ -84,8 +84,10 @@ class Hashed:
 
         Raises:
             InputError: If none gets smaller, weights are not finite, or the budget cannot be met.
+            NothingToDo: If the file is within ``nbytes`` already.
         """
         code = packed(state)
+        demand_need(self.name, code, self.nbytes)
         tensors = hashable(code, self.name, self.layers, biases=self.biases)
         buckets = self._buckets(code, tensors)
         if not buckets:

@@ -23,7 +23,7 @@ from ecc.stages.hashed import empty_rows, hashable, salt_of
 from ecc.stages.hashed_values import columns_of
 from ecc.stages.nodes import Form, Node, Numbers
 from ecc.stages.reconstructed_values import key_of_reconstructed
-from ecc.stages.sizes import byte_limit, demand_target, shared_out
+from ecc.stages.sizes import byte_limit, demand_need, demand_target, shared_out
 from ecc.stages.tuning import tuned
 from ecc.stages.virtual_weights import Places, reconstructed
 
@@ -89,10 +89,12 @@ class MultiHash:
 
         Raises:
             InputError: If there is no workshop, nothing gets smaller, or the budget cannot be met.
+            NothingToDo: If the file is within ``nbytes`` already.
         """
         if workshop is None:
             raise InputError("multi-hash trains from random values and needs data; give train and validation")
         code = packed(state)
+        demand_need(self.name, code, self.nbytes)
         tensors = hashable(code, self.name, self.layers, biases=False)
         nodes = self._start(code, self._chosen(code, tensors))
         coded = replace(code, nodes={**code.nodes, **nodes})

@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 
-from ecc.core.errors import InputError
+from ecc.core.errors import InputError, NothingToDo
 from ecc.stages.code import PackedCode
 from ecc.stages.container import node_bytes
 
-__all__ = ["byte_limit", "demand_target", "shared_out"]
+__all__ = ["byte_limit", "demand_need", "demand_target", "shared_out"]
 
 _HALVINGS = 40  # of the share: as fine as one float of a tensor of 10¹²
 
@@ -32,6 +32,24 @@ def demand_target(stage: str, ratio: float, nbytes: int) -> None:
         raise InputError(f"{stage}(ratio=...) must be above 1, got {ratio}")
     if nbytes < 0:
         raise InputError(f"{stage}(nbytes=...) must be 0 or more, got {nbytes}")
+
+
+def demand_need(stage: str, code: PackedCode, nbytes: int) -> None:
+    """Leave alone what keeps to a number of bytes already.
+
+    Args:
+        stage: Its name.
+        code: As it comes in.
+        nbytes: Of the whole file; 0 for none.
+
+    Raises:
+        NothingToDo: If it does.
+    """
+    if nbytes and code.nbytes <= nbytes:
+        raise NothingToDo(
+            f"stage {stage} finds a file of {code.nbytes:,} bytes, which is within {nbytes:,} already; ask for fewer "
+            "or leave the stage out"
+        )
 
 
 def byte_limit(code: PackedCode, names: Iterable[str], *, ratio: float, nbytes: int) -> float:

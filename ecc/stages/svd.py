@@ -28,7 +28,7 @@ from ecc.stages.low_rank import Spectrum, decompose
 from ecc.stages.moments import input_moments
 from ecc.stages.multiple_choice import select
 from ecc.stages.nodes import Form, Node, Numbers
-from ecc.stages.sizes import byte_limit, demand_target
+from ecc.stages.sizes import byte_limit, demand_need, demand_target
 from ecc.stages.tuning import tuned
 
 __all__ = ["Svd", "SvdSetting", "factor_form"]
@@ -127,8 +127,11 @@ class Svd:
 
         Raises:
             InputError: If none gets smaller, weights are not finite, or the budget cannot be met.
+            NothingToDo: If the file is within ``nbytes`` already.
         """
         code = packed(state)
+        if chosen is None:
+            demand_need(self.name, code, self.nbytes)
         tensors = _plain(code, weight_names(code, self.layers))
         if not tensors:
             raise InputError("svd finds no weights that are stored as they are; apply it before other stages")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -18,6 +19,8 @@ from ecc.stages.nodes import Form
 from ecc.stages.tuning import fitted
 
 __all__ = ["PRODUCTS", "swap_layers"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def _factored(form: Form, spaces: Spaces) -> Product:
@@ -46,12 +49,14 @@ def swap_layers(model: nn.Module, code: PackedCode) -> nn.Module:
     Linear layers, embeddings, convolutions in two dimensions, and LSTMs and GRUs of one layer and direction are
     replaced where a form of their weight is of a kind in PRODUCTS and they have no hooks; parts that are coded
     themselves are decoded. All other tensors are those that the code decodes to, so that the outputs are those of
-    the decoded network up to rounding.
+    the decoded network up to rounding. A warning is logged where the result takes more memory than that, as where a
+    space is read by layers of which most stay whole.
 
     Raises:
         InputError: If the code is not of the network, or no layer can be replaced.
     """
     network = fitted(model, code)
+    whole = _held(network)
     made: dict[str, Product] = {}
     spaces: Spaces = []
 
@@ -72,7 +77,8 @@ def swap_layers(model: nn.Module, code: PackedCode) -> nn.Module:
         if swapped is None:
             continue
         if not path:
-            return swapped.eval()
+            network = swapped.eval()
+            break
         parent, _, own = path.rpartition(".")
         network.get_submodule(parent).register_module(own, swapped.eval())
     if not made and any(isinstance(node, Form) and node.kind in PRODUCTS for node in code.nodes.values()):
@@ -84,6 +90,16 @@ def swap_layers(model: nn.Module, code: PackedCode) -> nn.Module:
         raise InputError(
             "swap_layers finds no layer whose weight is stored as factors or hashed; apply svd, deepthin, hashed or "
             "multi-hash first"
+        )
+    if (held := _held(network)) > whole:
+        stay = [name for name, node in code.nodes.items() if isinstance(node, Form) and node.kind in PRODUCTS]
+        told = ", ".join(name for name in stay if name not in made) or "weights that are read by other layers too"
+        _LOG.warning(
+            "the network takes more memory with its layers swapped, %s bytes for %s, as %s stay whole; run it as it is "
+            "decoded where memory counts",
+            f"{held:,}",
+            f"{whole:,}",
+            told,
         )
     return network
 
@@ -103,6 +119,13 @@ def _swapped(layer: nn.Module, prefix: str, product_of: Callable[[str], Product 
     if isinstance(layer, nn.Linear):
         return ProductLinear(product, None if layer.bias is None else layer.bias.detach().clone())
     return ProductEmbedding(product, layer.padding_idx if isinstance(layer, nn.Embedding) else None)
+
+
+def _held(network: nn.Module) -> int:
+    """Bytes of its tensors; of one that several modules have, once."""
+    return sum(
+        each.nbytes for each in {id(each): each for each in (*network.parameters(), *network.buffers())}.values()
+    )
 
 
 def _hooked(layer: nn.Module) -> bool:
