@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ecc.core.markup import card
-from ecc.core.verdict import BudgetCheck, joint_confidence, marked
+from ecc.core.verdict import BudgetCheck, all_met, joint_confidence, marked
 
 __all__ = ["Verification"]
 
@@ -26,10 +26,7 @@ class Verification:
     @property
     def met(self) -> bool | None:
         """True when every budget holds, False when one does not, None when that is open."""
-        verdicts = [check.met for check in self.checks]
-        if False in verdicts:
-            return False
-        return None if None in verdicts else True
+        return all_met(check.met for check in self.checks)
 
     @property
     def confidence(self) -> float | None:

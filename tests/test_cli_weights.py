@@ -5,14 +5,13 @@ import json
 import os
 import re
 import signal
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from cli_toy import run, workplace
 
+from ecc.api.named import data_name
 from ecc.api.weight_recipe import WEIGHT_METHODS
-from ecc.cli.arguments import data_name
 from ecc.cli.progress import ProgressLine
 from ecc.zoo.loading import load_model
 
@@ -192,4 +191,4 @@ def test_interrupted_pruning_resumes_to_the_result_of_an_undisturbed_one(monkeyp
     ],
 )
 def test_data_are_taken_in_the_size_that_a_network_of_the_zoo_takes(model, given, name):
-    assert data_name(Namespace(data=given), load_model(model)) == name
+    assert data_name(given, load_model(model)) == name

@@ -15,6 +15,7 @@ from ecc.artefact import Artefact, Manifest
 from ecc.artefact import read as read_artefact
 from ecc.core.cost import METRICS
 from ecc.core.errors import InputError
+from ecc.core.markup import printable
 from ecc.core.verdict import BudgetCheck
 from ecc.fronts import DENSE, Front, Fronts, LeftOut, Point
 
@@ -101,7 +102,7 @@ class _Told:
     def _leave_out(self, path: Path, named: bool, error: InputError) -> list[Any]:
         if named:
             raise error
-        self.left_out.append(LeftOut(_printable(str(path)), _printable(str(error))))
+        self.left_out.append(LeftOut(printable(str(path)), printable(str(error))))
         return []
 
 
@@ -183,7 +184,7 @@ def _front(group: Sequence[_Placed], x: str) -> Front:
         for one, method, level in zip(group, _method_names(group), _levels(group), strict=True)
     ]
     check = group[0].check
-    unit, source = (_UNITS[x], "") if check is None else (check.shown_in, _printable(check.source))
+    unit, source = (_UNITS[x], "") if check is None else (check.shown_in, printable(check.source))
     return Front((*_dense_points(group, dense), *points), x, unit, source, _place_of(group[0]))
 
 
@@ -199,7 +200,7 @@ def _place_of(one: _Placed) -> dict[str, str]:
             "threads": _counted(threads, "thread") if threads != "0" else "",
             "batch": f"batch {batch}" if batch else "",
         }
-    return {name: _printable(text) for name, text in place.items()}
+    return {name: printable(text) for name, text in place.items()}
 
 
 def _counted(number: str, noun: str) -> str:
@@ -232,9 +233,7 @@ def _dense_points(group: Sequence[_Placed], x: float | None) -> list[Point]:
         first, seeds = manifests[0], {manifest.seed for manifest in manifests}
         seed = first.seed if len(origins) > 1 and len(seeds) == 1 else None
         if first.accuracy_dense is not None:
-            found.append(
-                Point(DENSE, x, first.accuracy_dense, seed, label=_printable(first.network), budget="no limit")
-            )
+            found.append(Point(DENSE, x, first.accuracy_dense, seed, label=printable(first.network), budget="no limit"))
     return found
 
 
@@ -247,14 +246,14 @@ def _point(one: _Placed, x: str, method: str, level: str, dense: float | None) -
         value = scale * check.measured
         low, high = (None if end is None else scale * end for end in (check.low, check.high))
     accuracy = math.nan if manifest.accuracy is None else manifest.accuracy  # not None: refused by _place
-    return Point(method, value, accuracy, manifest.seed, low, high, _printable(one.artefact.path.name), level)
+    return Point(method, value, accuracy, manifest.seed, low, high, printable(one.artefact.path.name), level)
 
 
 def _method_names(group: Sequence[_Placed]) -> list[str]:
     """What made each artefact; where one method was run with several settings, with those that differ."""
     words = _differing(group, [_settings(one) for one in group])
     return [
-        _printable(f"{one.manifest.made_by} ({differing})" if differing else one.manifest.made_by)
+        printable(f"{one.manifest.made_by} ({differing})" if differing else one.manifest.made_by)
         for one, differing in zip(group, words, strict=True)
     ]
 
@@ -263,7 +262,7 @@ def _levels(group: Sequence[_Placed]) -> list[str]:
     """What was asked for of each artefact: its budgets, and the options of secondary stages that differ."""
     words = _differing(group, [_stage_settings(one) for one in group])
     return [
-        _printable(" and ".join(filter(None, [*(_limit(check, one) for check in one.manifest.budgets), differing])))
+        printable(" and ".join(filter(None, [*(_limit(check, one) for check in one.manifest.budgets), differing])))
         for one, differing in zip(group, words, strict=True)
     ]
 
@@ -307,8 +306,3 @@ def _stage_settings(one: _Placed) -> dict[str, str]:
         for key, value in stage.settings.items()
         if key != "seed"
     }
-
-
-def _printable(text: str) -> str:
-    """Text that any file can hold: names of folders and methods may be anything."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)

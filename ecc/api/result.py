@@ -13,7 +13,7 @@ from ecc.api.sparsity import Sparsity, nonzeros_of
 from ecc.api.weight_recipe import AnyRecipe
 from ecc.core.cost import CostModel
 from ecc.core.markup import card
-from ecc.core.verdict import BudgetCheck, joint_confidence, marked
+from ecc.core.verdict import BudgetCheck, all_met, joint_confidence, marked
 from ecc.core.widths import Kept
 from ecc.network.graph import WidthGraph
 
@@ -89,8 +89,7 @@ class Compression:
     @property
     def met(self) -> bool | None:
         """True when every budget holds, False when one does not, None when that could not be measured."""
-        verdicts = [check.met for check in self.budgets]
-        return False if False in verdicts else None if None in verdicts else True
+        return all_met(check.met for check in self.budgets)
 
     @property
     def confidence(self) -> float | None:

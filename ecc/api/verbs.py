@@ -16,6 +16,7 @@ from ecc.api.fronts import front_of
 from ecc.api.job import Job
 from ecc.api.keeping import Loaded, load
 from ecc.api.keeping import verify as verify_loaded
+from ecc.api.named import batch_of
 from ecc.api.recipe import Recipe
 from ecc.api.ruler import Meters
 from ecc.api.targets import demand_single, sets_of
@@ -225,9 +226,7 @@ def _job(
     """``job_of`` but for the options that are left, on the batch that the cost models were made for."""
     if not isinstance(costs, Sequence) or not all(hasattr(each, "metric") for each in costs):
         raise InputError(f"costs must be a list of cost models, such as [ecc.load_cost('cost.json')], got {costs!r}")
-    place = next((cost.provenance for cost in costs if cost.provenance is not None), None)
-    batch = place.input_shape[0] if place is not None and place.input_shape else 1
-    inputs = first_examples(task.validation, batch) if example_inputs is None else example_inputs
+    inputs = first_examples(task.validation, batch_of(costs)) if example_inputs is None else example_inputs
     return partial(job_of, model, trace(model, inputs), task, sets, costs, inputs, recipe=recipe)
 
 

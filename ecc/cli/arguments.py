@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,9 +20,7 @@ __all__ = [
     "add_data",
     "add_input",
     "add_model",
-    "data_name",
     "example_inputs",
-    "lasting",
     "pairs",
     "parse_shape",
     "the_data",
@@ -95,12 +92,6 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="of training (default 128)")
 
 
-def lasting(spec: str) -> str:
-    """A spec that means the same in every folder: ``file.py:factory`` with its whole path."""
-    where, separator, name = spec.rpartition(":")
-    return f"{Path(where).expanduser().resolve()}{separator}{name}" if where.endswith(".py") else spec
-
-
 def pairs(texts: Sequence[str]) -> dict[str, str]:
     """KEY=VALUE texts as a mapping.
 
@@ -149,15 +140,6 @@ def the_model(arguments: argparse.Namespace) -> LoadedModel:
     if arguments.weights is not None:
         load_weights(loaded.module, arguments.weights)
     return loaded
-
-
-def data_name(arguments: argparse.Namespace, loaded: LoadedModel) -> str:
-    """The DATA that the arguments name; images in the size that a network of the zoo takes where there are several.
-
-    So ``mnist`` is ``mnist-32`` for LeNet-5, whose images have a border.
-    """
-    given: str = arguments.data
-    return loaded.data if loaded.data.rpartition("-")[0] == given else given
 
 
 def the_data(arguments: argparse.Namespace, name: str) -> Data:

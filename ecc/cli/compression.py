@@ -12,20 +12,19 @@ from typing import Any
 
 import torch
 
-from ecc.api.analytic import SYSTOLIC_PREFIX, systolic_costs
 from ecc.api.compressing import Compression, job_of
-from ecc.api.constraints import graph_of_costs
 from ecc.api.dense import demand_trained, pretrain
 from ecc.api.describing import Source
 from ecc.api.executing import sparse_execution
 from ecc.api.fronts import front_of
 from ecc.api.keeping import load, verify
+from ecc.api.named import Costs, data_name, lasting
 from ecc.api.recipe import METHODS, options_of
 from ecc.api.targets import labels_of, sets_of
 from ecc.api.weight_costs import demand_weight_metrics
 from ecc.api.weight_recipe import WEIGHT_METHODS, AnyRecipe, WeightRecipe, recipe_of, weight_options_of
 from ecc.artefact import check_target
-from ecc.cli.arguments import add_data, add_model, data_name, lasting, pairs, the_data, the_model
+from ecc.cli.arguments import add_data, add_model, pairs, the_data, the_model
 from ecc.cli.command import Command, Outcome
 from ecc.cli.outputs import work_folder
 from ecc.cli.progress import ProgressLine
@@ -33,12 +32,9 @@ from ecc.cli.settings import add_settings, settings_of_texts
 from ecc.cli.sparsity import execution_text, sparsity_lines
 from ecc.cli.text import percent, probability
 from ecc.core.budget import Budget
-from ecc.core.cost import CostModel
 from ecc.core.errors import InputError
-from ecc.core.verdict import BudgetCheck, joint_confidence
-from ecc.energy_models.loading import load_cost
-from ecc.energy_models.systolic.array import PRESETS, SystolicArray
-from ecc.network.tracing import trace
+from ecc.core.verdict import BudgetCheck, all_met, joint_confidence
+from ecc.energy_models.systolic.array import PRESETS
 from ecc.profiler.devices import current_device
 from ecc.report.saving import save, write_front
 from ecc.solvers.checkpoints import FileCheckpoint
@@ -143,21 +139,13 @@ def _compress(arguments: argparse.Namespace, progress: ProgressLine) -> Outcome:
     recipe = _recipe(arguments, device)
     if isinstance(recipe, WeightRecipe):
         demand_weight_metrics(sets[0], recipe.method)  # before an array is found not to suit such a budget
-    costs = [load_cost(path) for path in arguments.cost if not path.startswith(SYSTOLIC_PREFIX)]
-    arrays = [
-        SystolicArray.parse(text.removeprefix(SYSTOLIC_PREFIX))
-        for text in arguments.cost
-        if text.startswith(SYSTOLIC_PREFIX)
-    ]
+    named = Costs.of(arguments.cost)
     # Only the first of several processes writes; whether it can is for it alone to see.
     root, targets, work = _places(arguments.out, labels_of(sets)) if ranks.first else (Path(), [], Path())
     loaded = the_model(arguments)
-    data = the_data(arguments, name := data_name(arguments, loaded))
-    inputs = data.example(_batch(costs))
-    graph = trace(loaded.module, inputs)
-    blocks = graph_of_costs(graph, loaded.module, costs)
-    for array in arrays:
-        costs += systolic_costs(blocks, array, sets[0], costs)
+    data = the_data(arguments, name := data_name(arguments.data, loaded))
+    inputs, graph = named.traced(loaded.module, data)
+    costs = named.models(loaded.module, graph, sets[0])
     job = partial(job_of, loaded.module, graph, data.task(), sets, costs, inputs)
     job(recipe=recipe)  # refuses before any training
     events = arguments.tensorboard if ranks.first else None
@@ -226,10 +214,9 @@ def _many(done: Sequence[tuple[Compression, Path]], out: Path) -> Outcome:
     axis = next((check.metric for check in results[0].budgets if check.measured is not None), "macs")
     front = front_of([path for _, path in done], x=axis)
     page = write_front(front, out / "front.html").page
-    verdicts = [result.met for result in results]
     value = {
         "method": results[0].recipe.method,
-        "met": False if False in verdicts else None if None in verdicts else True,
+        "met": all_met(result.met for result in results),
         "accuracy_dense": results[0].accuracy_dense,
         "seconds": sum(result.seconds for result in results),
         "front": str(page),
@@ -252,12 +239,6 @@ def _origin(arguments: argparse.Namespace) -> str:
     """Where the dense weights came from."""
     given = arguments.weights or f"fresh, seed {arguments.seed}"
     return f"{given}, then trained {arguments.pretrain} epochs" if arguments.pretrain else str(given)
-
-
-def _batch(costs: list[CostModel]) -> int:
-    """Examples per run of the cost models; 1 where nothing is measured."""
-    places = [cost.provenance for cost in costs if cost.provenance is not None]
-    return places[0].input_shape[0] if places and places[0].input_shape else 1
 
 
 def _compress_text(result: Compression, folder: Path) -> str:

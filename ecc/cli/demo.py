@@ -241,11 +241,8 @@ class _Demo:
 
     def _finished(self, folder: Path, recipe: Recipe, source: Source, fit: Fit) -> Artefact | None:
         """The artefact of an earlier run of the same settings on the same device, if there is one."""
-        if not folder.exists():
-            return None
-        try:
-            artefact = read_artefact(folder)
-        except EccError:
+        artefact = _artefact_in(folder)
+        if artefact is None:
             return None
         manifest, place = artefact.manifest, fit.cost.provenance
         same = (
@@ -278,11 +275,8 @@ class _Demo:
 
     def _packed_before(self, folder: Path, source: Artefact, training: Training) -> Artefact | None:
         """What an earlier run has made of the same artefact, if it has."""
-        if not folder.exists():
-            return None
-        try:
-            artefact = read_artefact(folder)
-        except EccError:
+        artefact = _artefact_in(folder)
+        if artefact is None:
             return None
         manifest, before = artefact.manifest, source.manifest
         same = (
@@ -358,6 +352,14 @@ def _outcome(
 
 def _share(value: float | None, dense: float) -> float | None:
     return None if value is None else value / dense
+
+
+def _artefact_in(folder: Path) -> Artefact | None:
+    """The artefact in a folder, if there is a sound one."""
+    try:
+        return read_artefact(folder)
+    except EccError:
+        return None
 
 
 COMMANDS = (Command("demo", "ecc demo --out demo", _arguments, _run, resumes=True),)

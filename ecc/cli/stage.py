@@ -11,6 +11,7 @@ from pathlib import Path
 from ecc.api.analytic import SYSTOLIC_PREFIX
 from ecc.api.describing import Source
 from ecc.api.keeping import load
+from ecc.api.named import data_name, lasting
 from ecc.api.stage_limits import StageLimits
 from ecc.api.stage_options import TRAINING, stage_options, stages_of
 from ecc.api.stage_start import Start, start_of_artefact, start_of_network
@@ -21,9 +22,7 @@ from ecc.cli.arguments import (
     add_data,
     add_input,
     add_model,
-    data_name,
     example_inputs,
-    lasting,
     pairs,
     the_data,
     the_model,
@@ -174,7 +173,7 @@ def _given(arguments: argparse.Namespace) -> _Given:
 
 def _of_network(arguments: argparse.Namespace) -> _Given:
     loaded = the_model(arguments)
-    name = data_name(arguments, loaded) if arguments.data else ""
+    name = data_name(arguments.data, loaded) if arguments.data else ""
     data, reason = _data(arguments, name, "no --data is given")
     inputs = example_inputs(loaded, arguments.input) if arguments.input or data is None else data.example(1)
     weights = arguments.weights or f"fresh, seed {arguments.seed}"

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TextIO
 
+from ecc.core.markup import printable
+
 __all__ = ["Look", "Tone", "Toned", "table", "toned"]
 
 Tone = Literal["good", "warning", "bad", "faint"]
@@ -83,8 +85,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, look: Look
         look: How it looks; what suits the standard output by default.
     """
     look = look or Look.of(sys.stdout)
-    names = [_clean(name) for name in header]
-    cells = [[_clean(str(cell)) for cell in row] for row in rows]
+    names = [printable(name) for name in header]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
     right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(names))]
     widths = [max(map(_columns, column)) for column in zip(names, *cells, strict=True)]
     fits = look.width is None or _total(widths) <= look.width
@@ -189,11 +191,6 @@ def _least(column: Sequence[str], width: int) -> int:
     if width <= _SHORT:
         return width
     return max(_SHORT, min(_LONGEST_WORD, max(_columns(word) for text in column for word in text.split() or [""])))
-
-
-def _clean(text: str) -> str:
-    """Without what a terminal would obey: names come from other people's files."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)
 
 
 def _columns(text: str) -> int:

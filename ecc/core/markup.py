@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-__all__ = ["card"]
+__all__ = ["card", "printable"]
 
 _MOST_ROWS = 24
 _MOST_LETTERS = 160  # of a cell
+
+
+def printable(text: str) -> str:
+    """Text that any terminal, figure and file can hold: names of folders and methods may be anything."""
+    return "".join(letter if letter.isprintable() else "�" for letter in text)
 
 
 def card(

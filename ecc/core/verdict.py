@@ -9,7 +9,7 @@ accelerator, are exact and simply compared; such a model is always named.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from ecc.core.cost import METRICS, NORMALISED, units_of
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields
 
-__all__ = ["BudgetCheck", "Measured", "joint_confidence", "marked", "quantity"]
+__all__ = ["BudgetCheck", "Measured", "all_met", "joint_confidence", "marked", "quantity"]
 
 _Z95 = 1.959963984540054
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
@@ -247,6 +247,12 @@ def marked(checks: Sequence[BudgetCheck]) -> list[tuple[str, str]]:
     """Each check as a sentence behind a mark, for tables."""
     marks = {True: "✓", False: "✗", None: "?"}
     return [(marks[check.met], str(check)) for check in checks]
+
+
+def all_met(verdicts: Iterable[bool | None]) -> bool | None:
+    """True where every budget holds, False where one does not, None where that is open."""
+    found = set(verdicts)
+    return False if False in found else None if None in found else True
 
 
 def joint_confidence(checks: Sequence[BudgetCheck]) -> float | None:

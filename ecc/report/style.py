@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ecc.core.cost import NORMALISED
+from ecc.core.markup import printable
 
 __all__ = [
     "COLOURS",
@@ -127,7 +128,7 @@ def _magnitude(value: float) -> int:
 
 def plain(text: str, longest: int = 40, keep: Literal["start", "end"] = "start") -> str:
     """Text that a figure shows as it stands: no formulas, no control characters, one end cut off when it is long."""
-    text = "".join(letter if letter.isprintable() else "�" for letter in text)
+    text = printable(text)
     if len(text) > longest:
         text = f"{text[: longest - 1]}…" if keep == "start" else f"…{text[1 - longest :]}"
     return text.replace("$", r"\$")

@@ -15,6 +15,7 @@ import torch
 
 from ecc.api.analytic import SYSTOLIC_PREFIX
 from ecc.api.compressing import job_of
+from ecc.api.named import Costs, data_name
 from ecc.api.stage_options import stages_of
 from ecc.api.weight_costs import demand_weight_metrics
 from ecc.api.weight_recipe import AnyRecipe, WeightRecipe, recipe_of
@@ -31,7 +32,6 @@ from ecc.stages.methods import STAGES
 from ecc.sweeps.entries import Mistakes
 from ecc.sweeps.job_file import BudgetSet, Chain, JobFile, MethodEntry, NetworkEntry
 from ecc.sweeps.lines import Path
-from ecc.sweeps.parts import Costs, data_name
 from ecc.sweeps.plan import Plan, array_of, costs_for, data_of, model_of, plan_of
 from ecc.zoo.loading import LoadedModel, load_model, load_weights
 

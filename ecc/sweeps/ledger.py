@@ -29,6 +29,7 @@ from ecc.api.describing import environment
 from ecc.artefact import read as read_artefact
 from ecc.core.errors import EccError, InputError, StorageError, UnavailableError
 from ecc.core.fields import Fields, parse_object
+from ecc.core.verdict import all_met
 from ecc.sweeps.plan import Plan
 
 __all__ = ["DONE", "FAILED", "PLAN", "Ledger", "Record", "write_whole"]
@@ -252,13 +253,12 @@ class Ledger:
             InputError: If it is no sound artefact.
         """
         manifest = read_artefact(self.artefact(id)).manifest
-        verdicts = [check.met for check in manifest.budgets]
         return Record(
             id,
             DONE,
             accuracy=manifest.accuracy,
             accuracy_dense=manifest.accuracy_dense,
-            met=False if False in verdicts else None if None in verdicts else True,
+            met=all_met(check.met for check in manifest.budgets),
             budgets=tuple(check.to_json() for check in manifest.budgets),
             seconds=manifest.seconds,
         )

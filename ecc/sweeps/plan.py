@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ecc.api.analytic import SYSTOLIC_PREFIX
+from ecc.api.named import lasting
 from ecc.sweeps.engines.protocol import Unit
 from ecc.sweeps.job_file import BudgetSet, Chain, JobFile, MethodEntry, NetworkEntry
 
@@ -206,12 +207,12 @@ def plan_of(file: JobFile, *, metrics: Mapping[str, str]) -> Plan:
 
 def model_of(file: JobFile, network: NetworkEntry) -> str:
     """MODEL with the whole path of its file."""
-    return _lasting(file, network.model)
+    return lasting(network.model, file.file.parent)
 
 
 def data_of(file: JobFile, network: NetworkEntry) -> str:
     """DATA with the whole path of its file."""
-    return _lasting(file, network.data)
+    return lasting(network.data, file.file.parent)
 
 
 def chain_fields(chain: Chain) -> dict[str, Any]:
@@ -245,11 +246,6 @@ def array_of(file: JobFile, cost: str) -> str:
     """Of ``systolic:ARRAY`` the preset, or the whole path of the array's file."""
     name = cost.removeprefix(SYSTOLIC_PREFIX)
     return str(file.path_of(name)) if name.endswith(".toml") else name
-
-
-def _lasting(file: JobFile, spec: str) -> str:
-    where, separator, name = spec.rpartition(":")
-    return f"{file.path_of(where)}{separator}{name}" if where.endswith(".py") else spec
 
 
 def _file_in(spec: str) -> str:

@@ -22,6 +22,7 @@ from ecc.api.compressing import job_of
 from ecc.api.dense import demand_trained, pretrain
 from ecc.api.describing import Source
 from ecc.api.keeping import load
+from ecc.api.named import Costs, data_name
 from ecc.api.recipe import Recipe
 from ecc.api.stage_options import TRAINING, stages_of
 from ecc.api.stage_start import start_of_artefact
@@ -32,6 +33,7 @@ from ecc.artefact import read as read_artefact
 from ecc.core.budget import Budget
 from ecc.core.errors import EccError, Interrupted
 from ecc.core.factories import reason
+from ecc.core.verdict import all_met
 from ecc.data.loading import load_data
 from ecc.data.values import Data
 from ecc.profiler.cores import free_to_measure_on
@@ -44,7 +46,6 @@ from ecc.sweeps.beacon import Beacon
 from ecc.sweeps.engines.protocol import WORKER_CORES
 from ecc.sweeps.gate import Gate
 from ecc.sweeps.ledger import DONE, FAILED, Ledger, Record, write_whole
-from ecc.sweeps.parts import Costs, data_name
 from ecc.zoo.loading import LoadedModel, load_model, load_weights
 
 __all__ = ["Runner"]
@@ -252,9 +253,8 @@ def _seed_all(seed: int) -> None:
 def _staged_fields(place: Path) -> dict[str, Any]:
     """What a ledger keeps of a staged artefact."""
     artefact = read_artefact(place)
-    verdicts = [check.met for check in artefact.manifest.budgets]
     return {
         "accuracy": artefact.manifest.accuracy,
         "bytes": artefact.weights.bytes,
-        "met": False if False in verdicts else None if None in verdicts else True,
+        "met": all_met(check.met for check in artefact.manifest.budgets),
     }

@@ -1,9 +1,10 @@
-"""What a job is made of, from the names that a job file gives: the same when it is checked and when it is run."""
+"""What a job is made of, from the names that a command line or a job file gives."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -19,7 +20,7 @@ from ecc.network.graph import WidthGraph
 from ecc.network.tracing import trace
 from ecc.zoo.loading import LoadedModel
 
-__all__ = ["Costs", "data_name"]
+__all__ = ["Costs", "batch_of", "data_name", "lasting"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,8 +49,7 @@ class Costs:
     @property
     def batch(self) -> int:
         """Examples per run of what was measured; 1 where nothing was."""
-        places = [cost.provenance for cost in self.files if cost.provenance is not None]
-        return places[0].input_shape[0] if places and places[0].input_shape else 1
+        return batch_of(self.files)
 
     def traced(self, model: nn.Module, data: Data) -> tuple[Any, WidthGraph]:
         """The batch that is timed, and the width graph of the network."""
@@ -70,6 +70,26 @@ class Costs:
         return found
 
 
+def batch_of(costs: Sequence[CostModel]) -> int:
+    """Examples per run that cost models were measured with; 1 where none was measured."""
+    place = next((cost.provenance for cost in costs if cost.provenance is not None), None)
+    return place.input_shape[0] if place is not None and place.input_shape else 1
+
+
+def lasting(spec: str, folder: Path | None = None) -> str:
+    """A spec that means the same in every folder: ``file.py:factory`` with its whole path.
+
+    Args:
+        folder: That paths are meant from; the current one when None.
+    """
+    where, separator, name = spec.rpartition(":")
+    path = (folder or Path()) / Path(where).expanduser()
+    return f"{path.resolve()}{separator}{name}" if where.endswith(".py") else spec
+
+
 def data_name(spec: str, loaded: LoadedModel) -> str:
-    """The DATA that is meant: images in the size that a network of the zoo takes where there are several."""
+    """The DATA that is meant: images in the size that a network of the zoo takes where there are several.
+
+    So ``mnist`` is ``mnist-32`` for LeNet-5, whose images have a border.
+    """
     return loaded.data if loaded.data.rpartition("-")[0] == spec else spec
