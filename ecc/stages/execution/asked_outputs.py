@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,7 +19,7 @@ from ecc.network.comparing import difference
 from ecc.network.copying import copy_sharing
 from ecc.network.equality import tolerance
 from ecc.network.mixed_precision import mixed_type
-from ecc.stages.execution.kernels import kernels, suit
+from ecc.stages.execution.kernels import kernels, recorded, suit
 
 __all__ = ["AskedLinear", "AskedOutputs"]
 
@@ -57,37 +58,42 @@ class AskedLinear(nn.Module):
         Raises:
             InputError: If there is no such output.
         """
+        weight: Tensor = self.weight  # each looked up once: a call may take no more than a few microseconds
+        bias: Tensor | None = self.bias
         if outputs is None:
-            return F.linear(x, self.weight, self.bias)
-        index = self._index(outputs)
-        share = len(index) / max(self.out_features, 1)
-        trained = (each for each in (x, self.weight, self.bias) if each is not None and each.requires_grad)
-        if share > _MOST_ASKED or (torch.is_grad_enabled() and any(True for _ in trained)):
-            return F.linear(x, self.weight, self.bias)[..., index]
-        rows, weight = x.detach().reshape(-1, x.shape[-1]), self.weight.detach()
-        bias = None if self.bias is None else self.bias.detach()
-        compiled = kernels() if mixed_type(x) is None else None
-        if compiled is not None and len(rows) <= _MOST_ROWS and suit(rows := rows.contiguous(), weight):
-            found = rows.new_empty(len(rows), len(index))
-            start = rows.new_empty(0) if bias is None else bias.to(rows.dtype)
-            compiled.asked(rows.numpy(), weight.numpy(), start.numpy(), index.numpy(), found.numpy())
-        elif share > _MOST_COPIED:
+            return F.linear(x, weight, bias)
+        index = self._index(outputs, weight)
+        trained = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, weight, bias))
+        if trained or len(index) > _MOST_ASKED * self.out_features:
+            return F.linear(x, weight, bias)[..., self._within(index)]
+        rows, weight = x.detach(), weight.detach()
+        bias = None if bias is None else bias.detach()
+        rows = rows if rows.ndim == 2 else rows.reshape(-1, rows.shape[-1])
+        compiled = kernels() if len(rows) <= _MOST_ROWS and mixed_type(x) is None else None
+        if compiled is not None and suit(rows := rows.contiguous(), weight):
+            matrix = weight.numpy()
+            sums = np.empty((len(rows), len(index)), matrix.dtype)
+            start = np.empty(0, matrix.dtype) if bias is None else bias.numpy()
+            if not compiled.asked(rows.numpy(), matrix, start, index.numpy(), sums):
+                self._within(index)
+            found = torch.from_numpy(sums)
+        elif len(self._within(index)) > _MOST_COPIED * self.out_features:
             found = F.linear(rows, weight, bias)[:, index]
         else:
             pieces = torch.split(index, max(_BLOCK // max(self.in_features, 1), 1))
             found = torch.cat(
                 [F.linear(rows, weight[piece], None if bias is None else bias[piece]) for piece in pieces], -1
             )
-        return found.reshape(*x.shape[:-1], len(index))
+        return found if x.ndim == 2 else found.reshape(*x.shape[:-1], len(index))
 
     def extra_repr(self) -> str:
         """Sizes."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
-    def _index(self, outputs: Tensor | Sequence[int]) -> Tensor:
-        """The numbers of the outputs, int64, where the weight is."""
+    def _index(self, outputs: Tensor | Sequence[int], weight: Tensor) -> Tensor:
+        """The numbers of the outputs, int64, where the weight is; whether there are such is to be seen."""
         index = outputs if isinstance(outputs, Tensor) else _tensor(outputs)
-        index = index.to(self.weight.device)
+        index = index.to(weight.device)
         if index.dtype == torch.bool and index.shape == (self.out_features,):
             return index.nonzero()[:, 0]
         if index.dtype not in _WHOLE or index.ndim != 1:
@@ -95,11 +101,15 @@ class AskedLinear(nn.Module):
                 f"outputs must be whole numbers of shape (n,) or a mask of shape ({self.out_features},), "
                 f"got {index.dtype} of shape {tuple(index.shape)}"
             )
-        if len(index):
+        return index.long().contiguous()
+
+    def _within(self, index: Tensor) -> Tensor:
+        """The index, if there are such outputs."""
+        if len(index) and not recorded():
             least, most = (int(each) for each in torch.aminmax(index))
             if least < 0 or most >= self.out_features:
                 raise InputError(f"outputs {least} to {most} are asked for of a layer of {self.out_features}")
-        return index.long().contiguous()
+        return index
 
 
 class AskedOutputs(nn.Module):

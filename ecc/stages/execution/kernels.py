@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Kernels", "add_fan_out", "fill_asked", "kernels", "suit"]
+__all__ = ["Kernels", "add_fan_out", "fill_asked", "kernels", "recorded", "suit"]
 
 Array = NDArray[Any]
 
@@ -36,7 +36,7 @@ class Kernels:
     """
 
     fan_out: Callable[[Array, Array, Array], None]
-    asked: Callable[[Array, Array, Array, Array, Array], None]
+    asked: Callable[[Array, Array, Array, Array, Array], bool]
 
 
 @cache
@@ -50,6 +50,11 @@ def kernels() -> Kernels | None:
     return Kernels(compiled(add_fan_out), compiled(fill_asked))
 
 
+def recorded() -> bool:
+    """Whether operators are being written down (compiled, exported, traced), of which loops are none."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+
+
 def suit(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernels take such an input and weight."""
     dtype = weight.dtype
@@ -60,6 +65,7 @@ def suit(x: Tensor, weight: Tensor) -> bool:
         and weight.is_cpu
         and x.is_contiguous()
         and weight.is_contiguous()
+        and not recorded()
     )
 
 
@@ -101,36 +107,47 @@ def add_fan_out(x: Array, weight: Array, found: Array) -> None:
                         sums[i] += a * p[i]
 
 
-def fill_asked(x: Array, weight: Array, bias: Array, rows: Array, found: Array) -> None:
-    """x · weightᵀ + bias for some rows of the weight, four at a time so that an input is read once for four.
+def fill_asked(x: Array, weight: Array, bias: Array, rows: Array, found: Array) -> bool:
+    """x · weightᵀ + bias for some rows of the weight, eight at a time so that an input is read once for eight.
+
+    False, with nothing filled, if the weight has not all of these rows.
 
     Args:
         x: Shape (batch, inputs).
         weight: Shape (outputs, inputs).
         bias: Shape (outputs,), or (0,) for none.
-        rows: Of the weight, int64, within bounds, shape (n,).
+        rows: Of the weight, int64, shape (n,).
         found: Shape (batch, n); the result.
     """
     for k in range(rows.size):
-        start = bias[rows[k]] if bias.size else 0
-        for row in range(x.shape[0]):
-            found[row, k] = start
-    whole = rows.size - rows.size % 4
-    for k in range(0, whole, 4):
+        if rows[k] < 0 or rows[k] >= weight.shape[0]:
+            return False
+    whole = rows.size - rows.size % 8
+    for k in range(0, whole, 8):
         p, q, r, s = weight[rows[k]], weight[rows[k + 1]], weight[rows[k + 2]], weight[rows[k + 3]]
+        t, u, v, w = weight[rows[k + 4]], weight[rows[k + 5]], weight[rows[k + 6]], weight[rows[k + 7]]
         for row in range(x.shape[0]):
-            values = x[row]
-            a, b, c, d = found[row, k], found[row, k + 1], found[row, k + 2], found[row, k + 3]
+            values, sums = x[row], found[row, k : k + 8]
+            a = b = c = d = e = f = g = h = found.dtype.type(0)
             for j in range(values.size):
                 a += values[j] * p[j]
                 b += values[j] * q[j]
                 c += values[j] * r[j]
                 d += values[j] * s[j]
-            found[row, k], found[row, k + 1], found[row, k + 2], found[row, k + 3] = a, b, c, d
+                e += values[j] * t[j]
+                f += values[j] * u[j]
+                g += values[j] * v[j]
+                h += values[j] * w[j]
+            sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], sums[7] = a, b, c, d, e, f, g, h
     for k in range(whole, rows.size):
         p = weight[rows[k]]
         for row in range(x.shape[0]):
-            values, a = x[row], found[row, k]
+            values, a = x[row], found.dtype.type(0)
             for j in range(values.size):
                 a += values[j] * p[j]
             found[row, k] = a
+    if bias.size:
+        for row in range(x.shape[0]):
+            for k in range(rows.size):
+                found[row, k] += bias[rows[k]]
+    return True
