@@ -207,3 +207,16 @@ class Deciding(Reading):
 def test_a_network_that_needs_the_outputs_is_refused_by_a_sentence():
     with pytest.raises(InputError, match=r"^Deciding does not run without its layer 'head' \(.*and only call it$"):
         AskedOutputs(Deciding(), torch.randn(3, 6))
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("asked", [2, 10, 20])
+def test_the_layer_is_exported_and_traced(asked):
+    layer, x, index = nn.Linear(6, 20), torch.randn(2, 6), torch.randperm(20)[:asked]
+    for made in (torch.export.export(AskedLinear(layer), (x, index)).module(), traced(layer, (x, index))):
+        torch.testing.assert_close(made(x + 1, index.flip(0)), layer(x + 1)[:, index.flip(0)])
+
+
+def traced(layer, inputs):
+    return torch.jit.trace(AskedLinear(layer), inputs)

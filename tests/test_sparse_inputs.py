@@ -169,6 +169,14 @@ def test_the_layer_is_exported_and_run_without_data():
     assert sparse.to("meta")(x.to("meta")).shape == (2, 11)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_what_is_traced_is_no_constant():
+    torch.manual_seed(0)
+    layer, x = nn.Linear(30, 11), torch.randn(2, 30).relu()
+    traced = torch.jit.trace(SparseInputLinear(layer), (torch.ones(2, 30),))
+    torch.testing.assert_close(traced(x), layer(x).detach())
+
+
 def test_inputs_of_another_width_are_refused_as_they_are():
     with pytest.raises(InputError, match="fan_out takes x"):
         SparseInputLinear(nn.Linear(4, 3))(torch.ones(8))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ecc.core.errors import InputError
 from ecc.network.mixed_precision import mixed_type
-from ecc.stages.execution.kernels import kernels, suit
+from ecc.stages.execution.kernels import kernels, recorded, suit
 
 __all__ = ["SparseInputLinear", "fan_out"]
 
@@ -61,7 +61,7 @@ class SparseInputLinear(nn.Module):
     """A linear layer for inputs of which many are zero, one or few at a time.
 
     More than eight rows, and inputs that want gradients, are multiplied densely with the same weight; so is all under
-    autocast, in its type, and where the layer is compiled, exported or without data (``meta``).
+    autocast, in its type, and where the layer is compiled, exported, traced or without data (``meta``).
 
     Args:
         layer: Whose weight, which must be finite, and bias are copied.
@@ -92,7 +92,7 @@ class SparseInputLinear(nn.Module):
 
     def _dense(self, x: Tensor) -> bool:
         """Whether zeros are not to be looked for, or cannot be."""
-        return mixed_type(x) is not None or torch.compiler.is_compiling() or x.is_meta
+        return mixed_type(x) is not None or recorded() or x.is_meta
 
     def extra_repr(self) -> str:
         """Sizes."""
