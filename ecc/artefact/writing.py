@@ -27,6 +27,7 @@ from ecc.artefact.manifest import FILE_NAME, FileRecord, Manifest
 from ecc.artefact.reading import HISTORY, MANIFEST, PACKED, WEIGHTS, Artefact, cost_name, parse
 from ecc.core.cost import CostModel
 from ecc.core.errors import InputError
+from ecc.core.files import flush
 from ecc.core.tying import untied
 
 __all__ = ["check_target", "replace_files", "save", "save_packed"]
@@ -152,7 +153,7 @@ def _complete(
         raise InputError(f"the manifest holds a value that JSON cannot: {error}") from error
     parse(folder)  # what could not be read back must not be written
     for file in folder.iterdir():
-        _flush(file)
+        flush(file)
     _swap(folder, target)
     return artefact
 
@@ -171,16 +172,7 @@ def _swap(folder: Path, target: Path) -> None:
             raise
         shutil.rmtree(old, ignore_errors=True)
     with suppress(OSError):  # not every file system lets a folder be flushed
-        _flush(target.parent)
-
-
-def _flush(path: Path) -> None:
-    """Make sure that a file or folder is on the disk and not in a cache."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush(target.parent)
 
 
 def _beside(target: Path, purpose: str) -> Path:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -17,6 +15,7 @@ from typing import Any, TypeGuard
 from ecc.core.cost import METRICS
 from ecc.core.errors import InputError
 from ecc.core.fields import Fields, parse_object
+from ecc.core.files import write_whole
 from ecc.core.layers import Side
 from ecc.core.table import Provenance
 from ecc.core.widths import WidthSpace
@@ -56,18 +55,9 @@ def write_cost(path: str | Path, form: str, value: Mapping[str, Any]) -> None:
         raise InputError(f"cost model {str(path)!r} cannot be written: that is no plain file; choose another path")
     document = {"schema": _SCHEMA, "kind": _KIND, "form": form, **value}
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-    temporary: str | None = None
     try:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".cost-", delete=False) as file:
-            temporary = file.name
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # a temporary file is private, a cost model is to be shared
-        Path(temporary).replace(path)
+        write_whole(path, (text + "\n").encode())
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise InputError(
             f"cost model {str(path)!r} cannot be written: {error.strerror}; choose another path"
         ) from error

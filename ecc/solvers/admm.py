@@ -16,6 +16,7 @@ import torch
 
 from ecc.core.errors import InputError
 from ecc.core.problem import Checkpoint, Constraint, Problem, Progress, Solution
+from ecc.core.rules import demand_rules
 from ecc.solvers.alternation import FORMS, Alternation
 from ecc.solvers.distributed import join
 from ecc.solvers.energies import CRITERIA, Criterion
@@ -113,9 +114,7 @@ class Admm:
             "memory": (0 <= self.memory <= 1, "must be in [0, 1]"),
             "min_fraction": (0 <= self.min_fraction <= 1, "must be in [0, 1]"),
         }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise InputError(f"Admm({name}=...) {rule}, got {getattr(self, name)!r}")
+        demand_rules(self, rules)
         if self.form == "code" and self.step == "allocation":
             raise InputError("Admm(form='code') takes the public code's own step: leave step out or give 'gradient'")
 

@@ -7,9 +7,7 @@ is ever executed.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import safetensors.torch
 from torch import Tensor
 
 from ecc.core.errors import InputError, UnavailableError
+from ecc.core.files import write_whole
 
 __all__ = ["FileCheckpoint", "pack", "unpack"]
 
@@ -66,17 +65,10 @@ class FileCheckpoint:
             UnavailableError: If the file cannot be written.
         """
         payload = pack(state)
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                file.write(payload)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self.path)
+            write_whole(self.path, payload)
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
             raise UnavailableError(
                 f"checkpoint {self.path} cannot be written ({error.strerror or error}); "
                 "give a folder that is writable and has room"

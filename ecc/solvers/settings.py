@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ecc.core.errors import InputError
+from ecc.core.rules import demand_rules
 from ecc.solvers.optimisers import OPTIMIZERS, OptimizerFactory, Settings
 from ecc.solvers.schedules import SCHEDULES, ScheduleFactory, Shape
 
@@ -97,9 +98,7 @@ class TrainConfig:
             "ema": (self.ema is None or 0 <= self.ema < 1, "must be in [0, 1) or None"),
             "checkpoint_every_s": (0 <= self.checkpoint_every_s < math.inf, "must be 0 or more and finite"),
         }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise InputError(f"TrainConfig({name}=...) {rule}, got {getattr(self, name)!r}")
+        demand_rules(self, rules)
         if optimizer == "nesterov" and not self.momentum:
             raise InputError("TrainConfig(optimizer='nesterov') needs a momentum above 0; 'sgd' does without")
         if own_schedule and self.warmup_epochs:

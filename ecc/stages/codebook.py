@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ecc.core.code import Code, State, Workshop
 from ecc.core.errors import InputError, NothingToDo
+from ecc.core.rules import demand_rules
 from ecc.stages.code import PackedCode, decode_node, packed, weight_names
 from ecc.stages.container import node_bytes
 from ecc.stages.kmeans import INITS, lloyd, nearest
@@ -77,9 +78,7 @@ class Codebook:
             "lr": (0 < self.lr < math.inf, "must be positive"),
             "reassign": (self.reassign >= 0, "must be 0 or more"),
         }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise InputError(f"Codebook({name}=...) {rule}, got {getattr(self, name)!r}")
+        demand_rules(self, rules)
 
     @property
     def name(self) -> str:

@@ -7,15 +7,14 @@ it declares is held against what is there before memory is taken, and nothing in
 from __future__ import annotations
 
 import os
-import secrets
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from ecc.core.errors import InputError, StorageError
+from ecc.core.files import write_whole
 from ecc.stages.byte_layout import MOST_NAME_BYTES, ByteSink, ByteSource, Words
 from ecc.stages.nodes import Node
 from ecc.stages.tree_layout import Allowance, SharedForms, memory_of, read_node, write_node
@@ -149,16 +148,9 @@ def write(path: str | Path, nodes: Mapping[str, Node], aliases: Mapping[str, str
     if target.exists() and not target.is_file():  # a device would be replaced by a file
         raise InputError(f"container {str(path)!r} cannot be written: that is no plain file; choose another path")
     content = to_bytes(nodes, aliases)
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        write_whole(target, content)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise StorageError(
             f"container {str(path)!r} cannot be written ({error.strerror or error}); give a folder that is writable"
         ) from error

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ecc.core.code import Code, State, Workshop
 from ecc.core.errors import InputError
+from ecc.core.rules import demand_rules
 from ecc.stages.code import PackedCode, packed, weight_names
 from ecc.stages.container import node_bytes
 from ecc.stages.nodes import Form, Numbers
@@ -64,9 +65,7 @@ class DeepThin:
             "epochs": (self.epochs >= 0, "must be 0 or more"),
             "lr": (0 < self.lr < math.inf, "must be positive"),
         }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise InputError(f"DeepThin({name}=...) {rule}, got {getattr(self, name)!r}")
+        demand_rules(self, rules)
 
     @property
     def name(self) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ecc.core.code import Code, State, Workshop
 from ecc.core.errors import InputError
+from ecc.core.rules import demand_rules
 from ecc.stages.code import PackedCode, packed, weight_names
 from ecc.stages.container import node_bytes
 from ecc.stages.hashed_values import key_of_hashed
@@ -70,9 +71,7 @@ class Hashed:
             "l2": (0 <= self.l2 < math.inf, "must be 0 or more"),
             "seed": (0 <= self.seed < _SEEDS, f"must be from 0 to below {_SEEDS}"),
         }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise InputError(f"Hashed({name}=...) {rule}, got {getattr(self, name)!r}")
+        demand_rules(self, rules)
 
     @property
     def name(self) -> str:

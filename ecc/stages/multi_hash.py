@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ecc.core.code import Code, State, Workshop
 from ecc.core.errors import InputError
+from ecc.core.rules import demand_rules
 from ecc.stages.code import PackedCode, packed
 from ecc.stages.container import node_bytes
 from ecc.stages.hashed import empty_rows, hashable, salt_of
@@ -75,9 +76,7 @@ class MultiHash:
             "l2": (0 <= self.l2 < math.inf, "must be 0 or more"),
             "seed": (0 <= self.seed < _SEEDS, f"must be from 0 to below {_SEEDS}"),
         }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise InputError(f"MultiHash({name}=...) {rule}, got {getattr(self, name)!r}")
+        demand_rules(self, rules)
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ecc.core.code import Code, State, Workshop
 from ecc.core.errors import InputError
+from ecc.core.rules import demand_rules
 from ecc.stages.code import PackedCode, decode_node, packed, weight_names
 from ecc.stages.densities import RULES, Rule, by_sensitivity, by_targets, largest
 from ecc.stages.masked_training import Closing, MaskedNetwork, demand_finite
@@ -90,9 +91,7 @@ class Prune:
             "ramp": (0 <= self.ramp < 1, "must be in [0, 1)"),
             "gap_bits": (self.gap_bits is None or 1 <= self.gap_bits <= 24, "must be from 1 to 24, or None"),
         }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise InputError(f"Prune({name}=...) {rule}, got {getattr(self, name)!r}")
+        demand_rules(self, rules)
 
     @property
     def name(self) -> str:

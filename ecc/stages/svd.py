@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ecc.core.code import Code, State, Workshop
 from ecc.core.errors import InputError
+from ecc.core.rules import demand_rules
 from ecc.stages.code import PackedCode, packed, weight_names
 from ecc.stages.container import node_bytes
 from ecc.stages.importance import row_importance
@@ -86,9 +87,7 @@ class Svd:
             "epochs": (self.epochs >= 0, "must be 0 or more"),
             "lr": (0 < self.lr < math.inf, "must be positive"),
         }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise InputError(f"Svd({name}=...) {rule}, got {getattr(self, name)!r}")
+        demand_rules(self, rules)
         if self.energy and self.nbytes:
             raise InputError("Svd takes an energy or nbytes, not both")
 

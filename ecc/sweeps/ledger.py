@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -29,10 +28,11 @@ from ecc.api.describing import environment
 from ecc.artefact import read as read_artefact
 from ecc.core.errors import EccError, InputError, StorageError, UnavailableError
 from ecc.core.fields import Fields, parse_object
+from ecc.core.files import write_whole
 from ecc.core.verdict import all_met
 from ecc.sweeps.plan import Plan
 
-__all__ = ["DONE", "FAILED", "PLAN", "Ledger", "Record", "write_whole"]
+__all__ = ["DONE", "FAILED", "PLAN", "Ledger", "Record"]
 
 DONE, FAILED = "done", "failed"
 PLAN = "sweep.json"
@@ -313,24 +313,6 @@ class Ledger:
 
 def _names(folder: Path) -> list[str]:
     return [entry.name for entry in folder.iterdir()]
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file; whoever reads it, whenever, finds the old one or the new one.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

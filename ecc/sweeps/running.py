@@ -33,6 +33,7 @@ from ecc.artefact import read as read_artefact
 from ecc.core.budget import Budget
 from ecc.core.errors import EccError, Interrupted
 from ecc.core.factories import reason
+from ecc.core.files import write_whole
 from ecc.core.verdict import all_met
 from ecc.data.loading import load_data
 from ecc.data.values import Data
@@ -45,7 +46,7 @@ from ecc.solvers.training import evaluate
 from ecc.sweeps.beacon import Beacon
 from ecc.sweeps.engines.protocol import WORKER_CORES
 from ecc.sweeps.gate import Gate
-from ecc.sweeps.ledger import DONE, FAILED, Ledger, Record, write_whole
+from ecc.sweeps.ledger import DONE, FAILED, Ledger, Record
 from ecc.zoo.loading import LoadedModel, load_model, load_weights
 
 __all__ = ["Runner"]

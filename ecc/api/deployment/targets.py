@@ -12,6 +12,7 @@ from pathlib import Path
 from ecc.artefact.manifest import KIND
 from ecc.artefact.reading import MANIFEST
 from ecc.core.errors import InputError
+from ecc.core.files import flush
 
 __all__ = ["DATA", "demand_place", "publish", "staged", "writing"]
 
@@ -77,19 +78,11 @@ def publish(folder: Path, target: Path) -> tuple[Path, ...]:
             )
     with writing(target):
         for file in files:
-            _flush(file)
+            flush(file)
         moved = tuple(file.replace(target.parent / file.name) for file in files)
         with suppress(OSError):  # not every file system lets a folder be flushed
-            _flush(target.parent)
+            flush(target.parent)
     return moved[::-1]
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

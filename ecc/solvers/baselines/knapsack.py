@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from ecc.core.errors import InputError
 from ecc.core.problem import Checkpoint, Problem, Progress, Solution
+from ecc.core.rules import demand_rules
 from ecc.solvers.allocation import allocate
 from ecc.solvers.baselines.one_shot import demand_floor, one_shot
 from ecc.solvers.depth import DepthLimits, block_curves, demand_depth, one_shot_deep
@@ -66,9 +66,7 @@ class Knapsack:
             "seconds": (0 < self.seconds < float("inf"), "must be positive"),
             "depth": (not self.depth or self.criterion in ("taylor", "fisher"), _DEPTH_RULE),
         }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise InputError(f"Knapsack({name}=...) {rule}, got {getattr(self, name)!r}")
+        demand_rules(self, rules)
         demand_floor("Knapsack", self.min_fraction)
 
     @property

@@ -14,8 +14,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ecc.core.errors import InputError, Interrupted
+from ecc.core.errors import Interrupted
 from ecc.core.problem import Checkpoint, Problem, Progress, Solution
+from ecc.core.rules import demand_rules
 from ecc.solvers.baselines.one_shot import demand_floor
 from ecc.solvers.baselines.proposals import Excess, propose
 from ecc.solvers.baselines.short_training import Few, Hold, Judge, count_batches
@@ -73,9 +74,7 @@ class NetAdapt:
             "decay": (0 < self.decay <= 1, "must be in (0, 1]"),
             "held": (self.held >= 1, "must be at least 1"),
         }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise InputError(f"NetAdapt({name}=...) {rule}, got {getattr(self, name)!r}")
+        demand_rules(self, rules)
         demand_floor("NetAdapt", self.min_fraction)
 
     def solve(

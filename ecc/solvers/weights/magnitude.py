@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ecc.core.errors import InputError
 from ecc.core.problem import Checkpoint, Progress
+from ecc.core.rules import demand_rules
 from ecc.core.weights import WeightProblem, WeightSolution
 from ecc.solvers.distributed import Ranks
 from ecc.solvers.settings import TrainConfig
@@ -112,9 +113,7 @@ class WeightIterative:
             "schedule": (self.schedule in FALLS, f"must be {', '.join(FALLS[:-1])} or {FALLS[-1]}"),
             "continuation": (0 <= self.continuation <= 1, "must be in [0, 1]"),
         }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise InputError(f"WeightIterative({name}=...) {rule}, got {getattr(self, name)!r}")
+        demand_rules(self, rules)
 
     def solve(
         self, problem: WeightProblem, *, progress: Progress | None = None, checkpoint: Checkpoint | None = None

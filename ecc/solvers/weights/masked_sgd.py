@@ -10,8 +10,8 @@ import copy
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from ecc.core.errors import InputError
 from ecc.core.problem import Checkpoint, Progress
+from ecc.core.rules import demand_rules
 from ecc.core.weights import WeightProblem, WeightSolution
 from ecc.network.input_masks import masked_inputs
 from ecc.solvers.distributed import join
@@ -87,9 +87,7 @@ class MaskedProjectedSgd:
             "rounds": (1 <= self.rounds <= 9, "must be from 1 to 9"),
             "mask_epochs": (self.mask_epochs >= 1, "must be 1 or more"),
         }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise InputError(f"MaskedProjectedSgd({name}=...) {rule}, got {getattr(self, name)!r}")
+        demand_rules(self, rules)
 
     @property
     def weights(self) -> ProjectedSgd:

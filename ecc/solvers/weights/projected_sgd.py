@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ecc.core.errors import InputError
 from ecc.core.problem import Checkpoint, Progress
+from ecc.core.rules import demand_rules
 from ecc.core.weights import WeightProblem, WeightSolution
 from ecc.solvers.distributed import Ranks
 from ecc.solvers.projection import project_
@@ -73,9 +73,7 @@ class ProjectedSgd:
             "profit": (self.profit in PROFITS, f"must be {', '.join(PROFITS[:-1])} or {PROFITS[-1]}"),
             "min_fraction": (0 <= self.min_fraction <= 1, "must be in [0, 1]"),
         }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise InputError(f"ProjectedSgd({name}=...) {rule}, got {getattr(self, name)!r}")
+        demand_rules(self, rules)
 
     def solve(
         self, problem: WeightProblem, *, progress: Progress | None = None, checkpoint: Checkpoint | None = None
