@@ -170,7 +170,7 @@ def test_the_artefact_is_measured_by_the_meters_given(monkeypatch):
         return "nothing is measured here"
 
     monkeypatch.setattr(keeping.Ruler, "of", of)
-    manifest = SimpleNamespace(budgets=(), data="", weight_method="")
+    manifest = SimpleNamespace(budgets=(), data="", weight_method="", settings={})
     unpacked = SimpleNamespace(packed=False)
     kept = SimpleNamespace(
         artefact=unpacked, manifest=manifest, costs=dict, dense=None, inputs=None, model=None, graph=None

@@ -141,4 +141,4 @@ def test_noise_that_one_pair_cannot_tell_is_null_in_json_and_said_in_words(monke
     )  # fmt: skip
     value = json.loads(json.dumps(_profiled(result, "p.db"), allow_nan=False))
     assert value["noise"] == {"energy": None}
-    assert "how well ratios are known is not clear" in _profile_text(result, None, "p.db")
+    assert "how well ratios are known is not clear" in _profile_text(result, None, "p.db", 1)
