@@ -118,7 +118,7 @@ def sparse_input(inputs: int, outputs: int, batch: int, zeros: float, way: str) 
     sparse, x = SparseInputLinear(layer), drawn(batch, inputs, zeros)
     compiled_or_not(sparse_inputs, way)
     error = largest_error(sparse(x[0]), layer(x[0]))
-    turned = partial(F.linear, weight=sparse.weight.t(), bias=layer.bias)
+    turned = partial(F.linear, weight=sparse.weight, bias=layer.bias)
     times = turns(fed(layer, x), fed(turned, x), fed(sparse, x))
     faster = 0 if median(times, 0) <= median(times, 1) else 1
     return {

@@ -63,28 +63,29 @@ class AskedLinear(nn.Module):
         if outputs is None:
             return F.linear(x, weight, bias)
         index = self._index(outputs, weight)
+        count, flat = index.numel(), x.ndim == 2
         trained = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, weight, bias))
-        if trained or len(index) > _MOST_ASKED * self.out_features:
+        if trained or count > _MOST_ASKED * self.out_features:
             return F.linear(x, weight, bias)[..., self._within(index)]
-        rows, weight = x.detach(), weight.detach()
+        rows, weight = x.detach() if flat else x.detach().reshape(-1, x.shape[-1]), weight.detach()
         bias = None if bias is None else bias.detach()
-        rows = rows if rows.ndim == 2 else rows.reshape(-1, rows.shape[-1])
-        compiled = kernels() if len(rows) <= _MOST_ROWS and mixed_type(x) is None else None
+        batch = rows.shape[0]
+        compiled = kernels() if batch <= _MOST_ROWS and mixed_type(x) is None else None
         if compiled is not None and suit(rows := rows.contiguous(), weight):
             matrix = weight.numpy()
-            sums = np.empty((len(rows), len(index)), matrix.dtype)
+            sums = np.empty((batch, count), matrix.dtype)
             start = np.empty(0, matrix.dtype) if bias is None else bias.numpy()
             if not compiled.asked(rows.numpy(), matrix, start, index.numpy(), sums):
                 self._within(index)
             found = torch.from_numpy(sums)
-        elif len(self._within(index)) > _MOST_COPIED * self.out_features:
+        elif self._within(index).numel() > _MOST_COPIED * self.out_features:
             found = F.linear(rows, weight, bias)[:, index]
         else:
             pieces = torch.split(index, max(_BLOCK // max(self.in_features, 1), 1))
             found = torch.cat(
                 [F.linear(rows, weight[piece], None if bias is None else bias[piece]) for piece in pieces], -1
             )
-        return found if x.ndim == 2 else found.reshape(*x.shape[:-1], len(index))
+        return found if flat else found.reshape(*x.shape[:-1], count)
 
     def extra_repr(self) -> str:
         """Sizes."""
