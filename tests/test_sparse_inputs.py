@@ -13,7 +13,7 @@ from torch import nn
 from ecc.core.errors import InputError
 from ecc.stages.execution import kernels as kernels_module
 from ecc.stages.execution import sparse_inputs
-from ecc.stages.execution.kernels import add_fan_out, fill_asked, kernels, suit
+from ecc.stages.execution.kernels import fill_asked, fill_fan_out, kernels, suit
 from ecc.stages.execution.sparse_inputs import SparseInputLinear, fan_out
 
 
@@ -58,9 +58,11 @@ def test_the_loops_are_right_before_they_are_compiled_and_beyond_one_piece(monke
     monkeypatch.setattr(kernels_module, "_OUTPUTS", 5)
     monkeypatch.setattr(kernels_module, "_INPUTS", 7)
     x, weight, bias = (each.numpy() for each in drawn(3, 23, 13, 0.4, 0))
-    found = np.tile(bias, (3, 1))
-    add_fan_out(x, weight, found)
+    found = np.full((3, 13), np.nan)
+    fill_fan_out(x, weight, bias, found)
     np.testing.assert_allclose(found, x @ weight + bias)
+    fill_fan_out(x, weight, bias[:0], found)
+    np.testing.assert_allclose(found, x @ weight)
     rows = np.array([4, 4, 0, 12, 7, 1])
     asked, turned = np.full((3, 6), np.nan), np.ascontiguousarray(weight.T)
     fill_asked(x, turned, bias, rows, asked)

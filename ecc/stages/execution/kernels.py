@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Kernels", "add_fan_out", "fill_asked", "kernels", "recorded", "suit"]
+__all__ = ["Kernels", "fill_asked", "fill_fan_out", "kernels", "recorded", "suit"]
 
 Array = NDArray[Any]
 
@@ -31,11 +31,11 @@ class Kernels:
     """The compiled loops.
 
     Attributes:
-        fan_out: As ``add_fan_out``.
+        fan_out: As ``fill_fan_out``.
         asked: As ``fill_asked``.
     """
 
-    fan_out: Callable[[Array, Array, Array], None]
+    fan_out: Callable[[Array, Array, Array, Array], None]
     asked: Callable[[Array, Array, Array, Array, Array], bool]
 
 
@@ -47,7 +47,7 @@ def kernels() -> Kernels | None:
     except ImportError:
         return None
     compiled = numba.njit(nogil=True, fastmath=set(_ARITHMETIC))
-    return Kernels(compiled(add_fan_out), compiled(fill_asked))
+    return Kernels(compiled(fill_fan_out), compiled(fill_asked))
 
 
 def recorded() -> bool:
@@ -69,8 +69,8 @@ def suit(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def add_fan_out(x: Array, weight: Array, found: Array) -> None:
-    """Add x · weight, in which each input that is not zero adds its row of the weight to the outputs.
+def fill_fan_out(x: Array, weight: Array, bias: Array, found: Array) -> None:
+    """x · weight + bias, in which each input that is not zero adds its row of the weight to the outputs.
 
     Four rows are added at a time, so that an output is read and written once for four. A batch uses some rows while
     they are in cache; the outputs of wide layers are taken in pieces.
@@ -78,8 +78,15 @@ def add_fan_out(x: Array, weight: Array, found: Array) -> None:
     Args:
         x: Shape (batch, inputs).
         weight: Shape (inputs, outputs).
-        found: Shape (batch, outputs), changed in place.
+        bias: Shape (outputs,), or (0,) for none.
+        found: Shape (batch, outputs); the result.
     """
+    for row in range(x.shape[0]):
+        sums = found[row]
+        if bias.size:
+            sums[:] = bias
+        else:
+            sums[:] = 0
     places = np.empty(_INPUTS, np.int64)
     for left in range(0, weight.shape[1], _OUTPUTS):
         right = min(left + _OUTPUTS, weight.shape[1])

@@ -7,6 +7,7 @@ of embeddings, which is the same sum of rows but costs three calls more, which s
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,10 +44,11 @@ def fan_out(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if compiled is None or not suit(x := x.contiguous(), weight):
         found = _bags(x, weight)
         return found if bias is None else found + bias
-    # Not ``repeat``, which takes as long as a small product.
-    found = x.new_zeros(len(x), weight.shape[1]) if bias is None else bias.to(x.dtype).expand(len(x), -1).clone()
-    compiled.fan_out(x.numpy(), weight.numpy(), found.numpy())
-    return found
+    matrix = weight.numpy()
+    sums = np.empty((x.shape[0], matrix.shape[1]), matrix.dtype)
+    start = np.empty(0, matrix.dtype) if bias is None else bias.to(x.dtype).numpy()
+    compiled.fan_out(x.numpy(), matrix, start, sums)
+    return torch.from_numpy(sums)
 
 
 def _bags(x: Tensor, weight: Tensor) -> Tensor:
@@ -84,15 +86,13 @@ class SparseInputLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (…, in_features) → (…, out_features)."""
-        rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-        if len(rows) > _MOST_ROWS or (x.requires_grad and torch.is_grad_enabled()) or self._dense(x):
-            return F.linear(x, self.weight, self.bias)
-        found = fan_out(rows, self.weight.t(), self.bias)
-        return found if x.ndim == 2 else found.reshape(*x.shape[:-1], self.out_features)
-
-    def _dense(self, x: Tensor) -> bool:
-        """Whether zeros are not to be looked for, or cannot be."""
-        return mixed_type(x) is not None or recorded() or x.is_meta
+        weight, bias, flat = self.weight, self.bias, x.ndim == 2
+        rows = x if flat else x.reshape(-1, x.shape[-1])
+        trained = x.requires_grad and torch.is_grad_enabled()
+        if rows.shape[0] > _MOST_ROWS or trained or x.is_meta or recorded() or mixed_type(x) is not None:
+            return F.linear(x, weight, bias)
+        found = fan_out(rows, weight.t(), bias)
+        return found if flat else found.reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         """Sizes."""
