@@ -83,7 +83,11 @@ class AskedLinear(nn.Module):
         else:
             pieces = torch.split(index, max(_BLOCK // max(self.in_features, 1), 1))
             found = torch.cat(
-                [F.linear(rows, weight[piece], None if bias is None else bias[piece]) for piece in pieces], -1
+                [
+                    F.linear(rows, weight.index_select(0, piece), None if bias is None else bias[piece])
+                    for piece in pieces
+                ],
+                -1,
             )
         return found if flat else found.reshape(*x.shape[:-1], count)
 
