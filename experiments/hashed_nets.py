@@ -58,7 +58,7 @@ EPOCHS = {"mnist": 24, "fashion-mnist": 20, "rotated-mnist": 40}
 DROPOUT = {8: (0.2, 0.4), 64: (0.1, 0.1)}  # of inputs and of hidden units, by ratio
 DENSE_DROPOUT = {8: (0.1, 0.2), 64: (0.0, 0.0)}  # small networks have little to drop
 RATES = {"dense": 1e-3, "hashed": 5e-3, "multi-hash": 5e-3}
-TEXT_RATIOS = (6.25, 25, 100, 250)  # a quarter of them is left by codes of 8 bits
+TEXT_RATIOS = (6.25, 25, 100, 250, 400)  # a quarter of them is left by codes of 8 bits
 PRODUCTS = ((4, 10), (4, 6), (8, 8), (8, 6), (16, 8), (16, 5), (32, 6), (64, 6), (150, 5), (300, 4))  # part, bits
 
 
@@ -221,7 +221,7 @@ def add_rows(
         named = (method if teacher is None else f"{method}, distilled") + case.longer
         if method in methods or not methods:
             records.add({**key, "method": named}, partial(by_stage, case, stage, ratio, seed, teacher))
-    if teacher is None and not methods:
+    if teacher is None and not methods and case.budget(ratio) >= packed(case.make(1, ratio).state_dict()).nbytes:
         records.add({**key, "method": "small dense"}, partial(small_dense, case, ratio, seed))
 
 
