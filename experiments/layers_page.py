@@ -58,7 +58,26 @@ def perceptrons(rows: pd.DataFrame, part: str) -> str:
     header = ["data, layers of units", "size", "method", "bytes", "test error, %", "bar", "reproduction", "seeds"]
     if part != "digits":
         header, lines = [*header[:5], "seeds"], [[*line[:5], line[-1]] for line in lines]
-    return f"{table(header, lines)}\n\n{made(rows[rows.part == part])}" if lines else "Not run."
+    chosen = rows[rows.part == part]
+    return f"{table(header, lines)}\n\n{ordered(chosen)}\n\n{made(chosen)}" if lines else "Not run."
+
+
+def ordered(rows: pd.DataFrame) -> str:
+    """Whether multi-hash ≤ hashed ≤ small dense holds; the differences, seed by seed, where it does not."""
+    cases, exceptions = 0, []
+    for (data, layers, ratio), group in rows[rows.ratio > 1].groupby(["data", "layers", "ratio"]):
+        errors = group.pivot(index="seed", columns="method", values="error")
+        for better, worse in (("multi-hash", "hashed"), ("hashed", "small dense")):
+            if {better, worse} <= set(errors.columns):
+                cases += 1
+                lead = (errors[better] - errors[worse]).dropna()
+                if lead.mean() > 0:
+                    where = f"{data}, {layers} layers, 1/{ratio:g}"
+                    exceptions.append(f"{where}: {better} − {worse} {spread(lead)} points, seed by seed")
+    rule = "Multi-hash ≤ hashed ≤ small dense, in the mean over seeds"
+    if not exceptions:
+        return f"{rule}, holds in all {cases} comparisons."
+    return f"{rule}, holds in {cases - len(exceptions)} of {cases} comparisons; not for {'; '.join(exceptions)}."
 
 
 def words(rows: pd.DataFrame) -> str:
