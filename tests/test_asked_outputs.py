@@ -220,3 +220,22 @@ def test_the_layer_is_exported_and_traced(asked):
 
 def traced(layer, inputs):
     return torch.jit.trace(AskedLinear(layer), inputs)
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "without numba"])
+@pytest.mark.parametrize("trained", [True, False], ids=["trained", "not trained"])
+@pytest.mark.parametrize("shape", [(1, 31), (1, 33), (1, 0), (40, 31), (2, 3, 33), (31,), ()], ids=str)
+def test_inputs_of_another_width_are_refused(shape, trained, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(asked_outputs, "kernels", lambda: None)
+    layer = AskedLinear(nn.Linear(32, 50))
+    for outputs in (torch.tensor([1, 2]), None):
+        with torch.set_grad_enabled(trained), pytest.raises(InputError, match=r"have shape \(…, 32\), got"):
+            layer(torch.ones(shape), outputs)
+
+
+def test_what_is_no_linear_layer_and_inputs_that_do_not_fit_are_refused_by_a_sentence():
+    with pytest.raises(InputError, match="must be a linear layer, got Conv2d"):
+        AskedLinear(nn.Conv2d(1, 1, 1))
+    with pytest.raises(InputError, match="must be what Sequential takes; it fails with them"):
+        AskedOutputs(nn.Sequential(nn.Linear(20, 5)), torch.ones(1, 21))

@@ -288,3 +288,23 @@ def test_states_of_another_batch_and_rows_that_are_not_there_are_refused():
     rows = ProductEmbedding(deepthin_linear(8, 30, 60).product)
     with pytest.raises(InputError, match="are asked for of 30"):
         rows(torch.tensor([-1]))
+
+
+@pytest.mark.parametrize("width", [0, 1, 31, 33, 64])
+@pytest.mark.parametrize("trained", [True, False], ids=["trained", "not trained"])
+@pytest.mark.parametrize(
+    "product",
+    [
+        factored_linear(32, 24, 3).product,
+        FactorProduct(torch.randn(2, 12, 3), torch.randn(2, 3, 32)),
+        *(
+            RelaidProduct(torch.randn(26, 2), torch.randn(2, 30), (24, 32), way=way)
+            for way in ("auto", "blocks", "correlation")
+        ),
+        hashed_linear(32, 24, 100).product,
+    ],
+)
+def test_products_refuse_inputs_of_another_width(product, trained, width):
+    for x in (torch.ones(2, width), torch.ones(width), torch.ones(2, 3, width), torch.ones(())):
+        with torch.set_grad_enabled(trained), pytest.raises(InputError, match=r"have shape \(…, 32\), got"):
+            ProductLinear(product)(x)

@@ -180,5 +180,23 @@ def test_what_is_traced_is_no_constant():
 
 
 def test_inputs_of_another_width_are_refused_as_they_are():
-    with pytest.raises(InputError, match="fan_out takes x"):
+    with pytest.raises(InputError, match="inputs of this layer have shape"):
         SparseInputLinear(nn.Linear(4, 3))(torch.ones(8))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (5,), (4, 1), (1, 4)], ids=str)
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "without numba"])
+def test_a_bias_of_another_shape_is_refused(shape, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(sparse_inputs, "kernels", lambda: None)
+    with pytest.raises(InputError, match=r"takes a bias of shape \(4,\) here, got"):
+        fan_out(torch.ones(2, 6), torch.ones(6, 4), torch.ones(shape))
+
+
+def test_a_layer_refuses_another_width_and_what_is_no_linear_layer_by_its_own_sentence():
+    layer = SparseInputLinear(nn.Linear(6, 4))
+    for shape in ((1, 5), (2, 7), (2, 1, 5), (5,)):
+        with pytest.raises(InputError, match=r"inputs of this layer have shape \(…, 6\), got"):
+            layer(torch.ones(shape))
+    with pytest.raises(InputError, match="must be a linear layer, got Conv2d"):
+        SparseInputLinear(nn.Conv2d(1, 1, 1))

@@ -39,12 +39,16 @@ class AskedLinear(nn.Module):
 
     Args:
         layer: Whose weight and bias it shares.
+    Raises:
+        InputError: If it is no linear layer.
     """
 
     bias: nn.Parameter | None
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
+        if not isinstance(layer, nn.Linear):
+            raise InputError(f"AskedLinear(layer=...) must be a linear layer, got {type(layer).__name__}")
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.weight, self.bias = layer.weight, layer.bias
 
@@ -56,14 +60,17 @@ class AskedLinear(nn.Module):
             outputs: Which are asked for, in the order of the result: whole numbers, shape (n,), as a tensor or a
                 sequence; or a mask, bool, shape (out_features,). All of them when None.
         Raises:
-            InputError: If there is no such output.
+            InputError: If there is no such output, or the input has another width.
         """
         weight: Tensor = self.weight  # each looked up once: a call may take no more than a few microseconds
         bias: Tensor | None = self.bias
+        axes = x.ndim
+        if not axes or (x.shape[-1] != self.in_features and not recorded()):
+            raise InputError(f"inputs of this layer have shape (…, {self.in_features}), got {tuple(x.shape)}")
         if outputs is None:
             return F.linear(x, weight, bias)
         index = self._index(outputs, weight)
-        count, flat = index.numel(), x.ndim == 2
+        count, flat = index.numel(), axes == 2
         trained = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, weight, bias))
         if trained or count > _MOST_ASKED * self.out_features:
             return F.linear(x, weight, bias)[..., self._within(index)]
@@ -126,7 +133,7 @@ class AskedOutputs(nn.Module):
         model: Is left as it is; its weights are shared. Its outputs must be those of the layer, not of a softmax.
         inputs: Of one forward, to find the layer and to compare: a tensor or a tuple of what ``forward`` takes.
     Raises:
-        InputError: If the outputs are not those of one linear layer.
+        InputError: If the network does not run with the inputs, or the outputs are not those of one linear layer.
     """
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:
@@ -211,6 +218,10 @@ def _last_layer(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[str, Tensor]
     try:
         with torch.no_grad():
             found = model(*inputs)
+    except Exception as error:  # whatever a user's forward may raise
+        raise InputError(
+            f"AskedOutputs(inputs=...) must be what {type(model).__name__} takes; it fails with them ({error})"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

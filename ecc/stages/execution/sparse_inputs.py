@@ -32,12 +32,16 @@ def fan_out(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias: Shape (outputs,).
     Returns:
         Shape (batch, outputs).
+    Raises:
+        InputError: If shapes or types do not fit.
     """
     if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != len(weight) or x.dtype != weight.dtype:
         raise InputError(
             f"fan_out takes x (batch, inputs) and a weight (inputs, outputs) of one type, got {x.dtype} of shape "
             f"{tuple(x.shape)} and {weight.dtype} of shape {tuple(weight.shape)}"
         )
+    if bias is not None and bias.shape != weight.shape[1:]:  # the loop would read beyond it
+        raise InputError(f"fan_out takes a bias of shape ({weight.shape[1]},) here, got {tuple(bias.shape)}")
     if x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad):
         x, weight, bias = x.detach(), weight.detach(), None if bias is None else bias.detach()
     compiled = kernels()
@@ -68,6 +72,9 @@ class SparseInputLinear(nn.Module):
     Args:
         layer: Whose weight, which must be finite, and bias are copied.
 
+    Raises:
+        InputError: If it is no linear layer, or its weight is not finite.
+
     Attributes:
         weight: As the layer has it, shape (out_features, in_features); in memory it lies input by input.
         bias: Shape (out_features,); None for none.
@@ -78,6 +85,8 @@ class SparseInputLinear(nn.Module):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
+        if not isinstance(layer, nn.Linear):
+            raise InputError(f"SparseInputLinear(layer=...) must be a linear layer, got {type(layer).__name__}")
         if not bool(layer.weight.isfinite().all()):
             raise InputError("a layer whose weights are not all finite cannot leave out zeros; mend its weights first")
         self.in_features, self.out_features = layer.in_features, layer.out_features
@@ -91,6 +100,8 @@ class SparseInputLinear(nn.Module):
         trained = x.requires_grad and torch.is_grad_enabled()
         if rows.shape[0] > _MOST_ROWS or trained or x.is_meta or recorded() or mixed_type(x) is not None:
             return F.linear(x, weight, bias)
+        if rows.shape[1] != self.in_features:
+            raise InputError(f"inputs of this layer have shape (…, {self.in_features}), got {tuple(x.shape)}")
         found = fan_out(rows, weight.t(), bias)
         return found if flat else found.reshape(*x.shape[:-1], self.out_features)
 

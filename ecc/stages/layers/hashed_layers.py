@@ -69,10 +69,10 @@ class _VirtualProduct(Product):
         """W, differentiable in what is stored."""
         return self.elements(math.prod(self.shape)).reshape(self.shape)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape (…, inputs) → (…, outputs)."""
+    def applied(self, x: Tensor) -> Tensor:
+        """By W whole, or by some rows of it after the other."""
         if self.whole:
-            return super().forward(x)
+            return super().applied(x)
         step = max(_BLOCK // self.inputs, 1)
         pieces = [self._block(x, start, min(start + step, self.outputs)) for start in range(0, self.outputs, step)]
         return torch.cat(pieces, -1)

@@ -41,7 +41,18 @@ class Product(nn.Module, ABC):
         """W, differentiable in the parts."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape (…, inputs) → (…, outputs)."""
+        """Shape (…, inputs) → (…, outputs).
+
+        Raises:
+            InputError: If the input has another width.
+        """
+        # A trace would write the comparison down; what follows is of torch's own operators there, which compare.
+        if not torch.jit.is_tracing() and (not x.ndim or x.shape[-1] != self.inputs):  # type: ignore[attr-defined, no-untyped-call]
+            raise InputError(f"inputs of this layer have shape (…, {self.inputs}), got {tuple(x.shape)}")
+        return self.applied(x)
+
+    def applied(self, x: Tensor) -> Tensor:
+        """What ``forward`` gives for an input of the right width."""
         return F.linear(x, self.weight().flatten(1))
 
     def rows(self, index: Tensor) -> Tensor:
@@ -94,7 +105,7 @@ class FactorProduct(Product):
         """The product."""
         return (self.left @ self.right).reshape(self.shape)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def applied(self, x: Tensor) -> Tensor:
         """Through the rank: r(m + n) multiplications a row of x, not mn."""
         inner = F.linear(x, self.right.flatten(0, -2))
         if self.left.ndim == 2:

@@ -78,11 +78,11 @@ class RelaidProduct(Product):
         """The first elements of the product, in the weight's shape."""
         return (self.left @ self.right).flatten()[: self.outputs * self.inputs].reshape(self.shape)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape (…, inputs) → (…, outputs)."""
+    def applied(self, x: Tensor) -> Tensor:
+        """By W whole, by blocks of it, or by correlations."""
         trained = torch.is_grad_enabled() and (x.requires_grad or self.left.requires_grad or self.right.requires_grad)
         if trained or mixed_type(x) is not None:
-            return super().forward(x)
+            return super().applied(x)
         batch = x.reshape(-1, x.shape[-1])
         found = self._correlated(batch) if self._correlates(len(batch)) else self._blockwise(batch)
         return found.reshape(*x.shape[:-1], self.outputs)
