@@ -15,7 +15,7 @@ from ecc.stages.hashed import Hashed
 from ecc.stages.hashing import HashKey
 from ecc.stages.layers import hashed_layers
 from ecc.stages.layers.hashed_layers import HashedProduct, MultiHashProduct, Space, hashed_linear
-from ecc.stages.layers.modules import ProductEmbedding
+from ecc.stages.layers.modules import ProductEmbedding, ProductLinear
 from ecc.stages.layers.swapping import swap_layers
 from ecc.stages.multi_hash import MultiHash
 from ecc.stages.tuning import fitted
@@ -139,3 +139,95 @@ def test_a_network_that_takes_more_memory_with_some_layers_swapped_is_named(capl
         f"the network takes more memory with its layers swapped, {sizes[0]:,} bytes for {sizes[1]:,}, as 0.weight stay "
         "whole; run it as it is decoded where memory counts"
     ]
+
+
+def drawn_products(seed, salt=None):
+    torch.manual_seed(seed)
+    return [
+        hashed_linear(15, 20, 31, bias=False, salt=salt).product,
+        MultiHashProduct.drawn(Space(torch.randn(31)), (20, 15), 0.2, hashes=3, run=4, salt=salt),
+    ]
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["hashed", "multi-hash"])
+def test_each_layer_draws_another_salt_and_a_seed_the_same(number):
+    one, other, again = drawn_products(0)[number], drawn_products(1)[number], drawn_products(0)[number]
+    assert one.key.salt != other.key.salt
+    assert one.key == again.key
+    assert torch.equal(one.weight(), again.weight())
+    assert drawn_products(0, salt=5)[number].key.salt == 5
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["hashed", "multi-hash"])
+def test_a_state_restores_what_is_computed(number):
+    one, other = drawn_products(0)[number], drawn_products(1)[number]
+    assert not torch.equal(one.weight(), other.weight())
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one.weight(), other.weight())
+    assert torch.equal(copy.deepcopy(one.half().float()).weight(), one.weight())
+    empty = copy.deepcopy(one).to("meta")
+    empty.load_state_dict(one.state_dict(), assign=True)
+    assert empty.key == one.key
+
+
+def test_a_state_with_another_run_or_other_factors_or_a_published_hash_is_restored_too():
+    torch.manual_seed(0)
+    space = Space(torch.randn(31))
+    one, other = (MultiHashProduct.drawn(space, (20, 15), size, run=run) for size, run in ((0.2, 4), (0.7, 1)))
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one.weight(), other.weight())
+    published = HashedProduct(torch.randn(31), (20, 15), HashKey(0, 15, 31, published="W"))
+    mixed = HashedProduct(torch.randn(31), (20, 15), HashKey(3, 15, 31))
+    mixed.load_state_dict(published.state_dict())
+    assert torch.equal(published.weight(), mixed.weight())
+
+
+def test_a_state_of_a_layer_with_empty_rows_is_not_that_of_one_without():
+    one, other = HashedProduct(torch.randn(31), (20, 15), HashKey(1, 15, 31)), next(iter(products()))
+    with pytest.raises(RuntimeError, match="filled"):
+        one.load_state_dict(other.state_dict())
+    with pytest.raises(RuntimeError, match="filled"):
+        other.load_state_dict(one.state_dict())
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["hashed", "multi-hash"])
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda layer, x: torch.export.export(layer, (x,)).module(),
+        lambda layer, x: torch.export.export(layer, (x,), strict=True).module(),
+        torch.jit.trace,
+        lambda layer, x: torch.compile(layer, backend="eager", fullgraph=True),
+    ],
+    ids=["exported", "exported strictly", "traced", "compiled"],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+def test_layers_are_compiled_exported_and_traced(made, number):
+    product = list(products())[number]
+    x, index = torch.randn(3, 15), torch.tensor([[3, 0, 19], [7, 7, 2]])
+    layer, table = ProductLinear(product, torch.randn(20)), ProductEmbedding(product)
+    torch.testing.assert_close(made(layer, x)(x), layer(x))
+    torch.testing.assert_close(made(table, index)(index), table(index))
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["hashed", "multi-hash"])
+def test_what_is_compiled_is_trained_as_the_layer_is(number):
+    one, other = list(products())[number], list(products())[number]
+    x = torch.randn(3, 15)
+    one(x).square().sum().backward()
+    torch.compile(other, backend="aot_eager", fullgraph=True)(x).square().sum().backward()
+    for ours, theirs in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["hashed", "multi-hash"])
+def test_layers_run_without_data(number):
+    product = list(products())[number].to("meta")
+    assert product(torch.ones(3, 15, device="meta")).shape == (3, 20)
+    assert ProductEmbedding(product)(torch.ones(2, 3, dtype=torch.int64, device="meta")).shape == (2, 3, 15)
+
+
+@pytest.mark.parametrize("sizes", [(8, 4, -5), (8, 4, 2.5), (8, 4, 0), (0, 4, 5), (8, "4", 5), (8, 4, True)], ids=str)
+def test_sizes_that_are_none_are_refused(sizes):
+    with pytest.raises(InputError, match="must be a whole number of at least 1, got"):
+        hashed_linear(*sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -308,3 +309,34 @@ def test_products_refuse_inputs_of_another_width(product, trained, width):
     for x in (torch.ones(2, width), torch.ones(width), torch.ones(2, 3, width), torch.ones(())):
         with torch.set_grad_enabled(trained), pytest.raises(InputError, match=r"have shape \(…, 32\), got"):
             ProductLinear(product)(x)
+
+
+@pytest.mark.parametrize("sizes", [(20, 30, 2.5), (0, 20, 5), (20, 0, 5), (20, 30, None), (20, 30, 0)], ids=str)
+@pytest.mark.parametrize("make", [factored_linear, deepthin_linear])
+def test_sizes_that_are_none_are_refused(make, sizes):
+    with pytest.raises(InputError, match="must be a whole number of at least 1, got"):
+        make(*sizes)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 48), (2, 2), (1, 1), (7, 1), (6, 35), (12, 30), (30, 30)])
+def test_a_layer_laid_anew_keeps_to_its_floats_and_the_least_is_named(inputs, outputs):
+    columns = range(1, inputs * outputs + 1)
+    least = min(
+        layout.floats for each in columns
+        if math.gcd(each, inputs) == 1 and (layout := Relayout(outputs, inputs, each, 1))
+    )  # fmt: skip
+    for floats in range(1, least):
+        with pytest.raises(InputError, match=f"takes {least} floats at least, and {floats} are allowed"):
+            deepthin_linear(inputs, outputs, floats)
+    for floats in range(least, least + 20):
+        product = deepthin_linear(inputs, outputs, floats).product
+        assert sum(each.numel() for each in product.parameters()) <= floats
+
+
+def test_layers_from_scratch_follow_the_seed_and_leave_it_to_the_caller():
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        drawn.append([deepthin_linear(8, 9, 40).weight, torch.randn(4)])
+    for one, other in zip(*drawn, strict=True):
+        assert torch.equal(one, other)

@@ -6,6 +6,7 @@ places are kept from one pass to the next where a bounded cache has room for the
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.autograd.function import Function, FunctionCtx, once_differentiable
 
 from ecc.stages.hashing import HashKey, PlaceCache
 
-__all__ = ["Places", "gathered", "reconstructed"]
+__all__ = ["Places", "gathered", "reconstructed", "written_gathered", "written_reconstructed"]
 
 _CHUNK = 1 << 15
 _CACHE = PlaceCache(256 << 20)  # what follows from keys alone, and so may be forgotten at any time
@@ -72,6 +73,37 @@ def reconstructed(space: Tensor, net: Tensor, gains: Tensor, places: Places) -> 
     """
     found: Tensor = _Reconstructed.apply(space, net, gains, places)  # type: ignore[no-untyped-call]
     return found
+
+
+def written_gathered(values: Tensor, key: HashKey, size: int) -> Tensor:
+    """As ``gathered`` of the first elements, by torch's operators alone, with all places as a constant.
+
+    For what is compiled, exported or traced, and for tensors without data (``meta``).
+    """
+    return torch.cat([values, -values]).index_select(0, _constant(key, size, values.device))
+
+
+def written_reconstructed(space: Tensor, net: Tensor, gains: Tensor, key: HashKey, size: int) -> Tensor:
+    """As ``reconstructed`` of the first elements; else as ``written_gathered``."""
+    z = torch.cat([space, -space]).index_select(0, _constant(key, size, space.device)).reshape(key.hashes, size)
+    hidden = torch.tanh(net[:, key.hashes, None] + net[:, : key.hashes] @ z)
+    return (gains[: key.hashes] @ z + net[:, key.hashes + 1] @ hidden) * gains[key.hashes]
+
+
+def _constant(key: HashKey, size: int, device: torch.device) -> Tensor:
+    """Places of the first elements, hash by hash, int32 of shape (hashes · size,)."""
+    if device.type == "meta":
+        return torch.empty(key.hashes * size, dtype=torch.int32, device=device)
+    # As numbers and a text, which a compiler knows as constants.
+    found: Tensor = _spanned(key.salt, key.columns, key.buckets, key.hashes, key.run, key.published, size)
+    return found.to(device)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _spanned(salt: int, columns: int, buckets: int, hashes: int, run: int, published: str, size: int) -> Tensor:
+    with warnings.catch_warnings():  # a trace says that it keeps this as a constant, which it is
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        return torch.from_numpy(HashKey(salt, columns, buckets, hashes, run, published).span(0, size).reshape(-1))
 
 
 class _Gathered(Function):

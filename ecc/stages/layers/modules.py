@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ecc.core.errors import InputError
 from ecc.network.mixed_precision import unmixed
-from ecc.stages.layers.products import FactorProduct, Product
+from ecc.stages.layers.products import FactorProduct, Product, check_sizes
 from ecc.stages.layers.relaid_products import RelaidProduct
 
 __all__ = ["ProductConv2d", "ProductEmbedding", "ProductLinear", "deepthin_linear", "factored_linear"]
@@ -105,7 +105,12 @@ class ProductConv2d(nn.Module):
 def factored_linear(
     inputs: int, outputs: int, rank: int, *, bias: bool = True, generator: torch.Generator | None = None
 ) -> ProductLinear:
-    """A linear layer of a rank, to be trained from scratch."""
+    """A linear layer of a rank, to be trained from scratch.
+
+    Raises:
+        InputError: If a size is not a whole number of at least 1, or the rank beyond the smaller side.
+    """
+    check_sizes("factored_linear", inputs=inputs, outputs=outputs, rank=rank)
     own = torch.zeros(outputs) if bias else None
     return ProductLinear(FactorProduct.drawn(outputs, inputs, rank, generator=generator), own)
 
@@ -113,6 +118,11 @@ def factored_linear(
 def deepthin_linear(
     inputs: int, outputs: int, floats: int, *, bias: bool = True, generator: torch.Generator | None = None
 ) -> ProductLinear:
-    """A linear layer of at most so many floats for its weight, laid anew, to be trained from scratch."""
+    """A linear layer of at most so many floats for its weight, laid anew, to be trained from scratch.
+
+    Raises:
+        InputError: If a size is not a whole number of at least 1, or there is no such weight of so few floats.
+    """
+    check_sizes("deepthin_linear", inputs=inputs, outputs=outputs, floats=floats)
     own = torch.zeros(outputs) if bias else None
     return ProductLinear(RelaidProduct.drawn(outputs, inputs, floats, generator=generator), own)

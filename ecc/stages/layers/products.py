@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ecc.core.errors import InputError
 from ecc.stages.low_rank import decompose
 
-__all__ = ["FactorProduct", "Product"]
+__all__ = ["FactorProduct", "Product", "check_sizes"]
 
 
 class Product(nn.Module, ABC):
@@ -94,7 +94,8 @@ class FactorProduct(Product):
         Raises:
             InputError: If the rank is not from 1 to the smaller side.
         """
-        if not 1 <= rank <= min(outputs, inputs):
+        check_sizes("FactorProduct.drawn", outputs=outputs, inputs=inputs, rank=rank)
+        if not rank <= min(outputs, inputs):
             raise InputError(f"a rank must be from 1 to {min(outputs, inputs)} here, got {rank}")
         weight = (2 * torch.rand(outputs, inputs, generator=generator) - 1) / math.sqrt(inputs)
         left, right = decompose(weight).factors(rank)
@@ -118,3 +119,14 @@ class FactorProduct(Product):
         if self.left.ndim == 2:
             return F.embedding(index, self.left) @ self.right
         return super().rows(index)
+
+
+def check_sizes(maker: str, **sizes: int) -> None:
+    """Refuse sizes of a layer that are no whole numbers of at least 1.
+
+    Raises:
+        InputError: For the first of them.
+    """
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise InputError(f"{maker}({name}=...) must be a whole number of at least 1, got {size!r}")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ecc.core.errors import InputError
 from ecc.network.mixed_precision import mixed_type
-from ecc.stages.layers.products import Product
+from ecc.stages.layers.products import Product, check_sizes
 from ecc.stages.relayout import Relayout, drawn_factors, fitting_relayout
 
 __all__ = ["RelaidProduct"]
@@ -69,9 +69,21 @@ class RelaidProduct(Product):
     def drawn(
         cls, outputs: int, inputs: int, floats: int, *, generator: torch.Generator | None = None
     ) -> RelaidProduct:
-        """Random factors of so many floats for training from scratch, with the variance of a linear layer's init."""
-        own = torch.Generator().manual_seed(torch.seed()) if generator is None else generator
+        """Random factors of at most so many floats for training, with the variance of a linear layer's init.
+
+        Raises:
+            InputError: If there are none of so few.
+        """
+        check_sizes("RelaidProduct.drawn", outputs=outputs, inputs=inputs, floats=floats)
         layout = fitting_relayout(outputs, inputs, floats)
+        if layout.floats > floats:
+            least = layout.floats
+            while (other := fitting_relayout(outputs, inputs, least - 1).floats) < least:
+                least = other
+            raise InputError(
+                f"a weight of {outputs} × {inputs} laid anew takes {least} floats at least, and {floats} are allowed"
+            )
+        own = torch.Generator().manual_seed(int(torch.randint(1 << 62, ()))) if generator is None else generator
         return cls(*drawn_factors(layout, 1 / (3 * inputs), own), (outputs, inputs))
 
     def weight(self) -> Tensor:
