@@ -62,7 +62,7 @@ def test_what_cannot_be_reached_is_told_with_the_least_that_can():
         ecc.stage(trained(), ["codebook", "entropy"], nbytes=100)
     least = int(str(refused.value).partition("the least is ")[2].partition(" bytes")[0].replace(",", ""))
     assert ecc.stage(trained(), ["codebook", "entropy"], nbytes=least + 20).nbytes <= least + 20
-    with pytest.raises(InputError, match="half has none to choose; apply prune"):
+    with pytest.raises(InputError, match="half has none to choose; apply svd, prune"):
         ecc.stage(trained(), "half", nbytes=5000)
 
 

@@ -18,7 +18,7 @@ FROM_NETWORK = ("fold",)
 
 _FIRST = ("fold",)  # they change weights that must not be encoded yet
 _LEAVE_FLOATS = ("prune", "svd", "deepthin", "hashed", "multi-hash")  # what they encode can be quantised
-_OF_WHOLE = ("hashed", "multi-hash")  # they take tensors that no other stage has encoded
+_OF_WHOLE = (*_LEAVE_FLOATS, "deep-compression", "multilevel-product-quant")  # of tensors that none has encoded yet
 _OF_ANY = ("half", "huffman", "entropy")  # they take tensors of every kind
 _CODERS = ("huffman", "entropy")  # of these, those that need what others have encoded, and leave floats alone
 _BEFORE = "an earlier call"
@@ -55,7 +55,7 @@ def demand_order(stages: Sequence[Stage], code: PackedCode) -> None:
         else:
             _demand_some(stage.name, names, quantised)
             _demand_unfinished(stage.name, [name for name in names if name not in quantised], finished)
-            if stage.name in _OF_WHOLE or all(encoded.get(name) == stage.name == "prune" for name in names):
+            if stage.name in _OF_WHOLE:
                 _demand_whole(stage.name, names, encoded)
             encoded |= {name: stage.name for name in names if name not in encoded}
             if stage.name not in _LEAVE_FLOATS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -86,7 +87,18 @@ class StageJob:
             if any(getattr(stage, "epochs", 0) for stage in self.stages):
                 demand_trainable(self.start.model, self.training.config(1, 1e-3).optimizer)
         if self._sharing is not None:
-            self._sharing.demand_reachable(self.start.code, self.stages)
+            self._sharing.demand_reachable(*self._folded())
+
+    def _folded(self) -> tuple[PackedCode, tuple[Stage, ...]]:
+        """What is known before any training: the code behind the first stages that need the network alone, and the
+        other stages.
+        """
+        code, stages = self.start.code, self.stages
+        while len(stages) > 1 and stages[0].name in FROM_NETWORK and self.start.inputs:
+            with suppress(NothingToDo):
+                code = packed(stages[0].encode(code, bare_workshop(self.start.model, self.start.inputs)))
+            stages = stages[1:]
+        return code, stages
 
     @cached_property
     def _sharing(self) -> Sharing | None:

@@ -23,14 +23,15 @@ from ecc.stages.calibration import Calibration, Judging
 from ecc.stages.candidates import Candidate, Plan, Steps, TensorStage, applied, candidates
 from ecc.stages.code import PackedCode, decode_node, packed
 from ecc.stages.multiple_choice import Selection, select
-from ecc.stages.nodes import Node
+from ecc.stages.nodes import Form, Node, is_same
+from ecc.stages.shared_parts import shared_parts
 
 __all__ = ["ByteExpense", "Expense", "Share", "Sharing"]
 
 Floats = NDArray[np.float64]
 
 _RESERVE = 0.01  # of what choices change
-_TRIES = 6  # at limits that are exact, when costs do not quite add up
+_TRIES = 12  # at limits that are exact, when costs do not quite add up
 
 
 class Expense(Protocol):
@@ -103,25 +104,27 @@ class _Options:
     """What there is to choose from.
 
     Attributes:
-        candidates: Of each tensor.
-        costs: Of each tensor, shape (candidates, expenses).
+        candidates: Of each tensor; those of one group have the same settings, place by place.
+        groups: Tensors that share a part, and so have one setting together; most are alone.
+        costs: Of each group, shape (candidates, expenses).
         constants: What each expense is beside them.
     """
 
     candidates: Mapping[str, Sequence[Candidate]]
-    costs: Mapping[str, Floats]
+    groups: Sequence[tuple[str, ...]]
+    costs: Sequence[Floats]
     constants: Floats
 
     @property
     def least(self) -> Floats:
         """That each expense can come down to."""
-        found: Floats = self.constants + np.sum([each.min(0) for each in self.costs.values()], axis=0)
+        found: Floats = self.constants + np.sum([each.min(0) for each in self.costs], axis=0)
         return found
 
     @property
     def most(self) -> Floats:
         """With the dearest candidates."""
-        found: Floats = self.constants + np.sum([each.max(0) for each in self.costs.values()], axis=0)
+        found: Floats = self.constants + np.sum([each.max(0) for each in self.costs], axis=0)
         return found
 
 
@@ -165,9 +168,10 @@ class Sharing:
             named = ", ".join(stage.name for stage in stages)
             raise InputError(
                 f"a limit is shared out by choosing settings tensor by tensor, and {named} has none to choose; apply "
-                f"prune, codebook, log-quant, product-quant or fixed-point{self._own_size(stages)}"
+                f"svd, prune, codebook, log-quant, product-quant or fixed-point{self._own_size(stages)}"
             )
-        self._demand(self._options(code, steps))
+        first = next(place for place, (_, choosing) in enumerate(steps) if choosing)
+        self._demand(self._options(applied(code, steps[:first], {}), steps[first:]))
 
     def encode(
         self, code: PackedCode, stage: Stage, rest: Sequence[Stage], workshop: Workshop | None
@@ -210,16 +214,23 @@ class Sharing:
 
     def _found(self, code: PackedCode, steps: Steps) -> _Options:
         found = candidates(code, steps)
-        costs = {
-            name: np.array(
-                [[cost.of(name, decode_node(one.node), one.stored) for cost in self.expenses] for one in each],
-                dtype=np.float64,
-            )
-            for name, each in found.items()
-        }
+        groups = _tied(code, list(found))
+        for group in groups:
+            found |= _alike({name: found[name] for name in group})
+        costs = [np.array(self._costs({name: found[name] for name in group}), dtype=np.float64) for group in groups]
         first = applied(code, steps, {name: each[0].settings for name, each in found.items()})
         totals = np.array([expense.total(first) for expense in self.expenses])
-        return _Options(found, costs, totals - np.sum([each[0] for each in costs.values()], axis=0))
+        return _Options(found, groups, costs, totals - np.sum([each[0] for each in costs], axis=0))
+
+    def _costs(self, group: Mapping[str, Sequence[Candidate]]) -> list[list[float]]:
+        """Of each setting of a group, what its tensors take together: a shared part counts once."""
+        found: list[list[float]] = []
+        for place in range(len(next(iter(group.values())))):
+            nodes = {name: each[place].node for name, each in group.items()}
+            stored = PackedCode(nodes).stored()
+            tensors = {name: decode_node(node) for name, node in nodes.items()}
+            found.append([sum(cost.of(name, tensors[name], stored[name]) for name in nodes) for cost in self.expenses])
+        return found
 
     def _demand(self, options: _Options) -> None:
         """Refuse limits below the least."""
@@ -265,7 +276,8 @@ class _Choice:
                 beyond = self._beyond_after(coded)
                 if (beyond <= 0).all():
                     return coded, self._share(calibration, nodes, selection, chosen)
-            limits = limits - np.maximum(beyond, 0) * (1 + 1e-9)
+            spent = np.minimum(limits, self.options.constants + np.array(selection.costs))  # else it is chosen again
+            limits = np.where(beyond > 0, np.maximum(spent - beyond * (1 + 1e-9), least), limits)
         raise InputError("no settings were found that keep the limits, though single ones would; give a larger limit")
 
     @property
@@ -282,15 +294,16 @@ class _Choice:
 
     def _selected(self, losses: Mapping[str, Floats], limits: Floats) -> Selection:
         options = self.options
-        found = select(list(losses.values()), [options.costs[name] for name in losses], limits - options.constants)
+        summed = [np.sum([losses[name] for name in group], axis=0) for group in options.groups]
+        found = select(summed, options.costs, limits - options.constants)
         if found is None:
             said = " and ".join(expense.shown(expense.limit) for expense in self.sharing.expenses)
             raise InputError(f"no settings of these stages keep {said}; give a larger limit, or apply a stage more")
         return found
 
     def _chosen(self, selection: Selection) -> dict[str, Candidate]:
-        pairs = zip(self.options.candidates.items(), selection.places, strict=True)
-        return {name: each[place] for (name, each), place in pairs}
+        pairs = zip(self.options.groups, selection.places, strict=True)
+        return {name: self.options.candidates[name][place] for group, place in pairs for name in group}
 
     def _beyond(self, code: PackedCode) -> Floats:
         """What the expenses exceed their limits by."""
@@ -324,3 +337,31 @@ class _Choice:
             selection.gap,
             None if before is None or after is None else after - before,
         )
+
+
+def _tied(code: PackedCode, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The names, those together whose tensors share a part."""
+    groups: list[tuple[Form | None, list[str]]] = []
+    for name in names:
+        part = next((form for _, form in shared_parts(code.nodes[name])), None)
+        group = next((each for first, each in groups if part and first and is_same(first, part)), None)
+        if group is None:
+            groups.append((part, [name]))
+        else:
+            group.append(name)
+    return [tuple(each) for _, each in groups]
+
+
+def _alike(group: Mapping[str, list[Candidate]]) -> dict[str, list[Candidate]]:
+    """The candidates with settings that all tensors of a group have, in one order.
+
+    Raises:
+        InputError: If they have none in common.
+    """
+    if len(group) == 1:
+        return dict(group)
+    each = [{one.settings: one for one in some} for some in group.values()]
+    common = [settings for settings in each[0] if all(settings in known for known in each)]
+    if not common:
+        raise InputError(f"{' and '.join(group)} share what is stored, and no setting of the stages fits all of them")
+    return {name: [known[settings] for settings in common] for name, known in zip(group, each, strict=True)}

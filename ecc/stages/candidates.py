@@ -14,7 +14,17 @@ from ecc.core.errors import InputError, NothingToDo
 from ecc.stages.code import PackedCode, packed, weight_names
 from ecc.stages.nodes import Node, shape_of
 
-__all__ = ["LEFT", "Candidate", "DepartingStage", "Plan", "Steps", "TensorStage", "applied", "candidates"]
+__all__ = [
+    "LEFT",
+    "Candidate",
+    "DepartingStage",
+    "ForeseenStage",
+    "Plan",
+    "Steps",
+    "TensorStage",
+    "applied",
+    "candidates",
+]
 
 LEFT = "as it was"
 """Said of a tensor that a stage has not changed, among the departures from its options."""
@@ -83,6 +93,18 @@ class Candidate:
         return " ".join(setting.label for setting in self.settings if setting is not None)
 
 
+@runtime_checkable
+class ForeseenStage(Protocol):
+    """A stage that needs data to encode, and can tell without them what it will take."""
+
+    def foreseen(self, code: PackedCode) -> PackedCode:
+        """A code of the size that ``encode`` makes of this one, up to what training changes.
+
+        Raises:
+            InputError: As ``encode``, but for what is wrong with data.
+        """
+
+
 Plan = Mapping[str, tuple[Any, ...]]
 """By name of a tensor, its setting per stage."""
 
@@ -114,7 +136,7 @@ def applied(code: PackedCode, steps: Steps, plan: Plan) -> PackedCode:
     for place, (stage, choosing) in enumerate(steps):
         if choosing is None:
             with suppress(NothingToDo):
-                code = packed(stage.encode(code))
+                code = _alone_encoded(stage, code)
             continue
         nodes = {
             name: choosing.encode_node(name, code.nodes[name], settings[place])
@@ -153,9 +175,14 @@ def _by_choice(name: str, node: Node, stage: TensorStage | None, most: int) -> I
 def _alone(name: str, node: Node, stage: Stage) -> Iterator[tuple[Node, Any]]:
     """The tensor as a stage encodes it on its own; as it is where that finds nothing to do."""
     try:
-        yield packed(stage.encode(PackedCode({name: node}))).nodes[name], None
+        yield _alone_encoded(stage, PackedCode({name: node})).nodes[name], None
     except InputError:
         yield node, None
+
+
+def _alone_encoded(stage: Stage, code: PackedCode) -> PackedCode:
+    """What a stage makes of a code by its own options, without data."""
+    return stage.foreseen(code) if isinstance(stage, ForeseenStage) else packed(stage.encode(code))
 
 
 def _thinned(choices: Sequence[Any], most: int) -> list[Any]:

@@ -92,12 +92,19 @@ class MultiHash:
         """
         if workshop is None:
             raise InputError("multi-hash trains from random values and needs data; give train and validation")
-        code = packed(state)
+        coded = self.foreseen(packed(state))
+        return tuned(coded, workshop, epochs=self.epochs, lr=self.lr, phase="multi-hash", l2=self.l2)
+
+    def foreseen(self, code: PackedCode) -> PackedCode:
+        """The code with random values, with which training begins: as large as it ends.
+
+        Raises:
+            InputError: If nothing gets smaller, or the budget cannot be met.
+            NothingToDo: If the file is within ``nbytes`` already.
+        """
         demand_need(self.name, code, self.nbytes)
         tensors = hashable(code, self.name, self.layers, biases=False)
-        nodes = self._start(code, self._chosen(code, tensors))
-        coded = replace(code, nodes={**code.nodes, **nodes})
-        return tuned(coded, workshop, epochs=self.epochs, lr=self.lr, phase="multi-hash", l2=self.l2)
+        return replace(code, nodes={**code.nodes, **self._start(code, self._chosen(code, tensors))})
 
     def _start(self, code: PackedCode, chosen: tuple[Mapping[str, Tensor], int]) -> dict[str, Node]:
         """Random forms in which each tensor has its mean square."""
