@@ -22,6 +22,7 @@ from ecc.stages.layers.products import FactorProduct
 from ecc.stages.layers.recurrent import ProductRecurrent
 from ecc.stages.layers.relaid_products import RelaidProduct
 from ecc.stages.layers.swapping import swap_layers
+from ecc.stages.nodes import Numbers
 from ecc.stages.relayout import Relayout
 from ecc.stages.svd import Svd, SvdSetting
 from ecc.stages.tuning import fitted
@@ -340,3 +341,62 @@ def test_layers_from_scratch_follow_the_seed_and_leave_it_to_the_caller():
         drawn.append([deepthin_linear(8, 9, 40).weight, torch.randn(4)])
     for one, other in zip(*drawn, strict=True):
         assert torch.equal(one, other)
+
+
+STAYING = {
+    "Conv1d": (lambda: nn.Conv1d(16, 24, 3), "weight"),
+    "Conv3d": (lambda: nn.Conv3d(8, 24, 3), "weight"),
+    "ConvTranspose2d": (lambda: nn.ConvTranspose2d(24, 16, 3), "weight"),
+    "EmbeddingBag": (lambda: nn.EmbeddingBag(40, 24), "weight"),
+    "Bilinear": (lambda: nn.Bilinear(20, 20, 24), "weight"),
+    "MultiheadAttention": (lambda: nn.MultiheadAttention(24, 2), "in_proj_weight"),
+}
+
+
+@pytest.mark.parametrize("kind", STAYING)
+def test_a_layer_that_stays_is_named_with_its_type(kind):
+    make, weight = STAYING[kind]
+    model = nn.ModuleDict({"part": make()})
+    code = packed_as_factors(model, f"part.{weight}")
+    with pytest.raises(
+        InputError, match=rf"part\.{weight} stays decoded, as there is no such form of its layer, {kind}$"
+    ):
+        swap_layers(model, code)
+
+
+def packed_as_factors(model, name):
+    form = Svd(ratio=2).encode(nn.Sequential(nn.Linear(30, 30)).state_dict()).nodes["0.weight"]
+    shape = tuple(model.state_dict()[name].shape)
+    left, right = torch.randn(shape[0], 2), torch.randn(2, math.prod(shape[1:]))
+    parts = {"left": Numbers(left), "right": Numbers(right)}
+    code = packed(model.state_dict())
+    return replace(code, nodes={**code.nodes, name: replace(form, shape=shape, parts=parts)})
+
+
+def test_why_other_layers_stay_is_said():
+    held = nn.ModuleDict({"part": nn.Embedding(40, 24, max_norm=1.0)})
+    with pytest.raises(InputError, match="stays decoded, as its layer, Embedding, has max_norm"):
+        swap_layers(held, packed_as_factors(held, "part.weight"))
+    two = nn.ModuleDict({"part": nn.GRU(24, 24, num_layers=2)})
+    with pytest.raises(InputError, match="its layer, GRU, has several layers, two directions or projections"):
+        swap_layers(two, packed_as_factors(two, "part.weight_ih_l0"))
+    hooked = nn.Sequential(nn.Linear(24, 24))
+    hooked[0].register_forward_hook(lambda *_: None)
+    with pytest.raises(InputError, match="its layer, Linear, has hooks"):
+        swap_layers(hooked, packed_as_factors(hooked, "0.weight"))
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (nn.Sequential(nn.Linear(30, 31)), r"its '0\.weight' has shape \(30, 30\), and \(31, 30\) is needed"),
+        (nn.Sequential(*(nn.Linear(30, 30) for _ in range(9))), r"it has no '1\.weight'"),
+        (nn.Sequential(nn.Linear(30, 30, bias=False)), r"the network has no '0\.bias'"),
+    ],
+)
+def test_the_code_of_another_network_is_refused_in_one_sentence(other, told):
+    code = packed(nn.Sequential(nn.Linear(30, 30)).state_dict())
+    with pytest.raises(InputError, match=rf"^the code is not that of the network: {told}; give the network whose"):
+        swap_layers(other, code)
+    with pytest.raises(InputError, match=r"^a code must be what ecc\.stage gave as result\.code, got NoneType$"):
+        swap_layers(other, None)

@@ -64,13 +64,26 @@ def fitted(model: nn.Module, code: PackedCode) -> nn.Module:
     Raises:
         InputError: If the code is not of the network.
     """
+    if not isinstance(code, PackedCode):
+        raise InputError(f"a code must be what ecc.stage gave as result.code, got {type(code).__name__}")
     network = copy.deepcopy(model).eval()
     try:
         network.load_state_dict(code.decode())
     except RuntimeError as error:
-        told = " ".join(str(error).split())
+        told = _told_apart(network.state_dict(), code) or " ".join(str(error).split())
         raise InputError(f"the code is not that of the network: {told}; give the network whose state it is") from error
     return network
+
+
+def _told_apart(state: dict[str, Tensor], code: PackedCode) -> str:
+    """The first tensor in which a code and a state differ; empty if they do in none by name and shape."""
+    decoded = code.decode()
+    for name, tensor in state.items():
+        if name not in decoded:
+            return f"it has no {name!r}"
+        if isinstance(tensor, Tensor) and decoded[name].shape != tensor.shape:
+            return f"its {name!r} has shape {tuple(decoded[name].shape)}, and {tuple(tensor.shape)} is needed"
+    return next((f"the network has no {name!r}" for name in decoded if name not in state), "")
 
 
 class Overridden(nn.Module, ABC):

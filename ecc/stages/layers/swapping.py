@@ -21,6 +21,7 @@ from ecc.stages.tuning import fitted
 __all__ = ["PRODUCTS", "swap_layers"]
 
 _LOG = logging.getLogger(__name__)
+_MOST_TOLD = 3  # tensors that an error names
 
 
 def _factored(form: Form, spaces: Spaces) -> Product:
@@ -81,10 +82,12 @@ def swap_layers(model: nn.Module, code: PackedCode) -> nn.Module:
             break
         parent, _, own = path.rpartition(".")
         network.get_submodule(parent).register_module(own, swapped.eval())
-    if not made and any(isinstance(node, Form) and node.kind in PRODUCTS for node in code.nodes.values()):
+    stored = [name for name, node in code.nodes.items() if isinstance(node, Form) and node.kind in PRODUCTS]
+    if stored and not made:
+        told = "; ".join(f"{name} stays decoded, as {_why(network, name)}" for name in stored[:_MOST_TOLD])
+        more = f"; and {len(stored) - _MOST_TOLD} more" if len(stored) > _MOST_TOLD else ""
         raise InputError(
-            "swap_layers can replace none of the layers whose weights are stored as factors or hashed: recurrent ones "
-            "of several layers, two directions or projections, and layers with hooks, stay as they are"
+            f"swap_layers can replace none of the layers whose weights are stored as factors or hashed: {told}{more}"
         )
     if not made:
         raise InputError(
@@ -92,8 +95,7 @@ def swap_layers(model: nn.Module, code: PackedCode) -> nn.Module:
             "multi-hash first"
         )
     if (held := _held(network)) > whole:
-        stay = [name for name, node in code.nodes.items() if isinstance(node, Form) and node.kind in PRODUCTS]
-        told = ", ".join(name for name in stay if name not in made) or "weights that are read by other layers too"
+        told = ", ".join(name for name in stored if name not in made) or "weights that are read by other layers too"
         _LOG.warning(
             "the network takes more memory with its layers swapped, %s bytes for %s, as %s stay whole; run it as it is "
             "decoded where memory counts",
@@ -119,6 +121,25 @@ def _swapped(layer: nn.Module, prefix: str, product_of: Callable[[str], Product 
     if isinstance(layer, nn.Linear):
         return ProductLinear(product, None if layer.bias is None else layer.bias.detach().clone())
     return ProductEmbedding(product, layer.padding_idx if isinstance(layer, nn.Embedding) else None)
+
+
+def _why(network: nn.Module, name: str) -> str:
+    """Why a tensor's layer stays."""
+    path, _, own = name.rpartition(".")
+    try:
+        layer = network.get_submodule(path)
+    except AttributeError:  # a code may name what no module holds
+        return "no layer holds it"
+    kind = type(layer).__name__
+    if _hooked(layer):
+        return f"its layer, {kind}, has hooks"
+    if isinstance(layer, nn.RNNBase) and type(layer) in (nn.LSTM, nn.GRU):
+        return f"its layer, {kind}, has several layers, two directions or projections"
+    if type(layer) is nn.Embedding:
+        return "its layer, Embedding, has max_norm"
+    if type(layer) in (nn.Linear, nn.Conv2d):
+        return f"{own} is not the weight of its layer, {kind}"
+    return f"there is no such form of its layer, {kind}"
 
 
 def _held(network: nn.Module) -> int:
