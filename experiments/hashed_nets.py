@@ -58,7 +58,7 @@ EPOCHS = {"mnist": 24, "fashion-mnist": 20, "rotated-mnist": 40}
 DROPOUT = {8: (0.2, 0.4), 64: (0.1, 0.1)}  # of inputs and of hidden units, by ratio
 DENSE_DROPOUT = {8: (0.1, 0.2), 64: (0.0, 0.0)}  # small networks have little to drop
 RATES = {"dense": 1e-3, "hashed": 5e-3, "multi-hash": 5e-3}
-TEXT_RATIOS = (6.25, 25, 100, 250, 400)  # a quarter of them is left by codes of 8 bits
+TEXT_RATIOS = (6.25, 25.0, 100.0, 250.0, 400.0)  # a quarter of them is left by codes of 8 bits
 PRODUCTS = ((4, 10), (4, 6), (8, 8), (8, 6), (16, 8), (16, 5), (32, 6), (64, 6), (150, 5), (300, 4))  # part, bits
 
 
