@@ -1,6 +1,7 @@
 """What is chosen for each layer follows from measurements; these are made up here, but for one."""
 
 import json
+import math
 import re
 
 import pytest
@@ -283,3 +284,21 @@ def test_a_network_that_bears_no_layer_stays():
     assert not found.pays
     assert found.overall is None
     assert {KEPT} == {each.way for each in found.choices.values()}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"model": 3}, r"dispatch\(model=...\) must be a network \(nn.Module\), got int"),
+        ({"inputs": torch.ones(1, 7)}, r"dispatch\(inputs=...\) must be what Linear takes; it fails with them \("),
+        ({"inputs": torch.ones(0, 8)}, "give dispatch a batch that is not empty"),
+        *(({"threads": each}, r"dispatch\(threads=...\) must be a whole number") for each in (1.5, 0, "1", True)),
+        *(({"seconds": each}, r"dispatch\(seconds=...\) must be a number above 0") for each in (0, -1, math.nan, "1")),
+        *(({"ways": each}, r"dispatch\(ways=...\) must be a list of at least one of") for each in ([], "dense", None)),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_dispatched_is_refused_by_a_sentence_of_dispatch(given, told):
+    given = {"model": nn.Linear(8, 4), "inputs": torch.ones(2, 8), **given}
+    with pytest.raises(InputError, match=told):
+        dispatch(**given, measure=timed({}))

@@ -145,3 +145,32 @@ def test_a_buffer_that_is_used_again_changes_nothing():
             found += stream.push(buffer)
         found += stream.finish()
         torch.testing.assert_close(torch.stack(found, 1), model(clip))
+
+
+@pytest.mark.parametrize("number", [1.5, "2", None, True])
+def test_numbers_that_are_not_whole_are_refused(number):
+    with pytest.raises(InputError, match="a frame model takes whole numbers"):
+        RecurrentFrames([nn.GRU(3, 4, batch_first=True)], every=number)
+    for before, after in ((number, 1), (1, number)):
+        with pytest.raises(InputError, match="a frame model takes whole numbers"):
+            WindowFrames(nn.Flatten(), before, after)
+
+
+def test_what_are_no_recurrent_layers_is_refused_when_the_model_is_made():
+    gru = nn.GRU(3, 4, batch_first=True)
+    with pytest.raises(InputError, match=r"takes a list of layers, as \[nn.GRU\(...\)\], got GRU"):
+        RecurrentFrames(gru)
+    with pytest.raises(InputError, match="takes layers of frames and a state, as torch's LSTM and GRU, not Linear"):
+        RecurrentFrames([gru, nn.Linear(4, 4)])
+    for layers in (nn.ModuleList([gru]), nn.Sequential(gru), (each for each in [gru])):
+        assert len(RecurrentFrames(layers).layers) == 1
+
+
+def test_frames_of_another_form_are_refused_by_a_sentence():
+    stream = recurrent(1).stream()
+    with pytest.raises(InputError, match=r"must be a tensor of shape \(batch, time, features\), got list"):
+        stream.push([1.0] * 3)
+    for shape in ((3,), (2, 3)):
+        with pytest.raises(InputError, match=r"got shape .*; a single frame is frame\[None, None\]"):
+            stream.push(torch.ones(shape))
+    assert len(stream.push(torch.ones(3, dtype=torch.float64)[None, None])) == 1

@@ -6,6 +6,7 @@ layer as it came, on the inputs that it gets in a forward: how many of these are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
@@ -60,14 +61,17 @@ def dispatch(
         seconds: Longest time of each measurement.
         measure: Instead of the device's clock.
     Raises:
-        InputError: If there is no such way, or no layer to choose for.
+        InputError: If there is no such way, the network does not run with the inputs, or has no layer to choose for.
     """
+    _check(model, ways, threads, seconds)
     if unknown := sorted(set(ways) - set(WAYS)):
         raise InputError(f"dispatch(ways=...) knows {', '.join(WAYS)}, not {', '.join(unknown)}")
     came = copy_sharing(model, {}).eval()
     device = device_of(came)
     found = measure or measured_on(device, threads, seconds, seed, progress)
-    given = _inputs_of_layers(came, inputs)
+    given, empty = _inputs_of_layers(came, inputs)
+    if not given and empty:
+        raise InputError("the layers get inputs of no elements; give dispatch a batch that is not empty")
     if not given:
         raise InputError("no linear layer or convolution runs in a forward of the network")
     choices: dict[str, Choice] = {}
@@ -86,6 +90,18 @@ def dispatch(
         if not overall.high < 1:
             choices = {name: replace(each, way=KEPT) for name, each in choices.items()}
     return Dispatch(choices, current_device(str(device)).fingerprint, threads, overall)
+
+
+def _check(model: object, ways: object, threads: object, seconds: object) -> None:
+    """Refuse what would fail later, and less clearly."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"dispatch(model=...) must be a network (nn.Module), got {type(model).__name__}")
+    if isinstance(ways, str) or not isinstance(ways, Collection) or not ways:
+        raise InputError(f"dispatch(ways=...) must be a list of at least one of {', '.join(WAYS)}, got {ways!r}")
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+        raise InputError(f"dispatch(threads=...) must be a whole number of at least 1, got {threads!r}")
+    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise InputError(f"dispatch(seconds=...) must be a number above 0, got {seconds!r}")
 
 
 def _tried(layer: nn.Module, x: Tensor, ways: Collection[str], measure: Measure) -> tuple[Choice, nn.Module | None]:
@@ -120,14 +136,18 @@ def _ratio(found: Estimate) -> Ratio:
     return Ratio(found.ratio, found.low, found.high)
 
 
-def _inputs_of_layers(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
-    """The first input of each layer that can be dispatched, by path, from one forward."""
+def _inputs_of_layers(model: nn.Module, inputs: Any) -> tuple[dict[str, Tensor], set[str]]:
+    """The first input of each layer that can be dispatched, by path, from one forward; and who got an empty one."""
     found: dict[str, Tensor] = {}
+    empty: set[str] = set()
 
     def note(name: str) -> Callable[..., None]:
         def keep(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
-            if name not in found and arguments and isinstance(arguments[0], Tensor) and arguments[0].numel():
-                found[name] = arguments[0].detach().clone()
+            if name not in found and arguments and isinstance(arguments[0], Tensor):
+                if arguments[0].numel():
+                    found[name] = arguments[0].detach().clone()
+                else:
+                    empty.add(name)
 
         return keep
 
@@ -140,7 +160,12 @@ def _inputs_of_layers(model: nn.Module, inputs: Any) -> dict[str, Tensor]:
     try:
         with torch.no_grad():
             run(model, inputs)
+    except Exception as error:  # whatever a user's forward may raise
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"dispatch(inputs=...) must be what {type(model).__name__} takes; it fails with them ({told[0]})"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return found, empty

@@ -8,6 +8,7 @@ recurrent model steps from one evaluated frame to the next, so that its time con
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,10 +31,11 @@ class FrameModel(nn.Module):
 
     def __init__(self, before: int, after: int, every: int) -> None:
         super().__init__()
-        if before < 0 or after < 0 or every < 1:
+        whole = all(isinstance(each, int) and not isinstance(each, bool) for each in (before, after, every))
+        if not whole or before < 0 or after < 0 or every < 1:
             raise InputError(
-                f"a frame model takes before and after of at least 0 and every of at least 1, "
-                f"got {before}, {after} and {every}"
+                "a frame model takes whole numbers, before and after of at least 0 and every of at least 1, "
+                f"got {before!r}, {after!r} and {every!r}"
             )
         self.before, self.after, self.every = before, after, every
 
@@ -99,14 +101,24 @@ class RecurrentFrames(FrameModel):
         head: Reads the last layer's outputs; they are the outputs when None.
         every: Of how many frames one is evaluated.
     Raises:
-        InputError: If a layer of torch reads time backwards or wants it first.
+        InputError: If they are no layers of frames and a state, or one of torch reads time backwards or wants it first.
     """
 
     def __init__(self, layers: Iterable[nn.Module], head: nn.Module | None = None, *, every: int = 1) -> None:
         super().__init__(0, 0, every)
-        self.layers = nn.ModuleList(layers)
+        try:
+            self.layers = nn.ModuleList(list(layers))
+        except TypeError as error:  # no list, or one of others than modules
+            raise InputError(
+                f"RecurrentFrames(layers=...) takes a list of layers, as [nn.GRU(...)], got {type(layers).__name__}"
+            ) from error
         self.head = nn.Identity() if head is None else head
         for layer in self.layers:
+            if not _takes_state(layer):
+                raise InputError(
+                    "RecurrentFrames(layers=...) takes layers of frames and a state, as torch's LSTM and GRU, not "
+                    f"{type(layer).__name__}; what reads their outputs belongs to the head"
+                )
             if isinstance(layer, nn.RNNBase) and (layer.bidirectional or not layer.batch_first):
                 raise InputError(
                     f"a stream of frames runs through layers with batch_first in one direction, not {layer}"
@@ -144,7 +156,8 @@ class FrameStream:
     def push(self, frames: Tensor) -> list[Tensor]:
         """Outputs that are known now, each (batch, …), from the next frames, (batch, n, features).
 
-        There is never an output before its frame.
+        One frame of shape (features,) is pushed as ``frame[None, None]``, frames of a batch, (batch, features), as
+        ``frames[:, None]``. There is never an output before its frame.
 
         Raises:
             InputError: If the stream is over, or the frames are not like those before.
@@ -216,7 +229,27 @@ class ClipMean(nn.Module):
 
 
 def _check(frames: Tensor, least: int = 1) -> None:
-    if frames.ndim < 3 or frames.shape[1] < least:
+    if not isinstance(frames, Tensor):
+        raise InputError(f"frames must be a tensor of shape (batch, time, features), got {type(frames).__name__}")
+    if frames.ndim < 3:
+        raise InputError(
+            f"frames must be (batch, time, features), got shape {tuple(frames.shape)}; a single frame is "
+            "frame[None, None]"
+        )
+    if frames.shape[1] < least:
         raise InputError(
             f"frames must be (batch, time, features) with a frame at least, got shape {tuple(frames.shape)}"
         )
+
+
+def _takes_state(layer: nn.Module) -> bool:
+    """Whether a layer can be called with frames and a state, as far as it tells."""
+    try:
+        signature = inspect.signature(layer.forward)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        return False
+    return True
