@@ -239,3 +239,12 @@ def test_what_is_no_linear_layer_and_inputs_that_do_not_fit_are_refused_by_a_sen
         AskedLinear(nn.Conv2d(1, 1, 1))
     with pytest.raises(InputError, match="must be what Sequential takes; it fails with them"):
         AskedOutputs(nn.Sequential(nn.Linear(20, 5)), torch.ones(1, 21))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("weight", "bias"), [((50, 31), 50), ((50, 32), 3), ((40, 32), 40)], ids=str)
+def test_tensors_that_were_put_in_and_do_not_fit_are_refused(weight, bias):
+    layer = AskedLinear(nn.Linear(32, 50))
+    layer.weight, layer.bias = nn.Parameter(torch.ones(weight)), nn.Parameter(torch.ones(bias))
+    with pytest.raises(InputError, match="are not those of a layer of 32 inputs and 50 outputs"):
+        layer(torch.ones(1, 32), torch.tensor([1, 45]))

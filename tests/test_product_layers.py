@@ -400,3 +400,13 @@ def test_the_code_of_another_network_is_refused_in_one_sentence(other, told):
         swap_layers(other, code)
     with pytest.raises(InputError, match=r"^a code must be what ecc\.stage gave as result\.code, got NoneType$"):
         swap_layers(other, None)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("way", ["auto", "blocks", "correlation"])
+@torch.no_grad()
+def test_a_layer_laid_anew_is_traced_for_every_batch(way):
+    product = RelaidProduct(torch.randn(26, 2), torch.randn(2, 30), (24, 32), way=way)
+    traced = torch.jit.trace(product, torch.randn(3, 32))
+    for x in (torch.randn(5, 32), torch.randn(2, 3, 32)):
+        torch.testing.assert_close(traced(x), product(x), rtol=1e-4, atol=1e-5)

@@ -84,6 +84,10 @@ class AskedLinear(nn.Module):
             start = np.empty(0, matrix.dtype) if bias is None else bias.numpy()
             if not compiled.asked(rows.numpy(), matrix, start, index.numpy(), sums):
                 self._within(index)
+                raise InputError(
+                    f"a weight of shape {tuple(weight.shape)} and its bias are not those of a layer of "
+                    f"{self.in_features} inputs and {self.out_features} outputs"
+                )
             found = torch.from_numpy(sums)
         elif self._within(index).numel() > _MOST_COPIED * self.out_features:
             found = F.linear(rows, weight, bias)[:, index]

@@ -117,7 +117,7 @@ def fill_fan_out(x: Array, weight: Array, bias: Array, found: Array) -> None:
 def fill_asked(x: Array, weight: Array, bias: Array, rows: Array, found: Array) -> bool:
     """x · weightᵀ + bias for some rows of the weight, eight at a time so that an input is read once for eight.
 
-    False, with nothing filled, if the weight has not all of these rows.
+    False, with nothing filled, if the weight has not all of these rows or shapes do not fit.
 
     Args:
         x: Shape (batch, inputs).
@@ -126,6 +126,8 @@ def fill_asked(x: Array, weight: Array, bias: Array, rows: Array, found: Array) 
         rows: Of the weight, int64, shape (n,).
         found: Shape (batch, n); the result.
     """
+    if x.shape[1] != weight.shape[1] or (bias.size and bias.size != weight.shape[0]):
+        return False
     for k in range(rows.size):
         if rows[k] < 0 or rows[k] >= weight.shape[0]:
             return False

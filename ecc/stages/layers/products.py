@@ -20,21 +20,13 @@ class Product(nn.Module, ABC):
 
     Attributes:
         shape: Of W as its layer has it: (outputs, inputs, …).
+        outputs: Rows of W.
+        inputs: Columns of W as a matrix.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.shape = shape
-
-    @property
-    def outputs(self) -> int:
-        """Rows of W."""
-        return self.shape[0]
-
-    @property
-    def inputs(self) -> int:
-        """Columns of W as a matrix."""
-        return math.prod(self.shape[1:])
+        self.shape, self.outputs, self.inputs = shape, shape[0], math.prod(shape[1:])
 
     @abstractmethod
     def weight(self) -> Tensor:

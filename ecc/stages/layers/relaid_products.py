@@ -35,9 +35,9 @@ _MOST_CORRELATIONS = 1 << 18  # elements that are in memory at once
 class RelaidProduct(Product):
     """W = left · right with its elements poured into rows of another length.
 
-    Where gradients are wanted W is made whole, as training needs it, and so it is under autocast. What correlations
-    need of the factors is kept with a copy of these, and made anew when they are not what they were, however they were
-    changed.
+    Where gradients are wanted W is made whole, as training needs it, and so it is under autocast and in a trace. What
+    correlations need of the factors is kept with a copy of these, and made anew when they are not what they were,
+    however they were changed.
 
     Args:
         left: Shape (m, r).
@@ -93,7 +93,7 @@ class RelaidProduct(Product):
     def applied(self, x: Tensor) -> Tensor:
         """By W whole, by blocks of it, or by correlations."""
         trained = torch.is_grad_enabled() and (x.requires_grad or self.left.requires_grad or self.right.requires_grad)
-        if trained or mixed_type(x) is not None:
+        if trained or mixed_type(x) is not None or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             return super().applied(x)
         batch = x.reshape(-1, x.shape[-1])
         found = self._correlated(batch) if self._correlates(len(batch)) else self._blockwise(batch)
