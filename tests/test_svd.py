@@ -164,7 +164,7 @@ def test_moments_are_those_of_what_the_weights_read():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"ratio": 1.0}, "must be above 1"), ({"nbytes": -1}, "0 or more"), ({"energy": 1.0}, "below 1"),
+    ({"ratio": 1.0}, "must be a number above 1"), ({"nbytes": -1}, "must be positive"), ({"energy": 1.0}, "below 1"),
     ({"energy": 0.5, "nbytes": 9}, "not both"), ({"gates": "some"}, "'together' or 'each'"),
     ({"epochs": -1}, "0 or more"), ({"lr": 0.0}, "positive"),
 ])  # fmt: skip
@@ -176,7 +176,7 @@ def test_options_that_make_no_sense_are_refused(options, message):
 def test_states_it_cannot_work_on_are_refused():
     with pytest.raises(InputError, match=r"^the weights 'w' hold values that are not finite and cannot be factored$"):
         Svd().encode({"w": torch.full((20, 20), math.nan)})
-    with pytest.raises(InputError, match=r"^svd finds no ranks within 300 bytes, even at rank 1; allow more$"):
+    with pytest.raises(InputError, match=r"^svd.nbytes=300 cannot be reached: at the smallest sizes the file takes 372 bytes; give 372 or more$"):
         Svd(nbytes=300).encode({"w": torch.randn(40, 40)})
     with pytest.raises(InputError, match=r"makes none of the weights smaller"):
         Svd(energy=0.999).encode({"w": torch.randn(40, 40)})

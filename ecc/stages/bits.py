@@ -162,6 +162,7 @@ class Sharing:
 
         Raises:
             InputError: With the least that can be reached; or if no stage has anything to choose.
+            NothingToDo: If the code is within all limits.
         """
         steps = self._steps(stages)
         if not any(choosing for _, choosing in steps):
@@ -171,6 +172,11 @@ class Sharing:
                 f"svd, prune, codebook, log-quant, product-quant or fixed-point{self._own_size(stages)}"
             )
         first = next(place for place, (_, choosing) in enumerate(steps) if choosing)
+        totals = [each.total(code) for each in self.expenses]
+        if all(total <= each.limit for total, each in zip(totals, self.expenses, strict=True)):
+            there = " and ".join(each.shown(total) for total, each in zip(totals, self.expenses, strict=True))
+            limits = " and ".join(each.shown(each.limit) for each in self.expenses)
+            raise NothingToDo(f"the network takes {there}, which is within {limits} already; give a smaller limit")
         self._demand(self._options(applied(code, steps[:first], {}), steps[first:]))
 
     def encode(
@@ -266,7 +272,7 @@ class _Choice:
         limits, least = self.sharing._limits, self.options.least * (1 + 1e-9)
         if self._later:  # room for what training does to the bytes of later stages; they use what is left of it
             limits = np.maximum(limits - _RESERVE * np.maximum(limits - self.options.constants, 0), least)
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
             selection = self._selected(losses, limits)
             chosen = self._chosen(selection)
             plan = {name: one.settings for name, one in chosen.items()}
@@ -277,7 +283,8 @@ class _Choice:
                 if (beyond <= 0).all():
                     return coded, self._share(calibration, nodes, selection, chosen)
             spent = np.minimum(limits, self.options.constants + np.array(selection.costs))  # else it is chosen again
-            limits = np.where(beyond > 0, np.maximum(spent - beyond * (1 + 1e-9), least), limits)
+            lower = np.maximum(spent - beyond * (1 + 1e-9), least)
+            limits = np.where(beyond > 0, least if attempt == _TRIES - 2 else lower, limits)
         raise InputError("no settings were found that keep the limits, though single ones would; give a larger limit")
 
     @property

@@ -94,6 +94,8 @@ def read(content: bytes, *, limit_bytes: int | None = None) -> tuple[dict[str, N
         InputError: If the file is damaged, of another version, or declares more than the limit.
     """
     nodes: dict[str, Node] = {}
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise InputError(f"read takes the bytes of a file, not {type(content).__name__}; stream takes a path")
     aliases: dict[str, str] = {}
     source = ByteSource(content)
     header = _read_header(source.take, len(content), limit_bytes)

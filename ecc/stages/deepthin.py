@@ -38,10 +38,12 @@ class DeepThin:
     """Two factors, laid anew, for each weight and bias where that is smaller.
 
     Attributes:
-        ratio: How many times smaller the tensors get, all by the same; in force where ``nbytes`` is 0.
-        nbytes: Of the whole file, in place of a ratio; 0 for none.
+        ratio: How many times smaller the tensors get that are encoded, all by the same, and not the whole file with
+            what stays as it is; in force without ``nbytes``.
+        nbytes: Of the whole file, in place of a ratio; None for none.
         start: Where training begins: the ``fit`` to the weights as they are, or ``random`` factors whose products have
-            the weights' variance.
+            the weights' variance; None for
+            ``random`` with a workshop, and the fit, which is all there is, without.
         biases: Whether biases are stored so as well.
         epochs: Of training the factors and what is not coded, with a workshop.
         lr: Peak learning rate.
@@ -50,8 +52,8 @@ class DeepThin:
     """
 
     ratio: float = 20.0
-    nbytes: int = 0
-    start: Literal["fit", "random"] = "random"
+    nbytes: int | None = None
+    start: Literal["fit", "random"] | None = None
     biases: bool = True
     epochs: int = 20
     lr: float = 3e-3
@@ -59,9 +61,9 @@ class DeepThin:
     layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        demand_target("DeepThin", self.ratio, self.nbytes)
+        demand_target("DeepThin", self.ratio, self.nbytes, self.layers)
         rules = {
-            "start": (self.start in ("fit", "random"), "must be 'fit' or 'random'"),
+            "start": (self.start in (None, "fit", "random"), "must be 'fit', 'random' or None"),
             "epochs": (self.epochs >= 0, "must be 0 or more"),
             "lr": (0 < self.lr < math.inf, "must be positive"),
         }
@@ -72,6 +74,14 @@ class DeepThin:
         """As on the command line."""
         return "deepthin"
 
+    def foreseen(self, code: PackedCode) -> PackedCode:
+        """The code with as many floats, without data.
+
+        Raises:
+            InputError: As of ``encode``.
+        """
+        return replace(self, start="fit").encode(code)
+
     def encode(self, state: State | Code, workshop: Workshop | None = None) -> PackedCode:
         """The code with factors in the place of weights that are stored as they are; without a workshop, their fit.
 
@@ -79,6 +89,8 @@ class DeepThin:
             InputError: If none gets smaller, weights are not finite, or the budget cannot be met.
             NothingToDo: If the file is within ``nbytes`` already.
         """
+        if self.start == "random" and workshop is None:
+            raise InputError("deepthin.start=random needs data to train; give train and validation, or start=fit")
         code = packed(state)
         demand_need(self.name, code, self.nbytes)
         tensors = self._tensors(code)
@@ -117,7 +129,7 @@ class DeepThin:
 
     def _layouts(self, code: PackedCode, tensors: Mapping[str, Tensor]) -> dict[str, Relayout]:
         """Of the tensors that get smaller, within the budget."""
-        limit = byte_limit(code, tensors, ratio=self.ratio, nbytes=self.nbytes)
+        limit = byte_limit(self.name, code, tensors, ratio=self.ratio, nbytes=self.nbytes)
         whole = {name: node_bytes(name, code.nodes[name]) for name in tensors}
         rest = code.nbytes - PackedCode({name: code.nodes[name] for name in tensors}).nbytes
 
@@ -130,7 +142,8 @@ class DeepThin:
             nodes = {name: _blank(tensors[name], each) for name, each in at(sizes).items()}
             return rest + PackedCode({name: code.nodes[name] for name in tensors} | nodes).nbytes
 
-        return at(shared_out({name: values.numel() for name, values in tensors.items()}, limit, spent))
+        limit.demand(spent(dict.fromkeys(tensors, 1)))
+        return at(shared_out({name: values.numel() for name, values in tensors.items()}, limit.nbytes, spent))
 
 
 def _sides(values: Tensor) -> tuple[int, int]:

@@ -37,10 +37,12 @@ class Hashed:
     """One vector of values for each weight that gets smaller so.
 
     Attributes:
-        ratio: How many times smaller the tensors get, all by the same; in force where ``nbytes`` is 0.
-        nbytes: Of the whole file, in place of a ratio; 0 for none.
+        ratio: How many times smaller the tensors get that are encoded, all by the same, and not the whole file with
+            what stays as it is; in force without ``nbytes``.
+        nbytes: Of the whole file, in place of a ratio; None for none.
         start: Where training begins: at the ``fit`` to the weights as they are, or at ``random`` values of their
-            variance.
+            variance; None for
+            ``random`` with a workshop, and the fit, which is all there is, without.
         key: ``salted``, another hash for each tensor; or ``published``, that of the authors' code.
         biases: Whether biases are stored so as well.
         epochs: Of training the values and what is not coded, with a workshop.
@@ -51,8 +53,8 @@ class Hashed:
     """
 
     ratio: float = 8.0
-    nbytes: int = 0
-    start: Literal["fit", "random"] = "random"
+    nbytes: int | None = None
+    start: Literal["fit", "random"] | None = None
     key: Literal["salted", "published"] = "salted"
     biases: bool = False
     epochs: int = 20
@@ -62,9 +64,9 @@ class Hashed:
     layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        demand_target("Hashed", self.ratio, self.nbytes)
+        demand_target("Hashed", self.ratio, self.nbytes, self.layers)
         rules = {
-            "start": (self.start in ("fit", "random"), "must be 'fit' or 'random'"),
+            "start": (self.start in (None, "fit", "random"), "must be 'fit', 'random' or None"),
             "key": (self.key in ("salted", "published"), "must be 'salted' or 'published'"),
             "epochs": (self.epochs >= 0, "must be 0 or more"),
             "lr": (0 < self.lr < math.inf, "must be positive"),
@@ -78,6 +80,14 @@ class Hashed:
         """As on the command line."""
         return "hashed"
 
+    def foreseen(self, code: PackedCode) -> PackedCode:
+        """The code with as many floats, without data.
+
+        Raises:
+            InputError: As of ``encode``.
+        """
+        return replace(self, start="fit").encode(code)
+
     def encode(self, state: State | Code, workshop: Workshop | None = None) -> PackedCode:
         """The code with hashed values in the place of weights that are stored as they are; without a workshop, the fit.
 
@@ -85,6 +95,8 @@ class Hashed:
             InputError: If none gets smaller, weights are not finite, or the budget cannot be met.
             NothingToDo: If the file is within ``nbytes`` already.
         """
+        if self.start == "random" and workshop is None:
+            raise InputError("hashed.start=random needs data to train; give train and validation, or start=fit")
         code = packed(state)
         demand_need(self.name, code, self.nbytes)
         tensors = hashable(code, self.name, self.layers, biases=self.biases)
@@ -106,7 +118,7 @@ class Hashed:
 
     def _buckets(self, code: PackedCode, tensors: Mapping[str, Tensor]) -> dict[str, int]:
         """Values of each tensor that gets smaller, within the budget."""
-        limit = byte_limit(code, tensors, ratio=self.ratio, nbytes=self.nbytes)
+        limit = byte_limit(self.name, code, tensors, ratio=self.ratio, nbytes=self.nbytes)
         whole = {name: node_bytes(name, code.nodes[name]) for name in tensors}
         fixed = {name: node_bytes(name, self._blank(code, name, each, 1)) + _GROWTH for name, each in tensors.items()}
         rest = code.nbytes - sum(whole.values())
@@ -117,7 +129,8 @@ class Hashed:
         def spent(sizes: Mapping[str, int]) -> int:
             return rest + sum(size(name, count) for name, count in sizes.items())
 
-        sizes = shared_out({name: values.numel() for name, values in tensors.items()}, limit, spent)
+        limit.demand(spent(dict.fromkeys(tensors, 1)))
+        sizes = shared_out({name: values.numel() for name, values in tensors.items()}, limit.nbytes, spent)
         return {name: count for name, count in sizes.items() if size(name, count) < whole[name]}
 
     def _blank(self, code: PackedCode, name: str, tensor: Tensor, count: int) -> Form:
@@ -133,7 +146,7 @@ def hashable(code: PackedCode, stage: str, layers: tuple[str, ...], *, biases: b
     """Weights that are stored as they are and not all zero, and biases of the same modules if these are meant.
 
     Raises:
-        InputError: If there are no weights, or one is not finite.
+        InputError: If there are no weights, all are zero, or one is not finite.
     """
     weights = [name for name in weight_names(code, layers) if isinstance(code.nodes[name], Numbers)]
     if not weights:
@@ -148,6 +161,8 @@ def hashable(code: PackedCode, stage: str, layers: tuple[str, ...], *, biases: b
             if not bool(node.values.isfinite().all()):
                 raise InputError(f"the weights {name!r} hold values that are not finite and cannot be hashed")
             found[name] = node.values
+    if not found:
+        raise InputError(f"{stage} finds weights that are all zero, of which nothing is to be stored; leave it out")
     return found
 
 

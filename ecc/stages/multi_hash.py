@@ -42,8 +42,9 @@ class MultiHash:
     """One space for all weights.
 
     Attributes:
-        ratio: How many times smaller the tensors get, together; in force where ``nbytes`` is 0.
-        nbytes: Of the whole file, in place of a ratio; 0 for none.
+        ratio: How many times smaller the tensors get that are encoded, together, and not the whole file with
+            what stays as it is; in force without ``nbytes``.
+        nbytes: Of the whole file, in place of a ratio; None for none.
         hashes: Values that an element reads, from 1 to 8.
         hidden: Units of each layer's network, from 0 (a sum of the values, each with a gain) to 64.
         run: Elements of a row that read values beside each other: rows of embeddings as runs that are read in blocks.
@@ -55,7 +56,7 @@ class MultiHash:
     """
 
     ratio: float = 8.0
-    nbytes: int = 0
+    nbytes: int | None = None
     hashes: int = 2
     hidden: int = 4
     run: int = 1
@@ -66,7 +67,7 @@ class MultiHash:
     layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        demand_target("MultiHash", self.ratio, self.nbytes)
+        demand_target("MultiHash", self.ratio, self.nbytes, self.layers)
         rules = {
             "hashes": (1 <= self.hashes <= 8, "must be from 1 to 8"),
             "hidden": (0 <= self.hidden <= 64, "must be from 0 to 64"),
@@ -159,11 +160,12 @@ class MultiHash:
         kept = {name: values for name, values in tensors.items() if 2 * own[name] < whole[name]}
         if not kept:
             raise InputError("multi-hash makes none of the weights smaller: they are no larger than its networks")
-        limit = byte_limit(code, kept, ratio=self.ratio, nbytes=self.nbytes)
+        limit = byte_limit(self.name, code, kept, ratio=self.ratio, nbytes=self.nbytes)
         rest = code.nbytes - sum(whole[name] for name in kept) + sum(own[name] for name in kept) + alone + _GROWTH
         width = next(iter(kept.values())).element_size()
         total = sum(values.numel() for values in kept.values())
-        sizes = shared_out({_WHOLE: total}, limit, lambda floats: rest + max(floats[_WHOLE] - least, 0) * width)
+        limit.demand(rest)
+        sizes = shared_out({_WHOLE: total}, limit.nbytes, lambda floats: rest + max(floats[_WHOLE] - least, 0) * width)
         return kept, max(sizes[_WHOLE], least)
 
 

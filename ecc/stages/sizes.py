@@ -7,57 +7,111 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from ecc.core.errors import InputError, NothingToDo
 from ecc.stages.code import PackedCode
 from ecc.stages.container import node_bytes
 
-__all__ = ["byte_limit", "demand_need", "demand_target", "shared_out"]
+__all__ = ["ByteLimit", "byte_limit", "demand_need", "demand_target", "shared_out"]
 
 _HALVINGS = 40  # of the share: as fine as one float of a tensor of 10¹²
 
 
-def demand_target(stage: str, ratio: float, nbytes: int) -> None:
-    """Refuse a ratio and a number of bytes that make no sense.
+@dataclass(frozen=True, slots=True)
+class ByteLimit:
+    """What the whole file may take, and what was asked for.
+
+    Attributes:
+        stage: Its name.
+        nbytes: That the file may take.
+        asked: The option and its value, as they are typed.
+        there: Bytes that the tensors take that the stage encodes.
+        rest: Bytes of all else.
+    """
+
+    stage: str
+    nbytes: float
+    asked: str
+    there: int
+    rest: int
+
+    def demand(self, least: float) -> None:
+        """Refuse a limit below what the smallest sizes take.
+
+        Args:
+            least: Bytes of the whole file.
+
+        Raises:
+            InputError: With the least number of bytes that works, or the largest ratio.
+        """
+        if least <= self.nbytes:
+            return
+        if self.asked.startswith(f"{self.stage}.nbytes"):
+            mend = f"give {math.ceil(least):,} or more"
+        elif least - self.rest >= self.there:
+            mend = "no ratio works; leave the stage out"
+        else:
+            most = self.there / (least - self.rest)
+            digit = 10.0 ** (math.floor(math.log10(most)) - 3)
+            mend = f"the largest ratio that works is {math.floor(most / digit) * digit:.4g}"
+        raise InputError(
+            f"{self.asked} cannot be reached: at the smallest sizes the file takes {math.ceil(least):,} bytes; {mend}"
+        )
+
+
+def demand_target(stage: str, ratio: object, nbytes: object, layers: object = ()) -> None:
+    """Refuse a ratio, a number of bytes and layers that make no sense.
 
     Args:
         stage: Name of its class.
-        ratio: How many times smaller tensors get; in force where ``nbytes`` is 0.
-        nbytes: Of the whole file; 0 for none.
+        ratio: How many times smaller the tensors get that the stage encodes; in force where there is no ``nbytes``.
+        nbytes: Of the whole file; None for none.
+        layers: Names or patterns.
 
     Raises:
         InputError: With what is wrong.
     """
-    if not 1 < ratio < math.inf:
-        raise InputError(f"{stage}(ratio=...) must be above 1, got {ratio}")
-    if nbytes < 0:
-        raise InputError(f"{stage}(nbytes=...) must be 0 or more, got {nbytes}")
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 1 < ratio < math.inf:
+        raise InputError(f"{stage}(ratio=...) must be a number above 1, got {ratio!r}")
+    if nbytes is not None and (isinstance(nbytes, bool) or not isinstance(nbytes, int) or nbytes < 1):
+        raise InputError(f"{stage}(nbytes=...) must be positive, a whole number of bytes, or None; got {nbytes!r}")
+    if not isinstance(layers, tuple | list) or not all(isinstance(each, str) for each in layers):
+        raise InputError(f"{stage}(layers=...) must be a tuple of names or patterns of weights, got {layers!r}")
 
 
-def demand_need(stage: str, code: PackedCode, nbytes: int) -> None:
+def demand_need(stage: str, code: PackedCode, nbytes: int | None) -> None:
     """Leave alone what keeps to a number of bytes already.
 
     Args:
         stage: Its name.
         code: As it comes in.
-        nbytes: Of the whole file; 0 for none.
+        nbytes: Of the whole file; None for none.
 
     Raises:
         NothingToDo: If it does.
     """
-    if nbytes and code.nbytes <= nbytes:
+    if nbytes is not None and code.nbytes <= nbytes:
         raise NothingToDo(
             f"stage {stage} finds a file of {code.nbytes:,} bytes, which is within {nbytes:,} already; ask for fewer "
             "or leave the stage out"
         )
 
 
-def byte_limit(code: PackedCode, names: Iterable[str], *, ratio: float, nbytes: int) -> float:
-    """Bytes that the whole file may take: ``nbytes``, or where that is 0 the named tensors by ``ratio`` smaller."""
-    if nbytes:
-        return nbytes
+def byte_limit(stage: str, code: PackedCode, names: Iterable[str], *, ratio: float, nbytes: int | None) -> ByteLimit:
+    """Bytes that the whole file may take: ``nbytes``, or where there are none the named tensors by ``ratio`` smaller.
+
+    Args:
+        stage: Its name.
+        code: As it comes in.
+        names: Of the tensors that the stage encodes.
+        ratio: As ``nbytes``, of ``demand_target``.
+    """
     there = sum(node_bytes(name, code.nodes[name]) for name in names)
-    return code.nbytes - there + there / ratio
+    rest = code.nbytes - there
+    if nbytes is not None:
+        return ByteLimit(stage, nbytes, f"{stage}.nbytes={nbytes}", there, rest)
+    return ByteLimit(stage, rest + there / ratio, f"{stage}.ratio={ratio:g}", there, rest)
 
 
 def shared_out(

@@ -59,10 +59,11 @@ class Svd:
     """Two thin factors for each weight where that pays.
 
     Attributes:
-        ratio: How many times smaller the weights get together; in force where ``energy`` and ``nbytes`` are 0.
+        ratio: How many times smaller the weights get together that are encoded, and not the whole file with what
+            stays as it is; in force without ``energy`` and ``nbytes``.
         energy: Share of the squared singular values that each tensor keeps, in (0, 1), in place of a ratio.
-        nbytes: Of the whole file, in place of a ratio.
-        whiten: Whether errors are those of the layers' outputs on training data, where there is a workshop.
+        nbytes: Of the whole file, in place of a ratio; None for none.
+        whiten: Whether errors are those of the layers' outputs on training data; None for where there are data.
         gates: The gates of recurrent layers, factored ``together`` as one matrix or ``each`` by itself.
         epochs: Of tuning the factors and what is not coded, with a workshop.
         lr: Peak learning rate of tuning.
@@ -71,8 +72,8 @@ class Svd:
 
     ratio: float = 3.0
     energy: float = 0.0
-    nbytes: int = 0
-    whiten: bool = True
+    nbytes: int | None = None
+    whiten: bool | None = None
     gates: Literal["together", "each"] = "together"
     epochs: int = 5
     lr: float = 1e-3
@@ -80,7 +81,7 @@ class Svd:
     _last: list[tuple[Tensor, Spectrum]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        demand_target("Svd", self.ratio, self.nbytes)
+        demand_target("Svd", self.ratio, self.nbytes, self.layers)
         rules = {
             "energy": (0 <= self.energy < 1, "must be 0 or more and below 1"),
             "gates": (self.gates in ("together", "each"), "must be 'together' or 'each'"),
@@ -88,7 +89,7 @@ class Svd:
             "lr": (0 < self.lr < math.inf, "must be positive"),
         }
         demand_rules(self, rules)
-        if self.energy and self.nbytes:
+        if self.energy and self.nbytes is not None:
             raise InputError("Svd takes an energy or nbytes, not both")
 
     @property
@@ -116,6 +117,14 @@ class Svd:
             self._last[:] = [(node.values, _spectrum(name, node.values, 1, None))]
         return factor_form(node.values, self._last[0][1], setting.rank)
 
+    def foreseen(self, code: PackedCode) -> PackedCode:
+        """The code with factors of as many floats, without data.
+
+        Raises:
+            InputError: As of ``encode``.
+        """
+        return replace(self, whiten=False).encode(code)
+
     def encode(
         self, state: State | Code, workshop: Workshop | None = None, *, chosen: Mapping[str, SvdSetting] | None = None
     ) -> PackedCode:
@@ -128,13 +137,18 @@ class Svd:
             InputError: If none gets smaller, weights are not finite, or the budget cannot be met.
             NothingToDo: If the file is within ``nbytes`` already.
         """
+        if self.whiten and workshop is None:
+            raise InputError(
+                "svd.whiten=true weighs errors by the inputs of layers and needs data; give train and validation, or "
+                "leave whiten out"
+            )
         code = packed(state)
         if chosen is None:
             demand_need(self.name, code, self.nbytes)
         tensors = _plain(code, weight_names(code, self.layers))
         if not tensors:
             raise InputError("svd finds no weights that are stored as they are; apply it before other stages")
-        moments = input_moments(code, workshop) if workshop is not None and self.whiten else {}
+        moments = input_moments(code, workshop) if workshop is not None and self.whiten is not False else {}
         gates = _gate_counts(tensors) if self.gates == "each" else {}
         spectra = {
             name: _spectrum(name, values, gates.get(name, 1), moments.get(name))
@@ -165,8 +179,10 @@ class Svd:
         self, code: PackedCode, spectra: Mapping[str, Spectrum], workshop: Workshop | None
     ) -> dict[str, int]:
         """Ranks within the budget, 0 for whole tensors, with the least sum of what errors cost."""
-        limit = byte_limit(code, spectra, ratio=self.ratio, nbytes=self.nbytes)
-        tensors = _plain(code, spectra)
+        target = byte_limit(self.name, code, spectra, ratio=self.ratio, nbytes=self.nbytes)
+        tensors, limit = _plain(code, spectra), target.nbytes
+        least: dict[str, Node] = {name: _blank(tensors[name], each, 1) for name, each in spectra.items()}
+        target.demand(replace(code, nodes={**code.nodes, **least}).nbytes)
         weights = _error_weights(code, spectra, workshop)
         offers = {name: _offers(tensors[name], each) for name, each in spectra.items()}
         losses, costs = [], []
@@ -187,7 +203,7 @@ class Svd:
             if beyond <= 0:
                 return chosen
             left -= beyond
-        raise InputError(f"svd finds no ranks within {math.floor(limit):,} bytes, even at rank 1; allow more")
+        return dict.fromkeys(spectra, 1)  # the limit allows no more, which was asked before
 
 
 def factor_form(values: Tensor, spectrum: Spectrum, rank: int) -> Form:

@@ -49,8 +49,14 @@ def tuned(
         trained: Which floats; all where None.
 
     Raises:
-        InputError: If the code is not of the workshop's network, or nothing is left to train.
+        InputError: If the code is not of the workshop's network, a parameter is not finite, or none is left to train.
     """
+    parameters = dict(workshop.model.named_parameters(remove_duplicate=False))
+    for name, node in code.nodes.items():
+        if isinstance(node, Numbers) and name in parameters and not bool(node.values.isfinite().all()):
+            raise InputError(
+                f"{name!r} holds values that are not finite, and cannot be trained; mend the network first"
+            )
     network = TunedNetwork(workshop.model, code, trained)
     before, _ = workshop.evaluate(network)
     workshop.train(network, epochs=epochs, lr=lr, phase=phase, l2=l2)
