@@ -176,7 +176,7 @@ def test_options_that_make_no_sense_are_refused(options, message):
 def test_states_it_cannot_work_on_are_refused():
     with pytest.raises(InputError, match=r"^the weights 'w' hold values that are not finite and cannot be factored$"):
         Svd().encode({"w": torch.full((20, 20), math.nan)})
-    with pytest.raises(InputError, match=r"^svd.nbytes=300 cannot be reached: at the smallest sizes the file takes 372 bytes; give 372 or more$"):
+    with pytest.raises(InputError, match=r"^svd.nbytes=300 .* takes 372 bytes; give 372 or more$"):
         Svd(nbytes=300).encode({"w": torch.randn(40, 40)})
     with pytest.raises(InputError, match=r"makes none of the weights smaller"):
         Svd(energy=0.999).encode({"w": torch.randn(40, 40)})
