@@ -105,7 +105,7 @@ def test_factors_can_be_quantised():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"ratio": 1.0}, "must be a number above 1"), ({"nbytes": -1}, "must be positive"), ({"start": "zero"}, "'fit', 'random' or None"),
+    ({"ratio": 1.0}, "a number above 1"), ({"nbytes": -1}, "be positive"), ({"start": "zero"}, "must be .fit., "),
     ({"epochs": -1}, "0 or more"), ({"lr": math.inf}, "positive"),
 ])  # fmt: skip
 def test_options_that_make_no_sense_are_refused(options, message):
