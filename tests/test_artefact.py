@@ -350,7 +350,7 @@ def test_a_manifest_that_is_no_json_object_is_one_sentence(tmp_path: Path, conte
 
 
 def test_a_folder_that_is_no_artefact_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not a folder; give one that ecc compress or ecc stage has written"):
+    with pytest.raises(InputError, match="is not a folder; give a folder that ecc compress or ecc stage has written"):
         artefact.read(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"has no manifest\.json"):
         artefact.read(tmp_path)

@@ -86,7 +86,7 @@ def test_graph_says_what_share_of_the_macs_scales_with_a_group_and_which_blocks_
     assert groups["inner"]["macs_share"] == pytest.approx(2 * 64 * 9 * 256 / value["macs"])
     assert groups["head"]["macs_share"] == 0.0
     assert all({"name", "removable", "reason", "layers", "groups", "macs", "params"} == set(b) for b in value["blocks"])
-    text = run("graph net.py:small --input 1x1x8x8").out
+    text = run("graph net.py:small --inp=1x1x8x8").out  # an option may be cut short
     assert "no: it is an output of the network" in text
     assert any(each.startswith("small: 2 of 3 groups prunable") for each in text.splitlines())
 
@@ -275,7 +275,8 @@ def test_several_limits_make_an_artefact_each_and_a_page_of_all(made, tmp_path):
     again = run(line)  # what is there is replaced
     assert again.code == 0
     assert again.value["results"][1]["widths"] == value["results"][1]["widths"]
-    one_sentence(run(line.replace("macs=0.7,0.5", "macs=0.7")), 2, "holds something else")
+    one_sentence(run(line.replace("macs=0.7,0.5", "macs=0.7")), 2, "holds several artefacts")
+    one_sentence(run(f"verify {tmp_path}/all"), 2, f"give one of the artefacts in it, such as {tmp_path}/all/macs-0.50")
     one_sentence(run(line.replace(f"{tmp_path}/all", f"{tmp_path}/all/macs-0.70")), 2, "cannot hold several artefacts")
 
 
@@ -326,6 +327,8 @@ def test_text_for_people_is_on_stdout_and_progress_on_stderr(profiled, halves):
 PROFILE = f"profile {NET} --store new.db --samples 12"
 COMPRESS = f"compress {TRAINED} --out new"
 WRONG = [
+    ("compress net.py:small --buget macs=0.5 --out new", 2, "there is no option --buget; did you mean --budget?"),
+    ("graph net.py:small --qqq", 2, "there is no option --qqq; ecc graph --help shows what is taken"),
     ("", 2, "give a command"),
     ("bogus", 2, "invalid choice: 'bogus'"),
     ("graph", 2, "required: MODEL"),

@@ -143,7 +143,7 @@ def test_a_folder_with_a_sweep_or_anything_else_is_not_overwritten(engine, copie
     job = write_job(tmp_path)
     code, said = _sweep(capsys, job, "--out", copied)
     assert code == 2
-    assert "holds a sweep already, with 2 of these 2 job(s) done; run what is missing with --resume" in said
+    assert "holds a sweep already, with 2 of these 2 jobs done; run what is missing with --resume" in said
     code, said = _sweep(capsys, job, "--out", tmp_path)
     assert code == 2
     assert "is there and holds no sweep" in said

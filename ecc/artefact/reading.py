@@ -33,6 +33,7 @@ MANIFEST, WEIGHTS, PACKED, HISTORY = "manifest.json", "weights.safetensors", "we
 _MANIFEST_LIMIT_BYTES = 1 << 26
 _HISTORY_LIMIT_BYTES = 1 << 28
 _CHUNK_BYTES = 1 << 20
+_WRITTEN = "a folder that ecc compress or ecc stage has written"
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,9 +182,11 @@ def parse(folder: Path) -> tuple[Manifest, dict[str, str], dict[str, FileRecord]
     """The manifest of a folder, its aliases and its files; the files themselves are not looked at."""
     where = folder / MANIFEST
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; give one that ecc compress or ecc stage has written")
+        raise InputError(f"{folder} is not a folder; give {_WRITTEN}")
     if not where.is_file():
-        raise InputError(f"{folder} has no manifest.json; give a folder that ecc compress or ecc stage has written")
+        inside = sorted(entry.parent for entry in folder.glob(f"*/{MANIFEST}"))
+        mend = f"one of the artefacts in it, such as {inside[0]}" if inside else _WRITTEN
+        raise InputError(f"{folder} has no manifest.json; give {mend}")
     if where.stat().st_size > _MANIFEST_LIMIT_BYTES:
         raise InputError(f"{where} is larger than a manifest can be; it is damaged")
     fields = parse_object(b"".join(_chunks(where, where.stat().st_size)), str(where))

@@ -258,7 +258,8 @@ def _headline(result: Compression) -> str:
     named = f"{result.recipe.method}, {result.label}" if result.label else result.recipe.method
     return (
         f"{named}: test accuracy {percent(result.accuracy_dense)} → {percent(result.accuracy)}, "
-        f"{percent(result.nonzero_fraction)} of the parameters, {result.rounds} round(s), {result.seconds:.0f} s"
+        f"{percent(result.nonzero_fraction)} of the parameters, {result.rounds} round{'s'[: result.rounds != 1]}, "
+        f"{result.seconds:.0f} s"
     )
 
 

@@ -16,6 +16,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -165,6 +166,23 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; {self.prog} --help shows what is taken")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As of argparse; a command refuses what it has no option for before one that is missing: it may be that."""
+        if self._subparsers is None and args is not None:
+            self._demand_known(args)
+        return super().parse_known_args(args, namespace)
+
+    def _demand_known(self, given: Sequence[str]) -> None:
+        known = list(self._option_string_actions)
+        for text in given:
+            if text == "--":
+                return
+            name = text.partition("=")[0]
+            if name.startswith("--") and not any(each.startswith(name) for each in known):
+                close = get_close_matches(name, known, n=1)
+                mend = f"did you mean {close[0]}?" if close else f"{self.prog} --help shows what is taken"
+                raise InputError(f"there is no option {name}; {mend}")
 
 
 def _command(name: str) -> Command | None:

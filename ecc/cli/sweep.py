@@ -91,7 +91,7 @@ def _listed(plan: Plan, ledger: Ledger) -> Outcome:
         "plan": [{"id": job.id, **job.fields} for job in plan.jobs],
         "out": str(ledger.folder),
     }
-    return Outcome(value, f"{text}\n\n{len(plan.jobs)} job(s), no mistake found")
+    return Outcome(value, f"{text}\n\n{len(plan.jobs)} job{'' if len(plan.jobs) == 1 else 's'}, no mistake found")
 
 
 def _outcome(swept: Swept, ledger: Ledger) -> Outcome:

@@ -169,7 +169,7 @@ class Ledger:
         if known and not resume:
             raise InputError(
                 f"{str(self.folder)!r} holds a sweep already, with {self.done_of(plan)} of these {len(plan.jobs)} "
-                "job(s) done; run what is missing with --resume, or choose another folder with --out"
+                "jobs done; run what is missing with --resume, or choose another folder with --out"
             )
 
     def begin(self, plan: Plan) -> None:
