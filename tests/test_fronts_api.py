@@ -271,7 +271,7 @@ def test_page_and_pictures_are_written_side_by_side_and_again(folders, tmp_path)
     assert write_front(front, written.page) == written
     assert (written.picture.read_bytes(), written.drawing.read_bytes(), written.page.read_bytes()) == first
     names = sorted(path.name for path in written.page.parent.iterdir())
-    assert names == ["front-front.png", "front-front.svg", "front.html"]
+    assert names == ["front.html", "front.png", "front.svg"]
 
 
 @pytest.mark.parametrize("place", [".", "file/front.html"])

@@ -341,7 +341,8 @@ class Fronts:
         ]
 
     def __repr__(self) -> str:
-        return f"Fronts({len(self.points)} points over {self.x}, {len(self.methods)} methods, {len(self)} panel(s))"
+        panels = f"{len(self)} panel{'' if len(self) == 1 else 's'}"
+        return f"Fronts({len(self.points)} points over {self.x}, {len(self.methods)} methods, {panels})"
 
     def _repr_html_(self) -> str:
         return "".join(panel._repr_html_() for panel in self.panels)

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from matplotlib.ticker import MaxNLocator
 
 from ecc.fronts import DENSE, Front, Level, Point, SeedMean, mean_curve
-from ecc.report.front_figures import axis_scale, is_wide, look_of, x_interval
+from ecc.report.front_figures import accuracy_interval, axis_scale, cost_ends, is_wide, look_of, x_interval
 from ecc.report.style import axis_label, quantity
 
 __all__ = ["SYMBOLS", "Drawing", "Size", "draw_difference", "draw_front"]
@@ -34,7 +34,6 @@ SYMBOLS: tuple[str, ...] = (
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 18.0, 12.0, 48.0
 _NEAR = 1e-9
-_FEW = 2  # methods whose bands do not hide one another
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +85,9 @@ def draw_front(front: Front, methods: Sequence[str], size: Size, accuracies: tup
     items: list[list[Any]] = []
     drawn = [_method(front, own, frame, number.get(method, -1), items) for method, own in levels.items()]
     inner = (_text_of(size.width - _RIGHT - _LEFT), _text_of(size.height - _BOTTOM - _TOP))
-    few = ' class="few"' if len(front.methods) <= _FEW else ""
     label = f"accuracy against {front.x_name}" + (f", {front.name}" if front.name else "")
     svg = (
-        f'<svg viewBox="0 0 {size.width:g} {size.height:g}" tabindex="0" role="img"{few} '
+        f'<svg viewBox="0 0 {size.width:g} {size.height:g}" tabindex="0" role="img" '
         f'aria-label="{escape(label)}; arrow keys go from point to point" data-panel="{name}">'
         f'<clipPath id="{name}"><rect x="{_LEFT:g}" y="{_TOP:g}" width="{inner[0]}" height="{inner[1]}"/></clipPath>'
         f"{_axes(front, frame, size)}"
@@ -122,12 +120,9 @@ def draw_difference(difference: SeedMean, reach: float) -> Markup:
 
 def _frame(front: Front, size: Size, accuracies: tuple[float, float]) -> _Frame:
     factor, unit = axis_scale(front)
-    costs = [point.x * factor for point in front.points]
     wide, (bottom, top) = is_wide(front), accuracies
     shape: Callable[[float], float] = math.log if wide else float
-    low, high = shape(min(costs)), shape(max(costs))
-    pad = 0.04 * (high - low) or max(0.05 * abs(high), 0.5 if not wide else 0.05)
-    low, high = (low - pad if wide or low < 0 else max(0.0, low - pad)), high + pad
+    low, high = map(shape, cost_ends(front))
     across, up = size.width - _LEFT - _RIGHT, size.height - _TOP - _BOTTOM
 
     def x(value: float) -> float:
@@ -238,8 +233,8 @@ def _bars(level: Level, frame: _Frame) -> str:
     if low is not None and high is not None and low < high:
         start, end = frame.x(low), frame.x(high) if math.isfinite(high) else 1e4
         path += f"M{_text_of(start)} {_text_of(y)}H{_text_of(end)}"
-    if level.accuracy.low is not None and level.accuracy.high is not None:
-        path += f"M{_text_of(x)} {_text_of(frame.y(level.accuracy.low))}V{_text_of(frame.y(level.accuracy.high))}"
+    if (ends := accuracy_interval(level.accuracy)) is not None:
+        path += f"M{_text_of(x)} {_text_of(frame.y(ends[0]))}V{_text_of(frame.y(ends[1]))}"
     return path
 
 
@@ -247,14 +242,14 @@ def _words_of_level(level: Level, front: Front) -> tuple[str, list[str]]:
     if len(level.points) == 1:
         title, lines = _words_of_point(level.points[0], front)
     else:
-        title, accuracy = level.method, level.accuracy
-        known = accuracy.low is not None and accuracy.high is not None
-        within = f" [{_percent(accuracy.low)}, {_percent(accuracy.high)}]" if known else ""
+        title, accuracy, ends = level.method, level.accuracy, accuracy_interval(level.accuracy)
+        within = f" [{_percent(ends[0])}, {_percent(ends[1])}]" if ends else ""
+        seeds = f"{accuracy.seeds} seed{'' if accuracy.seeds == 1 else 's'}"
         lines = [
             *filter(None, [level.budget]),
             f"accuracy {_percent(accuracy.mean)}{within}",
             f"{front.x} {_with_ends(level.x.low, level.x.mean, level.x.high, front.unit)}",
-            f"mean of {accuracy.seeds} seeds" + (f", {len(level.points)} runs" * (len(level.points) > accuracy.seeds)),
+            f"mean of {seeds}" + (f", {len(level.points)} runs" * (len(level.points) > accuracy.seeds)),
         ]
     return title, [*lines, "dominated"] if level.dominated else lines
 
@@ -275,8 +270,8 @@ def _with_ends(low: float | None, value: float, high: float | None, unit: str) -
     return f"{quantity(value, unit)} [{quantity(low, unit)}, {quantity(high, unit)}]"
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.2f} %"
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
 
 
 def _places(place: tuple[float, float]) -> list[float]:

@@ -11,10 +11,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from ecc.core.cost import NORMALISED
-from ecc.fronts import DENSE, Front, Fronts, Level, mean_curve
+from ecc.fronts import DENSE, Front, Fronts, Level, SeedMean, mean_curve
 from ecc.report.style import COLOURS, INK, MARKERS, MUTED, axis_label, canvas, plain, scale
 
-__all__ = ["FAINT", "LOG_RANGE", "accuracy_ends", "axis_scale", "fronts_figure", "is_wide", "look_of", "x_interval"]
+__all__ = [
+    "FAINT",
+    "LOG_RANGE",
+    "accuracy_ends",
+    "accuracy_interval",
+    "axis_scale",
+    "cost_ends",
+    "fronts_figure",
+    "is_wide",
+    "look_of",
+    "x_interval",
+]
 
 FAINT = 0.35
 """Opacity of what is dominated."""
@@ -40,12 +51,24 @@ def look_of(number: int) -> tuple[int, int]:
 
 def axis_scale(front: Front) -> tuple[float, str]:
     """What costs are multiplied by on their axis, and the unit there; units that take no prefix get powers of ten."""
-    ends = [value for point in front.points for value in (point.x, point.x_low, point.x_high) if value is not None]
-    largest = max((abs(value) for value in ends if math.isfinite(value)), default=0.0)
+    costs = [point.x for point in front.points]
+    largest = max(map(abs, costs))
     power = 3 * math.floor(math.log10(largest) / 3) if largest > 0 else 0
     if front.unit in NORMALISED and power:
         return 10.0**-power, f"10{str(power).translate(_RAISED)} {front.unit}"
-    return scale(front.unit, ends)
+    return scale(front.unit, costs)
+
+
+def cost_ends(front: Front) -> tuple[float, float]:
+    """Ends of the x axis, in its unit: they hold all points; an interval may reach beyond, and is then cut."""
+    factor, _ = axis_scale(front)
+    costs = [point.x * factor for point in front.points]
+    low, high = min(costs), max(costs)
+    if is_wide(front):
+        reach = math.exp(0.04 * math.log(high / low))
+        return low / reach, high * reach
+    pad = 0.04 * (high - low) or max(0.05 * abs(high), 0.5)
+    return (low - pad if low < 0 else max(0.0, low - pad)), high + pad
 
 
 def accuracy_ends(fronts: Iterable[Front]) -> list[tuple[float, float]]:
@@ -62,6 +85,13 @@ def accuracy_ends(fronts: Iterable[Front]) -> list[tuple[float, float]]:
         pad = 0.08 * (max(found) - min(found)) or 0.01
         ends[data] = (min(found) - pad, max(found) + pad)
     return [ends[front.place.get("data", "")] for front in fronts]
+
+
+def accuracy_interval(accuracy: SeedMean) -> tuple[float, float] | None:
+    """Ends of the interval of a mean accuracy, cut where no accuracy can be; None where there is no interval."""
+    if accuracy.low is None or accuracy.high is None:
+        return None
+    return max(accuracy.low, min(0.0, accuracy.mean)), min(accuracy.high, max(1.0, accuracy.mean))
 
 
 def x_interval(level: Level) -> tuple[float | None, float, float | None]:
@@ -114,7 +144,7 @@ def _draw(ax: Axes, front: Front, methods: Sequence[str]) -> None:
     ax.set_xlabel(axis_label(front.x_name, unit))
     ax.set_ylabel("accuracy")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-    ax.margins(x=0.04)
+    ax.set_xlim(*cost_ends(front))
 
 
 def _staircase(ax: Axes, front: Front, factor: float) -> None:
@@ -149,7 +179,7 @@ def _method(ax: Axes, front: Front, levels: Sequence[Level], factor: float, look
                 [level.x.mean * factor for level in shown],
                 [level.accuracy.mean for level in shown],
                 xerr=_reach([x_interval(level) for level in shown], factor),
-                yerr=_reach([(level.accuracy.low, level.accuracy.mean, level.accuracy.high) for level in shown]),
+                yerr=_reach([_accuracy_reach(level) for level in shown]),
                 alpha=FAINT if faint else 1.0,
                 color=colour,
                 marker=marker,
@@ -162,6 +192,11 @@ def _method(ax: Axes, front: Front, levels: Sequence[Level], factor: float, look
             )
     ax.plot([], [], linestyle="", marker=marker, markersize=size, color=colour, markeredgecolor="white",
             label=plain(method, 32))  # fmt: skip
+
+
+def _accuracy_reach(level: Level) -> tuple[float | None, float, float | None]:
+    low, high = accuracy_interval(level.accuracy) or (None, None)
+    return low, level.accuracy.mean, high
 
 
 def _reach(

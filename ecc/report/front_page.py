@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from ecc.fronts import Comparison, Front, Fronts, SeedMean, Verdict
 from ecc.report.front_drawing import SYMBOLS, Size, draw_difference, draw_front
-from ecc.report.front_figures import accuracy_ends, axis_scale, look_of
+from ecc.report.front_figures import accuracy_ends, accuracy_interval, axis_scale, look_of
 from ecc.report.front_words import across, claims, notes, points_between, sentence, summary
 from ecc.report.style import quantity
 from ecc.report.templates import fill
@@ -94,9 +94,10 @@ def _mean(mean: SeedMean, unit: str = "") -> str:
         return f"{value:.4f}" if unit == "area" else quantity(value, unit)
 
     end = " %" if unit == "%" else ""
-    if mean.low is None or mean.high is None:
+    ends = accuracy_interval(mean) if unit in ("%", "area") else (mean.low, mean.high)
+    if ends is None or ends[0] is None or ends[1] is None:
         return shown(mean.mean) + end
-    return f"{shown(mean.mean)}{end} [{shown(mean.low)}, {shown(mean.high)}]"
+    return f"{shown(mean.mean)}{end} [{shown(ends[0])}, {shown(ends[1])}]"
 
 
 def _budgets(pair: Comparison, front: Front) -> str:

@@ -54,8 +54,11 @@ def summary(front: Front) -> str:
     if found == pairs:
         return "The one pair of methods differs." if pairs == 1 else f"All {pairs} pairs of methods differ."
     if not found:
+        if pairs == 1:
+            return "The one pair of methods cannot be told apart at equal budgets with these seeds."
         return f"None of the {pairs} pairs of methods can be told apart at equal budgets with these seeds."
-    return f"{found} of the {pairs} pairs of methods differ at equal budgets; the others cannot be told apart."
+    differ, rest = "differs" if found == 1 else "differ", "other" if pairs - found == 1 else "others"
+    return f"{found} of the {pairs} pairs of methods {differ} at equal budgets; the {rest} cannot be told apart."
 
 
 def notes(fronts: Fronts) -> list[str]:

@@ -223,8 +223,8 @@ def write_front(fronts: Fronts, path: str | Path) -> WrittenFront:
         InputError: If a file cannot be written.
     """
     page = Path(path)
-    picture = demand_target(page.with_name(f"{page.stem}-front.png"), PICTURE)
-    drawing = demand_target(page.with_name(f"{page.stem}-front.svg"), DRAWING)
+    picture = demand_target(page.with_name(f"{page.stem}.png"), PICTURE)
+    drawing = demand_target(page.with_name(f"{page.stem}.svg"), DRAWING)
     figure = fronts_figure(fronts)
     return WrittenFront(
         write_file(page, render_fronts(fronts).encode("utf-8", errors="replace")),
