@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from oracles import residual_net, simulated_profile
 from test_report import HOSTILE, Page
 
+from ecc.cli.fitting import fit_text
 from ecc.core.errors import InputError
 from ecc.core.layers import Layer, Side
 from ecc.core.table import ProfileTable
@@ -326,3 +327,10 @@ def test_inspect_shows_what_a_model_is_made_of(fit: Fit, tmp_path: Path) -> None
     name, cost = next(iter(value["parts"].items()))
     share = f"{100 * cost / sum(value['parts'].values()):.1f} %"
     assert re.search(rf"{re.escape(name)} +\S+ ms +{re.escape(share)}", text)
+
+
+def test_a_model_that_is_nearer_than_its_rows_are_known_is_said_to_be_so(fit: Fit) -> None:
+    error = fit.holdout["mape"]
+    assert "(what a perfect model would show)" in fit_text(replace(fit, noise_floor=0.9 * error), "cost.json")
+    assert "less noisy than these say" in fit_text(replace(fit, noise_floor=2 * error), "cost.json")
+    assert "noise floor unknown (what a perfect" in fit_text(replace(fit, noise_floor=float("nan")), "cost.json")

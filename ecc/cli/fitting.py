@@ -90,11 +90,14 @@ def fit_text(fit: Fit, out: str, max_error: float | None = None) -> str:
     """What a fit is worth, for people."""
     cost, held = fit.cost, fit.holdout
     floor = "unknown" if fit.noise_floor != fit.noise_floor else percent(fit.noise_floor)
+    meaning = "what a perfect model would show"
+    if held["mape"] < fit.noise_floor:
+        meaning = "of the rows' intervals; the rows turn out to be less noisy than these say"
     lines = [
         f"{fit.form} model of {cost.metric}, {fit.samples} rows, dense {quantity(cost.dense, cost.metric)}",
         f"held-out error {percent(held['mape'])} (mean), {percent(held['p95'])} (95th percentile), "
         f"{percent(held['worst'])} (worst); {percent(held['within_10pct'])} of the rows within 10 %",
-        f"noise floor {floor} (what a perfect model would show); MACs alone {percent(fit.macs_only)}; "
+        f"noise floor {floor} ({meaning}); MACs alone {percent(fit.macs_only)}; "
         f"95 % intervals cover {percent(fit.interval_coverage)}",
         *_forms(fit),
         *fit.notes,
