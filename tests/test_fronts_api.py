@@ -272,6 +272,8 @@ def test_page_and_pictures_are_written_side_by_side_and_again(folders, tmp_path)
     assert (written.picture.read_bytes(), written.drawing.read_bytes(), written.page.read_bytes()) == first
     names = sorted(path.name for path in written.page.parent.iterdir())
     assert names == ["front.html", "front.png", "front.svg"]
+    with pytest.raises(InputError, match=r"call it front\.html"):
+        write_front(front, written.drawing)
 
 
 @pytest.mark.parametrize("place", [".", "file/front.html"])

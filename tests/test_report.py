@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -253,8 +254,40 @@ def test_seeds_are_small_points_and_their_mean_has_the_interval() -> None:
     assert mean[0].get_xydata().tolist() == [[pytest.approx(1.01), pytest.approx(0.93)]]  # type: ignore[index, union-attr]
     across, up = (bar.get_segments()[0] for bar in mean[2])  # type: ignore[index, union-attr]
     (level,) = [level for level in front.levels if level.method == "admm"]
-    assert up[:, 1].tolist() == pytest.approx([level.accuracy.low, level.accuracy.high])
+    assert up[:, 1].tolist() == pytest.approx([level.accuracy.low, 1.0])
+    assert level.accuracy.high is not None
+    assert level.accuracy.high > 1.0  # Student's interval knows no ends of an accuracy; what is shown does
     assert across[:, 0].tolist() == pytest.approx([level.x.low, level.x.high])
+
+
+def of_two_seeds() -> Front:
+    runs = [("a", 1.0, 0.98), ("a", 1.4, 0.9), ("b", 1.1, 0.95), ("b", 1.3, 0.97)]
+    points = [Point(method, x, accuracy, i % 2, budget="half") for i, (method, x, accuracy) in enumerate(runs)]
+    return Front((*points, *(replace(point, x=2 * point.x, budget="whole") for point in points)), "macs", "MAC")
+
+
+def test_axes_hold_the_points_and_wide_intervals_are_cut() -> None:
+    front = of_two_seeds()
+    assert min(level.x.low for level in front.levels if level.x.low is not None) < 0
+    (ax,) = fronts_figure(Fronts((front,))).axes
+    low, high = ax.get_xlim()
+    assert 0.9 < low < 1.0
+    assert 2.8 < high < 3.0
+
+
+def test_page_of_two_seeds_is_plain() -> None:
+    front = of_two_seeds()
+    html = render_fronts(Fronts((front,)))
+    text = Page(html).text
+    assert 'class="band"' in html
+    shown = [line for line in html.splitlines() if ".band {" in line]
+    assert shown == [".band { fill: var(--c); opacity: 0; }", ".lit .method.on .band { opacity: .22; }"]
+    assert "The one pair of methods cannot be told apart" in text
+    assert ", 100.00]" in text
+    assert "<th></th>" not in html
+    ends = [float(end) for end in re.findall(r"% \[([\d.−-]+), 100\.00\]", html)]
+    assert ends
+    assert min(ends) >= 0
 
 
 def test_a_front_of_many_methods_and_of_one_point_is_drawn() -> None:
@@ -283,7 +316,7 @@ def test_the_page_of_fronts_says_what_is_claimed_and_no_more() -> None:
     ]
     fronts = Fronts((Front(tuple(points), "latency", "s"),), (LeftOut("lost", "has no accuracy"),))
     text = Page(render_fronts(fronts)).text
-    assert "1 of the 3 pairs of methods differ at equal budgets" in text
+    assert "1 of the 3 pairs of methods differs at equal budgets" in text
     for said in (
         "good is more accurate than bad between 500 ms and 1.00 s, by 5.03 points [4.95, 5.10] (4 seeds; p < 0.001",
         "bad and shaky are not distinguishable between 500 ms and 1.00 s: −1.35 points [−5.33, +2.63] (4 seeds",

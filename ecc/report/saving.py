@@ -220,9 +220,11 @@ def write_front(fronts: Fronts, path: str | Path) -> WrittenFront:
     """Write the page of fronts and their figure beside it.
 
     Raises:
-        InputError: If a file cannot be written.
+        InputError: If a file cannot be written, or the page is named as a picture.
     """
     page = Path(path)
+    if page.suffix.lower() in (".png", ".svg"):
+        raise InputError(f"{page} would be a page of HTML; call it {page.with_suffix('.html').name}")
     picture = demand_target(page.with_name(f"{page.stem}.png"), PICTURE)
     drawing = demand_target(page.with_name(f"{page.stem}.svg"), DRAWING)
     figure = fronts_figure(fronts)
