@@ -95,7 +95,7 @@ def _panel_text(front: Front, *, named: bool) -> str:
             str(len(level.points)),
             _mean(level.x, lambda value: quantity(value, front.unit), None if _counted(front) else reasons),
             _mean(level.accuracy, percent, reasons),
-            "dominated" if level.dominated else "",
+            "yes" if level.dominated else "no",
         ]
         for level in front.levels
     ]
@@ -105,7 +105,7 @@ def _panel_text(front: Front, *, named: bool) -> str:
     ]
     lines = [
         *([front.name, ""] if named and front.name else []),
-        table(["method", "budget", "runs", front.x_name, "accuracy", ""], levels),
+        table(["method", "budget", "runs", front.x_name, "accuracy", "dominated"], levels),
         "",
         table(["method", "points", "seeds", "hypervolume"], standings),
         *(f"{mark} no interval: {reason}" for reason, mark in reasons.items()),

@@ -239,7 +239,12 @@ def compare(
         start = timer.now()
         while (vague := _vague(series, plan)) and (elapsed := timer.now() - start) < plan.max_s:
             if progress is not None:
-                progress("compare", elapsed, plan.max_s, f"{len(vague)} intervals are still wide")
+                progress(
+                    "compare",
+                    elapsed,
+                    plan.max_s,
+                    "1 interval is still wide" if len(vague) == 1 else f"{len(vague)} intervals are still wide",
+                )
             base = _copied(runner, reference, inputs, plan.warm_up_s, plan, timer)
             for candidate in rng.permutation(sorted({index for index, _ in vague})):
                 network = _copied(runner, candidates[candidate], inputs, plan.warm_up_s, plan, timer)
