@@ -171,7 +171,7 @@ def test_an_artefact_is_replaced_and_anything_else_is_left_alone(tmp_path: Path)
         write(tmp_path / "out", seed=3)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "photo.jpg").write_text("mine")
-    with pytest.raises(InputError, match="holds something else than an artefact; choose another folder"):
+    with pytest.raises(InputError, match="holds something else than one artefact; choose another folder"):
         write(tmp_path / "home")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="is not a folder; choose another place"):

@@ -275,7 +275,7 @@ def test_several_limits_make_an_artefact_each_and_a_page_of_all(made, tmp_path):
     again = run(line)  # what is there is replaced
     assert again.code == 0
     assert again.value["results"][1]["widths"] == value["results"][1]["widths"]
-    one_sentence(run(line.replace("macs=0.7,0.5", "macs=0.7")), 2, "holds several artefacts")
+    one_sentence(run(line.replace("macs=0.7,0.5", "macs=0.7")), 2, "holds something else than one artefact")
     one_sentence(run(f"verify {tmp_path}/all"), 2, f"give one of the artefacts in it, such as {tmp_path}/all/macs-0.50")
     one_sentence(run(line.replace(f"{tmp_path}/all", f"{tmp_path}/all/macs-0.70")), 2, "cannot hold several artefacts")
 

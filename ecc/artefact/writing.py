@@ -121,8 +121,7 @@ def check_target(path: str | Path) -> Path:
     try:
         known = {MANIFEST, *parse(target)[2]}
     except InputError as error:
-        held = "several artefacts" if any(target.glob(f"*/{MANIFEST}")) else "something else than an artefact"
-        raise InputError(f"{target} holds {held}; choose another folder") from error
+        raise InputError(f"{target} holds something else than one artefact; choose another folder") from error
     if foreign := sorted(present - known):
         raise InputError(f"{target} holds {foreign[0]!r}, which is not of its artefact; choose another folder")
     return target
