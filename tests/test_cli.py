@@ -275,9 +275,10 @@ def test_several_limits_make_an_artefact_each_and_a_page_of_all(made, tmp_path):
     again = run(line)  # what is there is replaced
     assert again.code == 0
     assert again.value["results"][1]["widths"] == value["results"][1]["widths"]
-    one_sentence(run(line.replace("macs=0.7,0.5", "macs=0.7")), 2, "holds something else than one artefact")
+    one, inside = line.replace("macs=0.7,0.5", "macs=0.7"), line.replace(f"{tmp_path}/all", f"{tmp_path}/all/macs-0.70")
+    one_sentence(run(one), 2, "holds something else than one artefact", as_json=True)
+    one_sentence(run(inside), 2, "cannot hold several artefacts", as_json=True)
     one_sentence(run(f"verify {tmp_path}/all"), 2, f"give one of the artefacts in it, such as {tmp_path}/all/macs-0.50")
-    one_sentence(run(line.replace(f"{tmp_path}/all", f"{tmp_path}/all/macs-0.70")), 2, "cannot hold several artefacts")
 
 
 def test_settings_reach_the_method_and_the_manifest(tmp_path):
@@ -452,9 +453,10 @@ WRONG = [
 ]
 
 
-def one_sentence(said, code, words):
+def one_sentence(said, code, words, *, as_json=False):
     assert said.code == code
-    if said.out:  # of a line with --json
+    assert bool(said.out) == as_json
+    if as_json:
         assert json.loads(said.out)["error"]["message"] in said.err
     lines = [line for line in said.err.splitlines() if not line.startswith("pretrain")]
     assert len(lines) == 1, said.err
@@ -631,7 +633,7 @@ def test_full_disk_leaves_no_half_artefact_and_the_same_command_goes_on(monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
-        one_sentence(run(line), 2, "no space is left")
+        one_sentence(run(line), 2, "no space is left", as_json=True)
     assert not Path("later").exists()
     assert run(line).code == 0
     assert not [path for path in Path().iterdir() if path.name.startswith(".later")]

@@ -7,7 +7,7 @@ From the outside in (each module's first line says more):
     graph      tracing, graph, grouping, choosing, blocks, depth, calls, memory, operators, operator_rules
     proof      checking, replay, equality, comparing, running, renormalising
     smaller    slimming, ranking, matching, masking, cutting, copying, resizing, manifest, soundness, optimisers
-    sparser    input_masks, unread, sparse_layers, parametrised, mixed_precision
+    sparser    input_masks, unread, sparse_layers, parametrised, mixed_precision, recording
 
 ``tracing.trace`` goes from record to proof, ``slimming.slim`` makes the smaller network.
 """

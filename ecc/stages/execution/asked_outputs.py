@@ -19,7 +19,8 @@ from ecc.network.comparing import difference
 from ecc.network.copying import copy_sharing
 from ecc.network.equality import tolerance
 from ecc.network.mixed_precision import mixed_type
-from ecc.stages.execution.kernels import kernels, recorded, suit
+from ecc.network.recording import recorded
+from ecc.stages.execution.kernels import kernels, suit
 
 __all__ = ["AskedLinear", "AskedOutputs"]
 

@@ -16,7 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Kernels", "fill_asked", "fill_fan_out", "kernels", "recorded", "suit"]
+from ecc.network.recording import recorded
+
+__all__ = ["Kernels", "fill_asked", "fill_fan_out", "kernels", "suit"]
 
 Array = NDArray[Any]
 
@@ -48,11 +50,6 @@ def kernels() -> Kernels | None:
         return None
     compiled = numba.njit(nogil=True, fastmath=set(_ARITHMETIC))
     return Kernels(compiled(fill_fan_out), compiled(fill_asked))
-
-
-def recorded() -> bool:
-    """Whether operators are being written down (compiled, exported, traced), of which loops are none."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def suit(x: Tensor, weight: Tensor) -> bool:

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from ecc.core.errors import InputError
 from ecc.network.mixed_precision import mixed_type
-from ecc.stages.execution.kernels import kernels, recorded, suit
+from ecc.network.recording import recorded
+from ecc.stages.execution.kernels import kernels, suit
 
 __all__ = ["SparseInputLinear", "fan_out"]
 

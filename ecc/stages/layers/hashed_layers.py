@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ecc.core.errors import InputError
+from ecc.network.recording import recorded
 from ecc.stages.code import decode_node
-from ecc.stages.execution.kernels import recorded
 from ecc.stages.hashed_values import columns_of, key_of_hashed
 from ecc.stages.hashing import HashKey
 from ecc.stages.layers.modules import ProductLinear

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ecc.core.errors import InputError
+from ecc.network.recording import traced
 from ecc.stages.low_rank import decompose
 
 __all__ = ["FactorProduct", "Product", "check_sizes"]
@@ -39,7 +40,7 @@ class Product(nn.Module, ABC):
             InputError: If the input has another width.
         """
         # A trace would write the comparison down; what follows is of torch's own operators there, which compare.
-        if not torch.jit.is_tracing() and (not x.ndim or x.shape[-1] != self.inputs):  # type: ignore[attr-defined, no-untyped-call]
+        if not traced() and (not x.ndim or x.shape[-1] != self.inputs):
             raise InputError(f"inputs of this layer have shape (…, {self.inputs}), got {tuple(x.shape)}")
         return self.applied(x)
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ecc.core.errors import InputError
 from ecc.network.mixed_precision import mixed_type
+from ecc.network.recording import traced
 from ecc.stages.layers.products import Product, check_sizes
 from ecc.stages.relayout import Relayout, drawn_factors, fitting_relayout
 
@@ -93,7 +94,7 @@ class RelaidProduct(Product):
     def applied(self, x: Tensor) -> Tensor:
         """By W whole, by blocks of it, or by correlations."""
         trained = torch.is_grad_enabled() and (x.requires_grad or self.left.requires_grad or self.right.requires_grad)
-        if trained or mixed_type(x) is not None or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        if trained or mixed_type(x) is not None or traced():
             return super().applied(x)
         batch = x.reshape(-1, x.shape[-1])
         found = self._correlated(batch) if self._correlates(len(batch)) else self._blockwise(batch)
